@@ -1,0 +1,37 @@
+# Everything a newcomer needs: `make demo`, `make test`. Each makes its own environment first.
+.DEFAULT_GOAL := help
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+IMG ?=
+# The CPU build of torch is small; a GPU build that is already in the environment is kept.
+TORCH ?= torch==2.13.0
+
+.PHONY: help demo test check wheel clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed-%: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH) || $(BIN)/python -m pip install --quiet torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$*]"
+	@touch $@
+
+demo: $(VENV)/.installed-demo  ## encode a photograph at three qualities; IMG=photo.jpg for your own
+	$(BIN)/python examples/demo.py $(IMG)
+
+test: $(VENV)/.installed-test  ## all tests: offline, no GPU, warnings are errors
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.installed-test  ## the quick half: formatting, lint, types, tests that are not slow
+	$(BIN)/python -m ruff format --check . && $(BIN)/python -m ruff check . && $(BIN)/python -m mypy
+	$(BIN)/python -m pytest -q -m "not slow"
+
+wheel: $(VENV)/.installed-dist  ## build sdist and wheel into dist/
+	$(BIN)/python -m build
+
+clean:  ## remove what the targets above made
+	rm -rf $(VENV) build dist out

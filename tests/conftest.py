@@ -1,0 +1,75 @@
+"""Fixtures shared by all tests: a tiny model made by the real export path, the shipped model, and pictures."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+from numpy.typing import NDArray
+
+from vaecodec import Codec
+
+settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+settings.load_profile("default")
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+def picture(height: int, width: int, channels: int = 3, *, seed: int = 0) -> NDArray[np.uint8]:
+    """A picture [height, width, channels] with gradients, soft shapes, an edge and a little texture; no torch RNG."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width] / 64.0
+    planes = []
+    for _ in range(channels):
+        a, b, c, d = rng.uniform(0.3, 2.0, 4)
+        plane = 128 + 60 * np.sin(a * x + 2 * b) * np.cos(c * y + d) + 25 * (x + y > a + b + 1)
+        planes.append(plane + rng.normal(0, 2, (height, width)))
+    return np.clip(np.stack(planes, -1), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A weights file of a few channels, from the KLT of synthetic pictures, exported as a real one is."""
+    from vaecodec.model.transforms import Architecture
+    from vaecodec.training.data import Pictures
+    from vaecodec.training.export import Calibration, export
+    from vaecodec.training.klt import start_from_klt
+    from vaecodec.training.objective import TrainingModel
+
+    arch = Architecture(
+        latent_channels=32, hyper_channels=8, analysis_channels=40, analysis_blocks=2, synthesis_channels=16,
+        synthesis_blocks=2, render_channels=48, condition_channels=4, prior_channels=8, scale_channels=8,
+        quality_anchors=2,
+    )  # fmt: skip
+    assert {field.name for field in dataclasses.fields(arch)} == set(dataclasses.asdict(arch))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = TrainingModel(arch)
+    pictures = Pictures.from_arrays([picture(128, 128, seed=n) for n in range(12)])
+    start_from_klt(model, torch.stack([crop.permute(2, 0, 1) for crop in pictures.pictures]).float() / 255)
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    export(model, pictures, path, Calibration(crops=8, qualities=4, patch_px=128))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_weights: Path) -> Codec:
+    """A codec with the tiny weights on the CPU."""
+    return Codec(tiny_weights, "cpu")
+
+
+@pytest.fixture(scope="session")
+def shipped() -> Codec:
+    """The codec that users get, on the CPU."""
+    return Codec(None, "cpu")
+
+
+@pytest.fixture(scope="session")
+def kodak() -> list[Path]:
+    """The Kodak images, where the folder of test pictures lies beside the checkout."""
+    folder = SHARED / "test" / "kodak"
+    if not folder.is_dir():
+        pytest.skip(f"no test pictures in {folder.name}/: the folder beside the checkout is absent")
+    return sorted(folder.glob("*.png"))

@@ -1,0 +1,107 @@
+"""The import table is the architecture: who may import whom, and who may touch torch."""
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "vaecodec"
+
+# room: (rooms it may import, third-party packages it may import). docs/architecture.md shows the same table.
+TABLE = {
+    "errors": (set(), set()),
+    "bitstream": ({"errors"}, set()),
+    "sources": ({"bitstream", "errors"}, set()),
+    "pixels": ({"errors"}, {"numpy", "PIL"}),
+    "metadata": ({"errors"}, {"numpy", "PIL"}),
+    "targets": ({"errors"}, set()),
+    "entropy": ({"errors", "entropy"}, {"numpy", "constriction"}),
+    "model": ({"errors", "entropy", "model"}, {"numpy", "torch", "safetensors"}),
+    "tiles": ({"bitstream", "entropy", "errors", "pixels"}, {"numpy"}),
+    "codec": (
+        {"bitstream", "errors", "metadata", "model", "pixels", "sources", "targets", "tiles"}, {"numpy", "PIL"}
+    ),
+    "pillow_plugin": ({"bitstream", "codec", "errors", "sources"}, {"PIL"}),
+    "cli": (
+        {"", "bitstream", "cli", "codec", "errors", "metadata", "model", "pixels", "sources", "training"},
+        {"PIL", "click", "numpy", "rich", "pytorch_msssim", "ssimulacra2"},
+    ),
+    "__init__": ({"bitstream", "codec", "errors", "pillow_plugin", "sources"}, set()),
+    "__main__": ({"cli"}, set()),
+    "training": (
+        {"entropy", "errors", "model", "pixels", "tiles", "training"}, {"numpy", "torch", "PIL", "rich", "tensorboard"}
+    ),
+}  # fmt: skip
+STDLIB_ONLY = {"errors", "bitstream", "sources", "targets"}
+
+
+def room_of(path: Path) -> str:
+    """The room of a file: its folder in the package, or its own name."""
+    relative = path.relative_to(PACKAGE)
+    return relative.parts[0] if len(relative.parts) > 1 else relative.stem
+
+
+def imports_of(path: Path) -> set[tuple[str, str]]:
+    """(package, room) of every import in a file, except those that only type checkers see."""
+    tree = ast.parse(path.read_text())
+    hidden = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for statement in block.body
+        for node in ast.walk(statement)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if id(node) in hidden:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {(alias.name.split(".")[0], ".".join(alias.name.split(".")[1:2])) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            package, *rest = (node.module or "").split(".")
+            if package == "vaecodec" and not rest:
+                found |= {(package, alias.name) for alias in node.names}
+            else:
+                found.add((package, rest[0] if rest else ""))
+    return found
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_follow_the_table(path: Path) -> None:
+    """A file imports only the rooms and packages that its room may."""
+    rooms, packages = TABLE[room_of(path)]
+    for package, room in imports_of(path):
+        if package == "vaecodec":
+            name = room if (PACKAGE / f"{room}.py").exists() or (PACKAGE / room).is_dir() else ""
+            assert name in rooms, f"{path.name} imports vaecodec.{room}"
+        elif package not in sys.stdlib_module_names:
+            assert package in packages, f"{path.name} imports {package}"
+
+
+def test_every_file_says_what_lives_there() -> None:
+    """The first line of every file is a sentence about it."""
+    for path in FILES:
+        docstring = ast.get_docstring(ast.parse(path.read_text()))
+        assert docstring, path
+        assert docstring.splitlines()[0].rstrip().endswith((".", ":", ",")), path
+
+
+def test_nothing_at_run_time_unpickles_evaluates_or_downloads() -> None:
+    """No pickle, eval, shell or network call outside training."""
+    forbidden = re.compile(r"torch\.load|import pickle|pickle\.load|(?<![.\w])(eval|exec)\(|shell=True|urllib|requests|https?:")
+    for path in FILES:
+        if room_of(path) != "training":
+            assert not forbidden.search(path.read_text()), path
+
+
+def test_the_document_shows_this_table() -> None:
+    """docs/architecture.md lists every room."""
+    text = (PACKAGE.parent / "docs" / "architecture.md").read_text()
+    missing = [room for room in TABLE if not room.startswith("_") and f"| `{room}" not in text]
+    assert not missing

@@ -1,0 +1,87 @@
+"""The integer network gives the same rows whatever computes it."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from vaecodec import Codec
+from vaecodec.errors import VaecMismatchError, VaecModelError
+from vaecodec.model import exact
+from vaecodec.model.exact import ExactScales
+
+CPU = torch.device("cpu")
+
+
+def hyper_latents(channels: int, *, seed: int, batch: int = 1, limit: int = 40) -> torch.Tensor:
+    values = np.random.default_rng(seed).integers(-limit, limit + 1, (batch, channels, 3, 5))
+    return torch.from_numpy(values).float()
+
+
+@pytest.fixture(params=["tiny", "shipped"])
+def scales(request: pytest.FixtureRequest) -> ExactScales:
+    codec: Codec = request.getfixturevalue(request.param)
+    return codec.network.scales
+
+
+def test_rows_equal_int64_arithmetic(scales: ExactScales) -> None:
+    """Integers carried in float64 give what int64 gives, for ordinary and for extreme hyper-latents."""
+    oracle = ExactScales(scales.stored, CPU, torch.int64)
+    channels = scales.stored.dequantize.shape[1]
+    for seed, limit in ((0, 3), (1, 40), (2, 127), (3, 2047)):
+        z = hyper_latents(channels, seed=seed, limit=limit)
+        for quality in (1, 37, 100):
+            assert torch.equal(scales.rows(z, quality), oracle.rows(z.to(torch.int64), quality))
+
+
+def test_rows_do_not_depend_on_batch_layout_or_autocast(scales: ExactScales) -> None:
+    """One result alone, in a batch of three, channels last, and under the caller's autocast."""
+    z = hyper_latents(scales.stored.dequantize.shape[1], seed=4, batch=3)
+    batched = scales.rows(z, 50)
+    assert torch.equal(scales.rows(z[1:2], 50), batched[1:2])
+    assert torch.equal(scales.rows(z.to(memory_format=torch.channels_last), 50), batched)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(scales.rows(z, 50), batched)
+
+
+def test_rows_use_the_table(shipped: Codec) -> None:
+    """Rows are 0..63, spread over the table, and higher at higher quality."""
+    scales = shipped.network.scales
+    z = hyper_latents(scales.stored.dequantize.shape[1], seed=5, limit=4)
+    low, high = scales.rows(z, 5).float(), scales.rows(z, 95).float()
+    assert high.mean() > low.mean() + 5
+    assert low.min() >= 0
+    assert high.max() < 64
+
+
+def test_bound_is_proved_and_not_exceeded(scales: ExactScales) -> None:
+    """The proved bound is below 2^53 and at least what the largest hyper-latents reach in the first layer."""
+    bound = scales.stored.prove_exact()
+    layer = scales.stored.layers[0]
+    z = torch.full((1, layer.weight.shape[1], 3, 3), exact.HYPER_LIMIT) * scales.stored.dequantize[0][:, None, None]
+    reached = torch.nn.functional.conv2d(z.long(), layer.weight.long(), layer.bias, padding=1).abs().max()
+    assert int(reached) <= bound < exact.EXACT_LIMIT
+
+
+def test_weights_beyond_the_bound_are_refused(scales: ExactScales) -> None:
+    """Weights whose sums could leave 2^53 are EXACT_BOUND."""
+    first, *rest = scales.stored.layers
+    broken = dataclasses.replace(first, bias=first.bias + (1 << 53))
+    with pytest.raises(VaecModelError) as caught:
+        dataclasses.replace(scales.stored, layers=(broken, *rest)).prove_exact()
+    assert caught.value.code == "EXACT_BOUND"
+
+
+def test_self_test_sees_a_perturbed_build(scales: ExactScales, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device whose sums are off by a little, as in float32, fails the start-up test."""
+    shift = ExactScales._shift
+
+    def sloppy(self: ExactScales, x: torch.Tensor, bits: int) -> torch.Tensor:
+        return shift(self, x * (1 + 2e-4) if self.carrier == torch.float64 else x, bits)
+
+    scales.self_test()
+    monkeypatch.setattr(ExactScales, "_shift", sloppy)
+    with pytest.raises(VaecMismatchError) as caught:
+        scales.self_test()
+    assert caught.value.code == "SELF_TEST"

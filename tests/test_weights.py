@@ -1,0 +1,115 @@
+"""A weights file is accepted only if every name, shape, dtype, value and bound is as the code says."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load, save
+
+from vaecodec.errors import VaecModelError
+from vaecodec.model import weights
+
+
+def parts(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    data = path.read_bytes()
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return load(data), header["__metadata__"]
+
+
+def refused(tmp_path: Path, data: bytes) -> str:
+    path = tmp_path / "bad.safetensors"
+    path.write_bytes(data)
+    with pytest.raises(VaecModelError) as caught:
+        weights.load(path, "cpu")
+    return caught.value.code
+
+
+def test_loaded_model_is_named_by_its_hash(tiny_weights: Path) -> None:
+    """The id is the first four bytes of the file's SHA-256."""
+    import hashlib
+
+    network = weights.load(tiny_weights, "cpu")
+    assert network.model_id == hashlib.sha256(tiny_weights.read_bytes()).digest()[:4]
+
+
+def test_built_in_weights_are_the_pinned_ones() -> None:
+    """The file in pretrained/ has the hash compiled into the package, and at most 20 MB."""
+    import hashlib
+
+    data = weights.default_path().read_bytes()
+    assert hashlib.sha256(data).hexdigest() == weights.DEFAULT_SHA256
+    assert len(data) <= 20_000_000
+
+
+def test_built_in_weights_that_were_exchanged(monkeypatch: pytest.MonkeyPatch, tiny_weights: Path) -> None:
+    """Other bytes in the place of the built-in weights are refused before they are parsed."""
+    monkeypatch.setattr(weights, "default_path", lambda: tiny_weights)
+    with pytest.raises(VaecModelError) as caught:
+        weights.load(None, "cpu")
+    assert caught.value.code == "MODEL_HASH"
+
+
+@pytest.mark.parametrize("name", ["missing.safetensors", "."])
+def test_no_such_file(tmp_path: Path, name: str) -> None:
+    """A missing file or a folder is MODEL_FILE."""
+    with pytest.raises(VaecModelError) as caught:
+        weights.load(tmp_path / name, "cpu")
+    assert caught.value.code == "MODEL_FILE"
+
+
+def test_file_too_large_is_not_read(tmp_path: Path) -> None:
+    """A 10 GB sparse file is refused by its size."""
+    path = tmp_path / "huge.safetensors"
+    with open(path, "wb") as file:
+        file.truncate(10 << 30)
+    with pytest.raises(VaecModelError) as caught:
+        weights.load(path, "cpu")
+    assert caught.value.code == "MODEL_FILE"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\x80\x04\x95" + b"pickled" * 20, (1 << 40).to_bytes(8, "little") + b"{}" * 50, (2).to_bytes(8, "little") + b"{}"],
+    ids=["empty", "pickle", "huge header", "no metadata"],
+)
+def test_not_a_weights_file(tmp_path: Path, data: bytes) -> None:
+    """Pickles, garbage and headers that lie are refused; nothing is executed."""
+    assert refused(tmp_path, data) in ("MODEL_FILE", "MODEL_SCHEMA")
+
+
+def test_schema_violations(tmp_path: Path, tiny_weights: Path) -> None:
+    """A missing or extra tensor, another shape or dtype, another format or architecture: MODEL_SCHEMA."""
+    tensors, metadata = parts(tiny_weights)
+    name = "synthesis.body_in.weight"
+    without = {key: tensor for key, tensor in tensors.items() if key != name}
+    arch = json.loads(metadata["architecture"])
+    bad_files = [
+        save(without, metadata),
+        save({**tensors, "more": torch.zeros(1)}, metadata),
+        save({**tensors, name: tensors[name][:-1].clone()}, metadata),
+        save({**tensors, name: tensors[name].double()}, metadata),
+        save({**tensors, "scales.0.weight": tensors["scales.0.weight"].int()}, metadata),
+        save(tensors, {**metadata, "format": "other"}),
+        save(tensors, {"format": metadata["format"]}),
+        *(save(tensors, {**metadata, "architecture": json.dumps({**arch, **change})})
+          for change in ({"latent_channels": 10**9}, {"latent_channels": 1.5}, {"scale_channels": 7}, {"depth": 3})),
+    ]  # fmt: skip
+    for data in bad_files:
+        assert refused(tmp_path, data) == "MODEL_SCHEMA"
+
+
+def test_values_out_of_range(tmp_path: Path, tiny_weights: Path) -> None:
+    """NaN in a float, a scale network that could leave exact arithmetic, tables that do not sum up."""
+    tensors, metadata = parts(tiny_weights)
+    name = "synthesis.body_in.weight"
+    nan = tensors[name].clone()
+    nan[0] = float("nan")
+    assert refused(tmp_path, save({**tensors, name: nan}, metadata)) == "MODEL_VALUES"
+    bias = tensors["scales.0.bias"] + (1 << 53)
+    assert refused(tmp_path, save({**tensors, "scales.0.bias": bias}, metadata)) == "EXACT_BOUND"
+    shift = tensors["scales.shift"] * 0
+    assert refused(tmp_path, save({**tensors, "scales.shift": shift}, metadata)) == "EXACT_BOUND"
+    counts = tensors["latent_tables.counts"].clone()
+    counts[0, 5, 0] += 1
+    assert refused(tmp_path, save({**tensors, "latent_tables.counts": counts}, metadata)) == "TABLE"

@@ -1,0 +1,62 @@
+"""vaecodec: a learned image codec. Importing it registers `.vaec` with Pillow; torch loads with the first picture."""
+
+from typing import TYPE_CHECKING, Any
+
+from vaecodec.bitstream import Header, Info, is_vaec
+from vaecodec.errors import (
+    VaecChecksumError,
+    VaecCorruptError,
+    VaecError,
+    VaecFormatError,
+    VaecImageError,
+    VaecLimitError,
+    VaecMismatchError,
+    VaecModelError,
+    VaecResourceError,
+    VaecTargetError,
+    VaecTruncatedError,
+    VaecUnsupportedError,
+)
+from vaecodec.pillow_plugin import register
+from vaecodec.sources import info
+
+if TYPE_CHECKING:
+    from vaecodec.codec import Codec, decode, encode, verify
+
+__version__ = "0.1.0"
+__all__ = [
+    "Codec",
+    "Header",
+    "Info",
+    "VaecChecksumError",
+    "VaecCorruptError",
+    "VaecError",
+    "VaecFormatError",
+    "VaecImageError",
+    "VaecLimitError",
+    "VaecMismatchError",
+    "VaecModelError",
+    "VaecResourceError",
+    "VaecTargetError",
+    "VaecTruncatedError",
+    "VaecUnsupportedError",
+    "decode",
+    "encode",
+    "info",
+    "is_vaec",
+    "register",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """The names that need numpy (and torch, once used) load on first use: importing vaecodec stays quick."""
+    if name in ("Codec", "decode", "encode", "verify"):
+        from vaecodec import codec
+
+        return getattr(codec, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,504 @@
+"""The .vaec container: header, tile index, payloads and metadata to and from bytes, and every check on hostile input.
+
+`docs/format.md` specifies it, and a test compares that page with the layouts below. `write` and the readers share each
+rule, so what is written can be read. Nothing is allocated from a field that has not passed its checks.
+"""
+
+import io
+import struct
+import zlib
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from enum import IntEnum
+from typing import Any, BinaryIO, Literal, NamedTuple, NoReturn, Self, TypeAlias
+
+from vaecodec.errors import (
+    VaecChecksumError,
+    VaecError,
+    VaecFormatError,
+    VaecImageError,
+    VaecLimitError,
+    VaecTruncatedError,
+    VaecUnsupportedError,
+)
+
+MAGIC = b"\x89VAE"
+VERSION = 1
+HAS_METADATA = 0b1
+MAX_SIDE = 2**18
+MAX_AREA = 2**28
+DEFAULT_MAX_PIXELS = 178_956_970  # Pillow, too, refuses larger images unless told otherwise
+MAX_CHUNKS = 16
+MAX_METADATA_BYTES = 8 * 2**20
+CHUNK_TYPES = {  # type in the file: (Pillow's name, limit in bytes)
+    b"ICCP": ("icc_profile", 4 * 2**20),
+    b"EXIF": ("exif", 2**20),
+    b"XMP_": ("xmp", 2**20),
+}
+_CHUNK_ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_"
+_LENGTH_BITS = 28
+
+Report: TypeAlias = Callable[[VaecError], None]
+
+
+class Layout:
+    """A little-endian record of fixed width: field names and their `struct` codes, in file order."""
+
+    def __init__(self, **fields: str) -> None:
+        self.fields = fields
+        self._struct = struct.Struct("<" + "".join(fields.values()))
+        self.size_bytes = self._struct.size
+
+    def pack(self, **values: Any) -> bytes:
+        """Returns the record as bytes; every field must be given."""
+        return self._struct.pack(*(values[name] for name in self.fields))
+
+    def unpack(self, record: bytes) -> dict[str, Any]:
+        """Returns the fields of exactly one record by name."""
+        return dict(zip(self.fields, self._struct.unpack(record), strict=True))
+
+
+HEADER = Layout(
+    magic="4s",
+    version="B",
+    flags_incompat="B",
+    flags_compat="B",
+    pixel_format="B",
+    width="I",
+    height="I",
+    model_id="4s",
+    quality="B",
+    tile_log2="B",
+    reserved="H",
+    file_bytes="I",
+    header_crc="I",
+)
+HEADER_RULES: dict[str, tuple[range, type[VaecError], str]] = {  # field: (allowed values, error, its code)
+    "version": (range(1, 2), VaecUnsupportedError, "VERSION"),
+    "flags_incompat": (range(1), VaecUnsupportedError, "FEATURE"),
+    "reserved": (range(1), VaecUnsupportedError, "RESERVED"),
+    "pixel_format": (range(4), VaecFormatError, "PIXEL_FORMAT"),
+    "tile_log2": (range(8, 13), VaecFormatError, "TILE"),
+    "quality": (range(1, 101), VaecFormatError, "QUALITY"),
+}
+INDEX_ENTRY = Layout(mode_length="I", payload_crc="I", content_crc="I")
+CHUNK = Layout(type="4s", length="I", crc="I")
+
+
+class PixelFormat(IntEnum):
+    """Channels of the image, 8 bits each: the values of the header field, under Pillow's names."""
+
+    L = 0
+    RGB = 1
+    LA = 2
+    RGBA = 3
+
+    @classmethod
+    def from_mode(cls, mode: str) -> Self:
+        """Returns the format that stores a Pillow mode as it is; raises VaecImageError (MODE) where there is none."""
+        if mode not in cls.__members__:
+            raise VaecImageError(f"image mode is {mode!r}, must be one of {', '.join(cls.__members__)}", code="MODE")
+        return cls[mode]
+
+    @property
+    def mode(self) -> str:
+        """Pillow's name of this format."""
+        return self.name
+
+    @property
+    def channels(self) -> int:
+        """Samples per pixel, alpha included."""
+        return len(self.name)
+
+    @property
+    def has_alpha(self) -> bool:
+        """Whether an alpha plane follows the colour plane."""
+        return self.name.endswith("A")
+
+
+class TileMode(IntEnum):
+    """How a payload becomes samples: by the model, losslessly by zlib, or as one repeated pixel."""
+
+    LEARNED = 0
+    ZLIB = 1
+    SOLID = 2
+
+
+class TileBox(NamedTuple):
+    """Where a tile lies in the image, in pixels, and how many samples a pixel of its plane has."""
+
+    plane: Literal["colour", "alpha"]
+    top: int
+    left: int
+    height: int
+    width: int
+    channels: int
+
+    @property
+    def raw_bytes(self) -> int:
+        """Bytes of the tile's samples before coding."""
+        return self.height * self.width * self.channels
+
+
+class Tile(NamedTuple):
+    """A coded tile; `content_crc` is the CRC-32 of its integer latents (LEARNED) or of its raw samples (others)."""
+
+    mode: TileMode
+    payload: bytes
+    content_crc: int
+
+
+class IndexEntry(NamedTuple):
+    """What the tile index says about a tile."""
+
+    mode: TileMode
+    payload_bytes: int
+    payload_crc: int
+    content_crc: int
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The fields of the file header that are neither constant nor derived; `write` checks them.
+
+    Attributes:
+        pixel_format: channels of the image.
+        width: pixels, 1 to 2**18.
+        height: pixels, 1 to 2**18, and width * height at most 2**28.
+        model_id: first 4 bytes of the SHA-256 of the weights file.
+        quality: 1 to 100.
+        tile_log2: 8 to 12; a tile has 2**tile_log2 pixels a side, less at the right and bottom edges of the image.
+    """
+
+    pixel_format: PixelFormat
+    width: int
+    height: int
+    model_id: bytes
+    quality: int
+    tile_log2: int = 10
+
+    @property
+    def tile_size(self) -> int:
+        """Side of a whole tile in pixels."""
+        return 1 << self.tile_log2
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of tiles in each plane."""
+        return -(-self.height // self.tile_size), -(-self.width // self.tile_size)
+
+    @property
+    def tile_count(self) -> int:
+        """Tiles of all planes."""
+        rows, columns = self.grid
+        return rows * columns * (1 + self.pixel_format.has_alpha)
+
+    def boxes(self) -> list[TileBox]:
+        """Returns the box of every tile in index order: the colour plane row by row, then the alpha plane likewise."""
+        size, channels = self.tile_size, self.pixel_format.channels - self.pixel_format.has_alpha
+        colour = [
+            TileBox("colour", top, left, min(size, self.height - top), min(size, self.width - left), channels)
+            for top in range(0, self.height, size)
+            for left in range(0, self.width, size)
+        ]
+        alpha = [box._replace(plane="alpha", channels=1) for box in colour] if self.pixel_format.has_alpha else []
+        return colour + alpha
+
+
+@dataclass(frozen=True)
+class Info:
+    """A file without its payloads; `metadata` has some of the keys icc_profile, exif and xmp."""
+
+    header: Header
+    index: tuple[IndexEntry, ...]
+    metadata: dict[str, bytes]
+    file_bytes: int
+
+
+@dataclass(frozen=True)
+class Bitstream:
+    """A whole file, taken apart; only after a partial read may tiles be None, and `damage` then says why."""
+
+    header: Header
+    tiles: tuple[Tile | None, ...]
+    metadata: dict[str, bytes]
+    damage: tuple[VaecError, ...]
+
+
+def is_vaec(prefix: bytes) -> bool:
+    """Tells from the first 4 bytes of a file, or more, whether it claims to be a .vaec file of any version."""
+    return prefix[: len(MAGIC)] == MAGIC
+
+
+def check_size(width: int, height: int, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> None:
+    """Refuses a size that the format or the caller does not allow.
+
+    Args:
+        width: pixels.
+        height: pixels.
+        max_pixels: the caller's limit on width * height; None leaves the limits of the format.
+
+    Raises:
+        VaecFormatError: a side below 1 (ZERO_DIM).
+        VaecLimitError: beyond the format (FORMAT_DIM) or beyond `max_pixels` (MAX_PIXELS).
+    """
+    found = f"width x height is {width} x {height}"
+    if width < 1 or height < 1:
+        raise VaecFormatError(f"{found}, must be at least 1 x 1", code="ZERO_DIM")
+    if max(width, height) > MAX_SIDE or width * height > MAX_AREA:
+        raise VaecLimitError(f"{found}, must be at most {MAX_SIDE} a side, {MAX_AREA} in all", code="FORMAT_DIM")
+    if max_pixels is not None and width * height > max_pixels:
+        raise VaecLimitError(f"{found}, must be at most {max_pixels} pixels (max_pixels)", code="MAX_PIXELS")
+
+
+def write(header: Header, tiles: Sequence[Tile], metadata: Mapping[str, bytes] | None = None) -> bytes:
+    """Assembles a file; `read` is its inverse.
+
+    Args:
+        header: size, format and model of the image.
+        tiles: one for each of `header.boxes()`, in that order.
+        metadata: any of icc_profile, exif and xmp, stored as given.
+
+    Raises:
+        VaecFormatError: a field, a tile or a metadata key that no reader would accept.
+        VaecLimitError: an image or a metadata item larger than the format allows.
+    """
+    check_size(header.width, header.height, max_pixels=None)
+    fields = asdict(header) | {"magic": MAGIC, "version": VERSION, "flags_incompat": 0, "reserved": 0}
+    _check_fields(fields, *HEADER_RULES)
+    if len(header.model_id) != 4:
+        raise VaecFormatError(f"model_id has {len(header.model_id)} bytes, must have 4", code="MODEL_ID")
+    if len(tiles) != header.tile_count:
+        raise VaecFormatError(f"tile count is {len(tiles)}, must be {header.tile_count}", code="TILE_COUNT")
+    index = bytearray()
+    for number, (box, tile) in enumerate(zip(header.boxes(), tiles, strict=True)):
+        _check_tile(number, box, tile.mode, len(tile.payload))
+        mode_length = tile.mode << _LENGTH_BITS | len(tile.payload)
+        payload_crc = zlib.crc32(tile.payload)
+        index += INDEX_ENTRY.pack(mode_length=mode_length, payload_crc=payload_crc, content_crc=tile.content_crc)
+    body = b"".join(tile.payload for tile in tiles) + _write_metadata(metadata or {})
+    fields["flags_compat"] = HAS_METADATA if metadata else 0
+    fields["file_bytes"] = HEADER.size_bytes + len(index) + len(body)
+    header_crc = _record_crc(HEADER.pack(**fields, header_crc=0), index)
+    return HEADER.pack(**fields, header_crc=header_crc) + index + body
+
+
+def read_info(file: BinaryIO, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> Info:
+    """Reads and checks header, tile index and metadata, and skips the payloads.
+
+    Args:
+        file: seekable, standing where the .vaec data begins, which must reach to the end of the file. Where it stands
+            afterwards is unspecified.
+        max_pixels: as in `check_size`.
+
+    Raises:
+        VaecError: of the class and code that docs/format.md lists for the check that failed.
+    """
+    return _read_info(file, max_pixels, _raise)
+
+
+def read(
+    data: bytes | bytearray | memoryview, *, max_pixels: int | None = DEFAULT_MAX_PIXELS, partial: bool = False
+) -> Bitstream:
+    """Takes a file apart and checks all that can be checked without decoding a payload.
+
+    Args:
+        data: the whole file.
+        max_pixels: as in `check_size`.
+        partial: keep what is left of a damaged file. A tile that is cut off or fails its CRC becomes None, with one
+            error in `damage` that names it; damaged metadata is dropped, and that and a file cut short are noted there
+            too. Errors of header and index are raised all the same.
+
+    Raises:
+        VaecError: of the class and code that docs/format.md lists for the check that failed.
+    """
+    damage: list[VaecError] = []
+    report: Report = damage.append if partial else _raise
+    file = io.BytesIO(data)
+    info = _read_info(file, max_pixels, report)
+    file.seek(HEADER.size_bytes + len(info.index) * INDEX_ENTRY.size_bytes)
+    tiles = tuple(_read_tile(file, number, entry, report) for number, entry in enumerate(info.index))
+    return Bitstream(info.header, tiles, info.metadata, tuple(damage))
+
+
+def _read_info(file: BinaryIO, max_pixels: int | None, report: Report) -> Info:
+    start = file.tell()
+    found_bytes = file.seek(0, io.SEEK_END) - start
+    file.seek(start)
+    head = file.read(HEADER.size_bytes)
+    header, fields = _parse_header(head)
+    index_end = HEADER.size_bytes + header.tile_count * INDEX_ENTRY.size_bytes
+    _check_length(found_bytes, fields["file_bytes"], index_end, report)
+    index_bytes = _take(file, index_end - HEADER.size_bytes, "tile index")
+    _check_crc("header and tile index", _record_crc(head, index_bytes), fields["header_crc"], code="HEADER_CRC")
+    _check_fields(fields, "quality")
+    check_size(header.width, header.height, max_pixels=max_pixels)
+    index = _parse_index(index_bytes, header.boxes())
+    payloads_end = index_end + sum(entry.payload_bytes for entry in index)
+    metadata_bytes = fields["file_bytes"] - payloads_end
+    has_metadata = bool(fields["flags_compat"] & HAS_METADATA)
+    if metadata_bytes < 0 or (metadata_bytes and not has_metadata):
+        message = f"payloads end at byte {payloads_end}, must end at file_bytes ({fields['file_bytes']})"
+        raise VaecFormatError(message, code="PAYLOAD_SUM")
+    file.seek(start + payloads_end)
+    metadata = _read_metadata(file, metadata_bytes, report) if has_metadata else {}
+    return Info(header, index, metadata, fields["file_bytes"])
+
+
+def _parse_header(head: bytes) -> tuple[Header, dict[str, Any]]:
+    """Checks what can be checked before anything else is read."""
+    if not is_vaec(head):
+        raise VaecFormatError(f"magic is {head[:4].hex()!r}, must be {MAGIC.hex()!r}", code="BAD_MAGIC")
+    if len(head) < HEADER.size_bytes:
+        message = f"file has {len(head)} bytes, must have at least {HEADER.size_bytes}"
+        raise VaecTruncatedError(message, code="SHORT_HEADER")
+    fields = HEADER.unpack(head)
+    _check_fields(fields, "version", "flags_incompat", "reserved")
+    check_size(fields["width"], fields["height"], max_pixels=None)
+    _check_fields(fields, "pixel_format", "tile_log2")
+    names = ("width", "height", "model_id", "quality", "tile_log2")
+    return Header(PixelFormat(fields["pixel_format"]), *(fields[name] for name in names)), fields
+
+
+def _parse_index(index_bytes: bytes, boxes: list[TileBox]) -> tuple[IndexEntry, ...]:
+    entries = []
+    for number, box in enumerate(boxes):
+        start = number * INDEX_ENTRY.size_bytes
+        fields = INDEX_ENTRY.unpack(index_bytes[start : start + INDEX_ENTRY.size_bytes])
+        mode, payload_bytes = divmod(fields["mode_length"], 1 << _LENGTH_BITS)
+        _check_tile(number, box, mode, payload_bytes)
+        entries.append(IndexEntry(TileMode(mode), payload_bytes, fields["payload_crc"], fields["content_crc"]))
+    return tuple(entries)
+
+
+def _read_tile(file: BinaryIO, number: int, entry: IndexEntry, report: Report) -> Tile | None:
+    what = f"payload of tile {number}"
+    try:
+        payload = _take(file, entry.payload_bytes, what, tile=number)
+        _check_crc(what, zlib.crc32(payload), entry.payload_crc, code="TILE_CRC", tile=number)
+    except VaecError as error:
+        report(error)
+        return None
+    return Tile(entry.mode, payload, entry.content_crc)
+
+
+def _write_metadata(metadata: Mapping[str, bytes]) -> bytes:
+    kinds = {name: kind for kind, (name, _) in CHUNK_TYPES.items()}
+    chunks = bytearray()
+    for name, data in metadata.items():
+        if name not in kinds:
+            raise VaecFormatError(f"metadata key is {name!r}, must be one of {', '.join(kinds)}", code="META")
+        _check_chunk(kinds[name], len(data), ())
+        crc = _record_crc(CHUNK.pack(type=kinds[name], length=len(data), crc=0), data)
+        chunks += CHUNK.pack(type=kinds[name], length=len(data), crc=crc) + data
+    return bytes(chunks)
+
+
+def _read_metadata(file: BinaryIO, left_bytes: int, report: Report) -> dict[str, bytes]:
+    """Reads the chunks that fill the last `left_bytes` of the file; after a failed CRC alone it goes on to the next."""
+    metadata: dict[str, bytes] = {}
+    seen: list[bytes] = []
+    try:
+        if left_bytes > MAX_METADATA_BYTES:
+            message = f"metadata has {left_bytes} bytes, must have at most {MAX_METADATA_BYTES}"
+            raise VaecLimitError(message, code="META_LIMIT")
+        while left_bytes or not seen:
+            kind, data, is_intact = _read_chunk(file, left_bytes, seen)
+            left_bytes -= CHUNK.size_bytes + len(data)
+            seen.append(kind)
+            if not is_intact:
+                message = f"metadata chunk {kind!r} does not match its CRC-32: the file is damaged"
+                report(VaecChecksumError(message, code="META_CRC"))
+            elif kind in CHUNK_TYPES:
+                metadata[CHUNK_TYPES[kind][0]] = data
+    except VaecError as error:
+        report(error)
+    return metadata
+
+
+def _read_chunk(file: BinaryIO, left_bytes: int, seen: list[bytes]) -> tuple[bytes, bytes, bool]:
+    if left_bytes < CHUNK.size_bytes:
+        message = f"metadata has {left_bytes} bytes left, a chunk must have at least {CHUNK.size_bytes}"
+        raise VaecFormatError(message, code="META")
+    head = _take(file, CHUNK.size_bytes, "metadata")
+    fields = CHUNK.unpack(head)
+    kind, length = fields["type"], fields["length"]
+    if length > left_bytes - CHUNK.size_bytes:
+        message = f"length of metadata chunk {kind!r} is {length}, must be at most {left_bytes - CHUNK.size_bytes}"
+        raise VaecFormatError(message, code="META")
+    _check_chunk(kind, length, seen)
+    data = _take(file, length, "metadata")
+    return kind, data, _record_crc(head, data) == fields["crc"]
+
+
+def _record_crc(record: bytes, content: bytes | bytearray) -> int:
+    """CRC-32 of a record without its last field, where this CRC is stored, and of the content that follows."""
+    return zlib.crc32(content, zlib.crc32(record[:-4]))
+
+
+def _take(file: BinaryIO, count_bytes: int, what: str, tile: int | None = None) -> bytes:
+    found = file.read(count_bytes)
+    if len(found) < count_bytes:
+        message = f"file ends after {len(found)} of {count_bytes} bytes of the {what}"
+        raise VaecTruncatedError(message, code="SHORT_FILE", tile=tile)
+    return found
+
+
+def _raise(error: VaecError) -> NoReturn:
+    raise error
+
+
+def _check_fields(fields: Mapping[str, Any], *names: str) -> None:
+    for name in names:
+        allowed, error, code = HEADER_RULES[name]
+        if fields[name] not in allowed:
+            hint = ": a newer vaecodec may read this file" if error is VaecUnsupportedError else ""
+            raise error(f"{name} is {fields[name]}, must be {_in_words(allowed)}{hint}", code=code)
+
+
+def _in_words(allowed: range) -> str:
+    span = f"{allowed[0]} to {allowed[-1]}" if len(allowed) > 1 else f"{allowed[0]}"
+    return span if allowed.step == 1 else f"{span} in steps of {allowed.step}"
+
+
+def _check_crc(what: str, found: int, stored: int, *, code: str, tile: int | None = None) -> None:
+    if found != stored:
+        message = f"CRC-32 of {what} is {found:#010x}, must be {stored:#010x}: the file is damaged"
+        raise VaecChecksumError(message, code=code, tile=tile)
+
+
+def _check_length(found_bytes: int, file_bytes: int, index_end: int, report: Report) -> None:
+    found = f"file has {found_bytes} bytes"
+    if found_bytes < index_end:
+        raise VaecTruncatedError(f"{found}, must have {index_end} for its tile index", code="SHORT_FILE")
+    if found_bytes > file_bytes:
+        raise VaecFormatError(f"{found}, must have {file_bytes} (file_bytes)", code="TRAILING_DATA")
+    if found_bytes < file_bytes:
+        report(VaecTruncatedError(f"{found}, must have {file_bytes} (file_bytes)", code="SHORT_FILE"))
+
+
+def _check_tile(number: int, box: TileBox, mode: int, payload_bytes: int) -> None:
+    if mode > max(TileMode) or (mode == TileMode.LEARNED and box.plane == "alpha"):
+        message = f"mode of {box.plane} tile {number} is {mode}, must be 0 (colour only), 1 or 2"
+        raise VaecFormatError(message, code="TILE_MODE", tile=number)
+    raw_bytes = box.raw_bytes
+    allowed = {
+        TileMode.LEARNED: range(4, raw_bytes + 65, 4),
+        TileMode.ZLIB: range(9, raw_bytes + raw_bytes // 1000 + 65),
+        TileMode.SOLID: range(box.channels, box.channels + 1),
+    }[TileMode(mode)]
+    if payload_bytes not in allowed:
+        message = f"payload of tile {number} has {payload_bytes} bytes, must have {_in_words(allowed)}"
+        raise VaecFormatError(message, code="TILE_LEN", tile=number)
+
+
+def _check_chunk(kind: bytes, data_bytes: int, seen: Collection[bytes]) -> None:
+    if not set(kind) <= set(_CHUNK_ALPHABET):
+        raise VaecFormatError(f"metadata chunk type is {kind!r}, must be of A-Z, 0-9 and _", code="META")
+    if kind in CHUNK_TYPES and kind in seen:
+        raise VaecFormatError(f"metadata chunk {kind!r} comes twice, must come once", code="META")
+    if len(seen) == MAX_CHUNKS:
+        raise VaecLimitError(f"metadata has more than {MAX_CHUNKS} chunks", code="META_LIMIT")
+    if kind in CHUNK_TYPES and data_bytes > CHUNK_TYPES[kind][1]:
+        message = f"metadata chunk {kind!r} has {data_bytes} bytes, must have at most {CHUNK_TYPES[kind][1]}"
+        raise VaecLimitError(message, code="META_LIMIT")

@@ -1,0 +1,1 @@
+"""Integers in, bytes out: the entropy coder and its tables (no torch)."""

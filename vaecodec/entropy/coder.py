@@ -1,0 +1,191 @@
+"""The entropy coder: integer symbols <-> the payload of a learned tile, by range asymmetric numeral systems (ANS).
+
+The arithmetic is that of constriction's `AnsCoder`; docs/format.md states it completely. What this file adds is the
+order of the symbols, the escape, the end check, and that nothing but VaecCorruptError comes out of bad bytes.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import constriction
+import numpy as np
+import numpy.typing as npt
+
+from vaecodec.entropy.tables import ESCAPE_COUNTS, ESCAPE_LIMIT, IntArray, Tables
+from vaecodec.errors import VaecCorruptError
+
+SENTINEL = int.from_bytes(b"VAE\x01", "little")
+"""The coder's state before the first and after the last symbol.
+
+Not below 2**24: from there on, a decoder without further words only ever lowers its state, and so cannot come to rest
+here however many symbols it makes up. Not far above 2**24: the state costs its logarithm, three bytes a tile.
+"""
+
+_BYTES_PER_WORD = 4
+
+_MODELS: WeakKeyDictionary[Tables, tuple[Any, ...]] = WeakKeyDictionary()
+
+
+class Pass(NamedTuple):
+    """Symbols that are coded together: the decoder must know all of their rows before it reads the first.
+
+    Attributes:
+        tables: The tables of this pass.
+        rows: int [n], table row of each symbol; uint8 is fastest.
+        symbols: int [n], each from -2047 to 2047, and 0 in rows below tables.first_coded_row.
+    """
+
+    tables: Tables
+    rows: IntArray
+    symbols: IntArray
+
+
+def encode(passes: Sequence[Pass]) -> bytes:
+    """Codes all symbols of a tile.
+
+    Args:
+        passes: In the order in which the decoder will read them.
+
+    Returns:
+        The payload: one or more little-endian 32-bit words, at most 0.1 % and 16 bytes longer than `ideal_bits` says.
+
+    Raises:
+        TypeError: rows or symbols are not of an integer dtype.
+        ValueError: A row or a symbol is out of range, or shapes differ.
+    """
+    ans = constriction.stream.stack.AnsCoder(np.array([SENTINEL], np.uint32))
+    for tables, rows, symbols in reversed(passes):
+        tables.check(rows, symbols)
+        _push(ans, tables, rows, symbols)
+    return ans.get_compressed().astype("<u4").tobytes()
+
+
+class Decoder:
+    """Reads the passes of one payload in the order in which `encode` was given them; not to be shared by threads.
+
+    However damaged the payload, each call takes time in proportion to the number of symbols asked for.
+
+    Args:
+        payload: What `encode` returned.
+
+    Raises:
+        VaecCorruptError: code CODER_WORDS, if payload is empty or not a whole number of words; code CODER_STATE, if no
+            encoder can have written its last word.
+    """
+
+    def __init__(self, payload: bytes | memoryview) -> None:
+        data = memoryview(payload).tobytes()
+        if not data or len(data) % _BYTES_PER_WORD:
+            raise VaecCorruptError(
+                f"payload has {len(data)} bytes; a positive multiple of {_BYTES_PER_WORD} is allowed",
+                code="CODER_WORDS",
+            )
+        try:
+            self._ans = constriction.stream.stack.AnsCoder(np.frombuffer(data, "<u4").astype(np.uint32))
+        except ValueError as error:
+            raise VaecCorruptError(
+                "payload ends with the word 0; any other word is allowed", code="CODER_STATE"
+            ) from error
+
+    def read(self, tables: Tables, rows: IntArray) -> npt.NDArray[np.int32]:
+        """Decodes the next pass.
+
+        Args:
+            tables: The tables of this pass.
+            rows: int [n], table row of each symbol.
+
+        Returns:
+            int32 [n]: the symbols, each from -2047 to 2047, and 0 in rows below tables.first_coded_row.
+
+        Raises:
+            VaecCorruptError: code ESCAPE_RANGE, if an escaped symbol has a value that needs no escape.
+            TypeError: rows is not of an integer dtype.
+            ValueError: A row is out of range, or rows is not 1-D.
+        """
+        tables.check(rows)
+        order, sizes = _by_row(tables, rows)
+        columns = [self._ans.decode(model, size) for model, size in zip(_models(tables), sizes.tolist(), strict=True)]
+        radius = np.repeat(tables.radius.astype(np.int32), sizes)
+        coded = np.concatenate(columns) - radius
+        escaped = np.flatnonzero(coded > radius)
+        if escaped.size:
+            coded[escaped] = self._read_escaped(radius[escaped])
+        symbols = np.zeros(rows.size, np.int32)
+        symbols[order] = coded
+        return symbols
+
+    def finish(self) -> None:
+        """Checks that exactly the symbols of the encoder have been read.
+
+        Raises:
+            VaecCorruptError: code CODER_END, if words are left or the coder's state is not the one it started from.
+        """
+        words, state = self._ans.pos()
+        # As long as words are left, the state is 2**32 or more.
+        if state != SENTINEL:
+            raise VaecCorruptError(
+                f"payload ends with {words} words left and state {state:#x}; 0 and {SENTINEL:#x} is allowed",
+                code="CODER_END",
+            )
+
+    def _read_escaped(self, radius: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+        values: npt.NDArray[np.int32] = self._ans.decode(_ESCAPED_VALUE, radius.size) - np.int32(ESCAPE_LIMIT)
+        needless = np.flatnonzero(np.abs(values) <= radius)
+        if needless.size:
+            raise VaecCorruptError(
+                f"escaped symbol has the value {values[needless[0]]}; "
+                f"a magnitude of {radius[needless[0]] + 1} to {ESCAPE_LIMIT} is allowed",
+                code="ESCAPE_RANGE",
+            )
+        return values
+
+
+def _push(ans: Any, tables: Tables, rows: IntArray, symbols: IntArray) -> None:
+    """Codes one pass backwards: what is pushed last is popped first."""
+    order, sizes = _by_row(tables, rows)
+    columns, escaped = tables.columns(rows, symbols)
+    values = symbols[order[escaped[order]]].astype(np.int32)
+    ans.encode_reverse(values + np.int32(ESCAPE_LIMIT), _ESCAPED_VALUE)
+    columns = columns[order]
+    end = columns.size
+    for model, size in zip(reversed(_models(tables)), reversed(sizes.tolist()), strict=True):
+        ans.encode_reverse(columns[end - size : end], model)
+        end -= size
+
+
+def _by_row(tables: Tables, rows: IntArray) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Sorts a pass by row, keeping the order within a row.
+
+    Returns:
+        order: int [m], where the symbols of the coded rows stand, by ascending row.
+        sizes: int [tables.rows], how many symbols of each row are coded; 0 for rows that are skipped.
+    """
+    # numpy sorts integers of 8 and 16 bits in linear time.
+    narrow = rows.astype(np.min_scalar_type(tables.rows - 1), copy=False)
+    sizes = np.bincount(narrow, minlength=tables.rows)
+    skipped = sizes[: tables.first_coded_row].sum()
+    sizes[: tables.first_coded_row] = 0
+    return np.argsort(narrow, kind="stable")[skipped:], sizes
+
+
+def _models(tables: Tables) -> tuple[Any, ...]:
+    """Returns constriction's model of each row; two threads that ask first may both build them, which harms nobody."""
+    models = _MODELS.get(tables)
+    if models is None:
+        models = tuple(_model(row[: 2 * r + 2]) for row, r in zip(tables.counts, tables.radius, strict=True))
+        _MODELS[tables] = models
+    return models
+
+
+def _model(counts: npt.NDArray[np.int64]) -> Any:
+    """Makes constriction reproduce the counts exactly.
+
+    It gives each of the n symbols one part of 2**24 and shares out the 2**24 - n others in proportion to the weights.
+    The counts less one are weights that sum to just that number: the factor of proportion is 1, and every partial sum
+    is an integer, exact in float64.
+    """
+    return constriction.stream.model.Categorical((counts - 1).astype(np.float64), lazy=False, perfect=False)
+
+
+_ESCAPED_VALUE = _model(ESCAPE_COUNTS)

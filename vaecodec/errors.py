@@ -1,0 +1,106 @@
+"""Everything that vaecodec may raise about its input, as one tree.
+
+VaecError(OSError, ValueError)          the root: `except OSError` (Pillow's habit) and `except ValueError` both catch it
+├── VaecFormatError                     these bytes are not a well-formed .vaec file
+├── VaecTruncatedError                  the file ends too soon
+├── VaecChecksumError                   stored and computed CRC differ: the file was damaged after it was written
+├── VaecUnsupportedError                written by a newer version of the format
+├── VaecLimitError                      larger than the format or the caller allows
+├── VaecModelError                      weights missing, damaged, or not those that the file names
+├── VaecCorruptError                    an intact-looking payload that decodes to nonsense
+│   └── VaecMismatchError               ... although its CRC holds: crafted file, or this build computes differently
+├── VaecImageError                      this image cannot be encoded: mode, size, type
+├── VaecTargetError                     a size, rate or PSNR target that no quality meets
+└── VaecResourceError                   not enough memory
+
+Every error carries `code`, a stable upper-case word for programs, and `tile`, the index of the tile at fault (or None).
+"""
+
+
+class VaecError(OSError, ValueError):
+    """Root of all errors; `str(error)` is a sentence for people, `error.code` a word for programs."""
+
+    default_code = "ERROR"
+
+    def __init__(self, message: str, *, code: str | None = None, tile: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code or self.default_code
+        self.tile = tile
+
+    def __str__(self) -> str:
+        return self.message
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.message, self.code, self.tile)
+
+
+def _rebuild(cls: type[VaecError], message: str, code: str, tile: int | None) -> VaecError:
+    """Errors cross process borders by pickle (batch jobs); keyword arguments do not survive the default way."""
+    return cls(message, code=code, tile=tile)
+
+
+class VaecFormatError(VaecError):
+    """These bytes are not a well-formed .vaec file."""
+
+    default_code = "FORMAT"
+
+
+class VaecTruncatedError(VaecError):
+    """The file ends before its own header says that it does."""
+
+    default_code = "TRUNCATED"
+
+
+class VaecChecksumError(VaecError):
+    """A stored CRC-32 differs from the computed one."""
+
+    default_code = "CHECKSUM"
+
+
+class VaecUnsupportedError(VaecError):
+    """The file needs a newer version of the format than this one."""
+
+    default_code = "UNSUPPORTED"
+
+
+class VaecLimitError(VaecError):
+    """The image is larger than the format or the caller allows."""
+
+    default_code = "LIMIT"
+
+
+class VaecModelError(VaecError):
+    """Weights are missing, damaged, or not the ones that the file names."""
+
+    default_code = "MODEL"
+
+
+class VaecCorruptError(VaecError):
+    """A payload does not decode to what its place in the file demands."""
+
+    default_code = "CORRUPT"
+
+
+class VaecMismatchError(VaecCorruptError):
+    """The payload is intact but decodes to other latents: a crafted file, or this build computes differently."""
+
+    default_code = "MISMATCH"
+
+
+class VaecImageError(VaecError):
+    """This image cannot be encoded: its mode, size or type."""
+
+    default_code = "IMAGE"
+
+
+class VaecTargetError(VaecError):
+    """No quality from 1 to 100 meets the requested size, rate or PSNR."""
+
+    default_code = "TARGET"
+
+
+class VaecResourceError(VaecError):
+    """Memory ran out."""
+
+    default_code = "MEMORY"

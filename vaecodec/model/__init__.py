@@ -1,0 +1,1 @@
+"""The networks: the only run-time folder with torch."""

@@ -1,0 +1,169 @@
+"""A loaded model at work: pixels to latents, the walk over all latents in bitstream order, latents to pixels."""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vaecodec.entropy.tables import ESCAPE_LIMIT, Tables
+from vaecodec.errors import VaecCorruptError, VaecModelError
+from vaecodec.model.exact import ExactScales
+from vaecodec.model.transforms import HYPER_STRIDE
+from vaecodec.model.vae import Vae, quality_level
+
+
+class Latents(NamedTuple):
+    """What the encoder knows: y [M, h, w] and z [Z, h/4, w/4] in quantizer steps, float32."""
+
+    y: Tensor
+    z: Tensor
+
+
+class Prediction(NamedTuple):
+    """What is known of a group of latents before their symbols: the question that `code` answers.
+
+    latent: "z" or "y". where: bool [C, h, w], the group. mean: float32 [n], in quantizer steps. tables, rows: what the
+    entropy coder needs, rows int [n]. The n latents of the group are in the order of `where` read row by row.
+    """
+
+    latent: Literal["z", "y"]
+    where: Tensor
+    mean: Tensor
+    tables: Tables
+    rows: NDArray[np.integer]
+
+
+    def quantize(self, latents: Latents) -> NDArray[np.int32]:
+        """The encoder's answer [n]: the latents of this group, rounded to the nearest symbol that can be coded."""
+        values = (latents.z if self.latent == "z" else latents.y)[self.where] - self.mean
+        symbols: NDArray[np.int32] = values.round().clamp(-ESCAPE_LIMIT, ESCAPE_LIMIT).cpu().numpy().astype(np.int32)
+        symbols[self.rows < self.tables.first_coded_row] = 0
+        return symbols
+
+
+Code = Callable[[Prediction], NDArray[np.int32]]
+
+
+def hyper_size(rows: int, columns: int) -> tuple[int, int]:
+    """Size of the hyper-latent grid over rows x columns latents."""
+    return -(-rows // HYPER_STRIDE), -(-columns // HYPER_STRIDE)
+
+
+class Network:
+    """Transforms, exact scales and tables of one weights file on one device. Holds no state: any thread may use it.
+
+    `hyper_tables` has one entry per band of qualities, `latent_tables` one per pass.
+    """
+
+    def __init__(
+        self, vae: Vae, scales: ExactScales, *, hyper_tables: tuple[Tables, ...], latent_tables: tuple[Tables, ...],
+        model_id: bytes, device: torch.device,
+    ) -> None:  # fmt: skip
+        self.vae, self.scales = vae, scales
+        self.hyper_tables, self.latent_tables = hyper_tables, latent_tables
+        self.model_id, self.device = model_id, device
+        # How many latents around a region its transforms see: a 3x3 kernel a block, and one for the 1/4 grid.
+        self.analysis_margin = vae.arch.analysis_blocks + 1
+        self.synthesis_margin = vae.arch.synthesis_blocks + 1
+
+    def no_latents(self, rows: int, columns: int) -> Tensor:
+        """Zeros [M, rows, columns] float32 to collect the latents of a picture in."""
+        return torch.zeros(self.vae.arch.latent_channels, rows, columns, dtype=torch.float32, device=self.device)
+
+    def analyze(self, pixels: NDArray[np.uint8], quality: int) -> Tensor:
+        """Latents y [M, H/16, W/16] float32 of pixels [H, W, 3], H and W multiples of 16."""
+        with self._inference():
+            x = torch.tensor(pixels, device=self.device).permute(2, 0, 1)[None].float() / 255
+            return self.vae.analysis(x.contiguous(memory_format=torch.channels_last), self._level(quality))[0]
+
+    def to_steps(self, y: Tensor, quality: int) -> Latents:
+        """The latents of one tile [M, h, w] in quantizer steps, and its hyper-latents."""
+        with self._inference():
+            level = self._level(quality)
+            rows, columns = (HYPER_STRIDE * n for n in hyper_size(*y.shape[1:]))
+            padded = torch.nn.functional.pad(y, (0, columns - y.shape[2], 0, rows - y.shape[1]))
+            z = self.vae.hyper_analysis(padded[None]) * torch.exp(self.vae.hyper_gain(level))
+            return Latents(y * torch.exp(self.vae.latent_gain(level))[0], z[0])
+
+    def walk_latents(self, rows: int, columns: int, quality: int, code: Code) -> Tensor:
+        """Visit every latent of a tile of rows x columns once, in bitstream order; `code` supplies the symbols.
+
+        Encoder and decoder both run exactly this: the encoder's `code` answers from the picture, the decoder's from
+        the bytes. Tables and rows depend on integers only; means are float and move pixels, never the coder.
+
+        Returns:
+            Dequantized latents [M, rows, columns] float32, ready for `synthesize`.
+        """
+        vae, level = self.vae, self._level(quality)
+        with self._inference():
+            gain = torch.exp(vae.latent_gain(level))[0]
+            hyper_rows, hyper_columns = hyper_size(rows, columns)
+            z = self._walk_hyper(hyper_rows, hyper_columns, quality, code)
+            scale_rows = self.scales.rows(z[None], quality)[0, :, :rows, :columns]
+            features, mean = vae.hyper_synthesis((z * torch.exp(-vae.hyper_gain(level)[0]))[None])
+            features, mean = features[..., :rows, :columns], mean[0, :, :rows, :columns]
+            first = vae.first_half(rows, columns, self.device)
+            y_hat = torch.zeros_like(mean)
+            for where, tables in zip((first, ~first), self.latent_tables, strict=True):
+                if where is not first:
+                    mean = mean + vae.context(y_hat[None], features)[0]
+                prediction = Prediction("y", where, (mean * gain)[where], tables, scale_rows[where].cpu().numpy())
+                symbols = torch.from_numpy(code(prediction)).to(self.device, torch.float32)
+                residual = torch.zeros_like(mean).masked_scatter_(where, symbols)
+                y_hat = torch.where(where, mean + residual / gain, y_hat)
+            return y_hat
+
+    def synthesize(self, y_hat: Tensor, quality: int) -> NDArray[np.uint8]:
+        """Pixels [16 h, 16 w, 3] uint8 of dequantized latents [M, h, w].
+
+        Raises:
+            VaecCorruptError: (NONFINITE) the latents drive the network out of the range of numbers.
+        """
+        with self._inference():
+            level = self._level(quality)
+            y = (y_hat * torch.exp(self.vae.latent_restore(level)[0]))[None].contiguous(memory_format=torch.channels_last)
+            picture = self.vae.synthesis(y, level)[0]
+            if not torch.isfinite(picture).all():
+                raise VaecCorruptError("the latents do not synthesize to finite pixels", code="NONFINITE")
+            return (picture * 255).round_().clamp_(0, 255).to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+
+    def _walk_hyper(self, rows: int, columns: int, quality: int, code: Code) -> Tensor:
+        """Hyper-latents [Z, rows, columns] as integers in float32."""
+        channels = self.vae.arch.hyper_channels
+        where = torch.ones(channels, rows, columns, dtype=torch.bool, device=self.device)
+        band = (quality - 1) * len(self.hyper_tables) // 100
+        table_rows = np.repeat(np.arange(channels, dtype=np.uint8), rows * columns)
+        mean = torch.zeros(table_rows.size, device=self.device, dtype=torch.float32)
+        symbols = code(Prediction("z", where, mean, self.hyper_tables[band], table_rows))
+        return torch.from_numpy(symbols).to(self.device, torch.float32).reshape(channels, rows, columns)
+
+    def _level(self, quality: int) -> Tensor:
+        return torch.tensor([quality_level(quality)], dtype=torch.float32, device=self.device)
+
+    def _inference(self) -> torch.inference_mode:
+        """No gradients. Callers' autocast is harmless: it moves pixels within the tolerance, and scales refuse it."""
+        return torch.inference_mode()
+
+
+def to_tensor(samples: NDArray[np.uint8], device: str) -> Tensor:
+    """Samples [H, W, C] as a uint8 tensor [C, H, W] on a device."""
+    return torch.from_numpy(samples).permute(2, 0, 1).contiguous().to(pick_device(device))
+
+
+def pick_device(name: str) -> torch.device:
+    """The torch device of a name; "auto" is CUDA where there is one, else the CPU.
+
+    Raises:
+        VaecModelError: (DEVICE) there is no such device, or it has no float64, which exact integers need.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, dtype=torch.float64, device=device)
+    except (RuntimeError, TypeError, AssertionError) as error:  # torch built without CUDA asserts
+        raise VaecModelError(f"device {name!r} cannot be used: {error}", code="DEVICE") from error
+    return device

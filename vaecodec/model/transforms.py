@@ -1,0 +1,190 @@
+"""The float transforms: analysis and synthesis of pixels, hyper-analysis and hyper-synthesis of latents, context."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+LATENT_STRIDE = 16  # pixels per latent position
+HYPER_STRIDE = 4  # latent positions per hyper-latent position
+GRID = 4  # pixels per position of the fine grid on which pictures are taken apart and rendered
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Widths and depths of one network; a weights file names its own (the defaults are the shipped model)."""
+
+    latent_channels: int = 256
+    hyper_channels: int = 96
+    analysis_channels: int = 384
+    analysis_blocks: int = 4
+    synthesis_channels: int = 192
+    synthesis_blocks: int = 3
+    render_channels: int = 48
+    condition_channels: int = 32
+    prior_channels: int = 128
+    scale_channels: int = 128
+    quality_anchors: int = 12
+
+
+class Block(nn.Module):
+    """Depthwise-separable mixing, then a gated 1x1 network; both residual, both starting near the identity."""
+
+    def __init__(self, channels: int, kernel: int = 3, residual_gain: float = 0.15) -> None:
+        super().__init__()
+        self.mix_in = nn.Conv2d(channels, channels, 1)
+        self.mix_space = nn.Conv2d(channels, channels, kernel, padding=kernel // 2, groups=channels)
+        self.mix_out = nn.Conv2d(channels, channels, 1)
+        self.gate_in = nn.Conv2d(channels, 2 * channels, 1)
+        self.gate_out = nn.Conv2d(channels, channels, 1)
+        for last in (self.mix_out, self.gate_out):
+            nn.init.zeros_(last.bias)
+            last.weight.data.mul_(residual_gain)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.mix_out(self.mix_space(F.leaky_relu(self.mix_in(x), 0.1)))
+        value, gate = self.gate_in(x).chunk(2, 1)
+        return x + self.gate_out(value * torch.sigmoid(gate))
+
+
+class GainCurve(nn.Module):
+    """A log gain per channel, piecewise linear in the quality level between equally spaced anchors.
+
+    Reference: Cui et al., "Asymmetric Gained Deep Image Compression With Continuous Rate Adaptation" (CVPR 2021), §3.
+    """
+
+    def __init__(self, channels: int, anchors: int, low: float = 0.0, high: float = 0.0) -> None:
+        super().__init__()
+        self.log_gain = nn.Parameter(torch.linspace(low, high, anchors)[:, None].repeat(1, channels))
+
+    def forward(self, level: Tensor) -> Tensor:
+        """Log gains [B, C, 1, 1] at quality levels [B] in 0..1."""
+        last = len(self.log_gain) - 1
+        position = level * last
+        left = position.floor().clamp(0, last - 1).long()
+        weight = (position - left)[:, None]
+        log_gain = self.log_gain[left] * (1 - weight) + self.log_gain[left + 1] * weight
+        return log_gain[:, :, None, None]
+
+
+def _in_float32(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """The layers next to pixels and latents: bfloat16 would add visible rounding noise at high quality."""
+    with torch.autocast(x.device.type, enabled=False):
+        return layer(x.float())
+
+
+class AnalysisTransform(nn.Module):
+    """Pixels to latents: a block on the 1/4 grid (so that 16x16 patches overlap), patches, blocks on the 1/16 grid."""
+
+    def __init__(self, arch: Architecture) -> None:
+        super().__init__()
+        width = arch.analysis_channels
+        self.local = Block(3 * GRID**2, residual_gain=0.0)
+        self.patch_in = nn.Conv2d(3 * LATENT_STRIDE**2, width, 1)
+        self.blocks = nn.ModuleList(Block(width) for _ in range(arch.analysis_blocks))
+        self.gain = GainCurve(width, arch.quality_anchors)
+        self.latent_out = nn.Conv2d(width, arch.latent_channels, 1)
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        """Latents y [B, M, H/16, W/16] of pictures x [B, 3, H, W] in 0..1 (H, W multiples of 16) at levels [B]."""
+        h = F.pixel_unshuffle(2 * x - 1, GRID)  # [B, 48, H/4, W/4]
+        h = F.pixel_unshuffle(self.local(h), LATENT_STRIDE // GRID)  # [B, 768, H/16, W/16]
+        h = _in_float32(self.patch_in, h)
+        for i, block in enumerate(self.blocks):
+            h = block(h)
+            if i == len(self.blocks) // 2:
+                h = h * torch.exp(self.gain(level))
+        return _in_float32(self.latent_out, h)
+
+
+class SynthesisTransform(nn.Module):
+    """Latents to pixels: a body on the 1/16 grid conditions a small network on every position of the 1/4 grid.
+
+    Reference: PULSE (arXiv 2609.18602), the AdaLN pixel renderer; a body alone costs 12 % of rate there.
+    """
+
+    def __init__(self, arch: Architecture) -> None:
+        super().__init__()
+        width, render, shuffle = arch.synthesis_channels, arch.render_channels, (LATENT_STRIDE // GRID) ** 2
+        self.body_in = nn.Conv2d(arch.latent_channels, width, 1)
+        self.blocks = nn.ModuleList(Block(width) for _ in range(arch.synthesis_blocks))
+        self.gain = GainCurve(width, arch.quality_anchors)
+        self.content = nn.Conv2d(arch.latent_channels, shuffle * render, 1)
+        self.correction = nn.Conv2d(width, shuffle * render, 1)
+        self.condition = nn.Conv2d(width, shuffle * arch.condition_channels, 1)
+        self.modulation = nn.Conv2d(arch.condition_channels, 3 * render, 1)
+        self.overlap = nn.Conv2d(render, render, 3, padding=1, groups=render)
+        self.render_in = nn.Conv2d(render, 2 * render, 1)
+        self.render_space = nn.Conv2d(2 * render, 2 * render, 3, padding=1, groups=2 * render)
+        self.render_out = nn.Conv2d(2 * render, render, 1)
+        self.pixels_out = nn.Conv2d(render, 3 * GRID**2, 1)
+        for layer in (self.correction, self.overlap, self.render_space):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, y: Tensor, level: Tensor) -> Tensor:
+        """Pictures [B, 3, 16 h, 16 w], about 0..1 and not clamped, of dequantized latents y [B, M, h, w]."""
+        h = self.body_in(y)
+        for i, block in enumerate(self.blocks):
+            h = block(h)
+            if i == len(self.blocks) // 2:
+                h = h * torch.exp(self.gain(level))
+        condition = F.silu(F.pixel_shuffle(self.condition(h), LATENT_STRIDE // GRID))  # [B, K, H/4, W/4]
+        shift, scale, gate = self.modulation(condition).chunk(3, 1)
+        # The content of a latent knows nothing of its neighbours; the body does, and takes the block edges away again.
+        content = _in_float32(self.content, y) + self.correction(h)
+        content = F.pixel_shuffle(content, LATENT_STRIDE // GRID)  # [B, R, H/4, W/4]
+        content = content + self.overlap(content)
+        hidden = F.leaky_relu(self.render_in(content * (1 + scale) + shift), 0.1)
+        hidden = hidden + self.render_space(hidden)
+        content = content + shift + (1 + gate) * self.render_out(hidden)
+        return F.pixel_shuffle(_in_float32(self.pixels_out, content), GRID) * 0.5 + 0.5
+
+
+class HyperAnalysis(nn.Sequential):
+    """Latents y [B, M, h, w] (h, w multiples of 4) to hyper-latents before their gain [B, Z, h/4, w/4]."""
+
+    def __init__(self, arch: Architecture) -> None:
+        width = arch.prior_channels
+        super().__init__(
+            nn.Conv2d(arch.latent_channels, width, 1), Block(width), nn.PixelUnshuffle(2),
+            nn.Conv2d(4 * width, width, 1), Block(width), nn.PixelUnshuffle(2),
+            nn.Conv2d(4 * width, arch.hyper_channels, 1),
+        )  # fmt: skip
+
+
+class HyperSynthesis(nn.Module):
+    """Dequantized hyper-latents to what is known of every latent before any is read: features and a first mean."""
+
+    def __init__(self, arch: Architecture) -> None:
+        super().__init__()
+        width = arch.prior_channels
+        self.body = nn.Sequential(
+            nn.Conv2d(arch.hyper_channels, 4 * width, 1), nn.PixelShuffle(2), Block(width),
+            nn.Conv2d(width, 4 * width, 1), nn.PixelShuffle(2), Block(width),
+        )  # fmt: skip
+        self.mean_out = nn.Conv2d(width, arch.latent_channels, 1)
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Features [B, P, 4 h, 4 w] and means [B, M, 4 h, 4 w] in units of y, of z [B, Z, h, w]."""
+        features = self.body(z)
+        return features, _in_float32(self.mean_out, features)
+
+
+class Context(nn.Module):
+    """The first half of the latents and the features refine the means of the second half; never the scales.
+
+    Reference: He et al., "Checkerboard Context Model for Efficient Learned Image Compression" (CVPR 2021), §3.
+    """
+
+    def __init__(self, arch: Architecture) -> None:
+        super().__init__()
+        width = arch.prior_channels
+        self.latent_in = nn.Conv2d(arch.latent_channels, width, 1)
+        self.body = nn.Sequential(nn.Conv2d(2 * width, width, 1), Block(width, 5), Block(width, 3))
+        self.mean_out = nn.Conv2d(width, arch.latent_channels, 1)
+
+    def forward(self, first_half: Tensor, features: Tensor) -> Tensor:
+        """What to add to the means [B, M, h, w], given y with zeros in the second half [B, M, h, w]."""
+        return _in_float32(self.mean_out, self.body(torch.cat([self.latent_in(first_half), features], 1)))

@@ -1,0 +1,199 @@
+"""The Pillow plugin: `Image.open` and `Image.save` for .vaec files, registered when this module is imported.
+
+Opening reads header, tile index and metadata and allocates no pixels; loading and saving go through `vaecodec.codec`,
+which is imported only then. Whatever is wrong with a file or an image comes as an OSError, mostly a VaecError, because
+that is what users of Pillow catch. Pixels are shown as stored: EXIF orientation is left to `ImageOps.exif_transpose`.
+"""
+
+import mimetypes
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any, BinaryIO, cast
+
+from PIL import Image, ImageFile
+
+from vaecodec import bitstream
+from vaecodec.errors import VaecError, VaecFormatError, VaecImageError, VaecModelError, VaecResourceError
+
+FORMAT = "VAEC"
+EXTENSION = ".vaec"
+MIME_TYPE = "image/x-vaec"
+SAVE_OPTIONS = ("quality", "target_bytes", "target_bpp", "target_psnr", "exif", "icc_profile", "xmp", "model", "device")
+"""Keywords of `Image.save` that are handed to `vaecodec.encode`, where they are explained."""
+
+# People pass these to whatever format a file name happens to choose, so a warning would only be noise.
+_SILENT_OPTIONS = ("optimize", "progressive", "dpi", "comment", "subsampling", "method")
+_FRAME_OPTIONS = ("save_all", "append_images", "append")
+_EXIF_PREFIX = b"Exif\0\0"
+
+
+class VaecImageFile(ImageFile.ImageFile):
+    """A .vaec file that Pillow has opened.
+
+    `info` holds "icc_profile", "exif" and "xmp" (bytes) where the file has them, and "vaec": a dict with "quality"
+    (1..100), "bpp" (bits of the whole file per pixel), "model_id" (8 hexadecimal digits) and "version" (of the format).
+
+    With `ImageFile.LOAD_TRUNCATED_IMAGES` set, a file whose header and tile index are intact opens and loads: what is
+    damaged is grey, a UserWarning names it, and damaged metadata is missing.
+    """
+
+    format = FORMAT
+    format_description = "vaecodec learned image"
+    n_frames = 1
+    is_animated = False
+
+    def load(self) -> Any:
+        """Decodes the pixels if that has not happened yet, and returns Pillow's object to access them by.
+
+        Raises:
+            VaecError: the file is damaged, needs other weights, or is closed (CLOSED).
+            OSError: it cannot be read.
+        """
+        if self.tile:
+            self._opened_file()
+        with _others_as_vaec_errors():
+            return super().load()
+
+    def load_seek(self, pos: int) -> None:
+        """Moves to a byte of the file; that this method exists makes `ImageFile.Parser` wait for the whole file."""
+        self._opened_file().seek(pos)
+
+    def verify(self) -> None:
+        """Checks every CRC of the file without decoding it, then closes it.
+
+        Raises:
+            VaecError: the file is damaged, or it has been loaded or closed already (CLOSED).
+            OSError: it cannot be read.
+        """
+        file = self._opened_file()
+        try:
+            with _others_as_vaec_errors():
+                file.seek(self.tile[0].offset)
+                bitstream.read(file.read(), max_pixels=None)
+        finally:
+            super().verify()
+
+    def _open(self) -> None:
+        file = self._opened_file()
+        start = file.tell()
+        is_vaec = bitstream.is_vaec(file.read(len(bitstream.MAGIC)))
+        file.seek(start)
+        if not is_vaec:
+            raise SyntaxError("not a .vaec file")  # Pillow's word for "try the next format"
+        with _others_as_vaec_errors():
+            header, metadata, file_bytes = _read_front(file, start)
+        self._size = (header.width, header.height)
+        self._mode = header.pixel_format.mode
+        self.tile = [ImageFile._Tile("vaec", (0, 0, *self._size), start, ())]
+        self.info.update({key: value for key, value in metadata.items() if value})
+        if "exif" in self.info:
+            # Savers of other formats want the prefix that Pillow's JPEG reader leaves in place.
+            self.info["exif"] = _EXIF_PREFIX + self.info["exif"]
+        self.info["vaec"] = {
+            "quality": header.quality,
+            "bpp": 8 * file_bytes / (header.width * header.height),
+            "model_id": header.model_id.hex(),
+            "version": bitstream.VERSION,
+        }
+
+    def _opened_file(self) -> BinaryIO:
+        file: BinaryIO | None = getattr(self, "fp", None)  # images that come from a pickle have none
+        if file is None or getattr(file, "closed", False):
+            raise VaecError("image file is closed, must be open: call Image.open again", code="CLOSED")
+        return file
+
+
+class VaecDecoder(ImageFile.PyDecoder):
+    """Fills Pillow's memory with the pixels of all tiles in one call, so that they may be decoded in batches."""
+
+    _pulls_fd = True
+
+    def decode(self, buffer: object) -> tuple[int, int]:
+        """Decodes from the file that Pillow set; its return value says that all is done.
+
+        Raises:
+            VaecError: of the class and code that `vaecodec.decode` lists; also where the file is not the one that was
+                opened any more (CHANGED).
+        """
+        from vaecodec import codec  # numpy, and torch where a tile is learned, load with the first picture
+
+        on_error = "partial" if ImageFile.LOAD_TRUNCATED_IMAGES else "raise"
+        data = cast(IO[bytes], self.fd).read()
+        samples = codec.decode(data, output="numpy", max_pixels=None, on_error=on_error)
+        channels = Image.getmodebands(self.mode)
+        expected = (self.state.ysize, self.state.xsize) + ((channels,) if channels > 1 else ())
+        if samples.shape != expected:
+            message = f"picture is {samples.shape}, must be {expected} as when it was opened: the file has changed"
+            raise VaecFormatError(message, code="CHANGED")
+        self.set_as_raw(samples.data)
+        return -1, 0
+
+
+def register() -> None:
+    """Teaches Pillow to open and save .vaec files, and `mimetypes` their type; calling it again changes nothing."""
+    Image.register_open(FORMAT, VaecImageFile, bitstream.is_vaec)
+    Image.register_decoder("vaec", VaecDecoder)
+    Image.register_save(FORMAT, _save)
+    Image.register_save_all(FORMAT, _save_all)
+    Image.register_extension(FORMAT, EXTENSION)
+    Image.register_mime(FORMAT, MIME_TYPE)
+    mimetypes.add_type(MIME_TYPE, EXTENSION)
+
+
+def _read_front(file: BinaryIO, start: int) -> tuple[bitstream.Header, dict[str, bytes], int]:
+    """Header, metadata and length in bytes of a file; of a damaged one only if Pillow is told to be tolerant."""
+    try:
+        info = bitstream.read_info(file, max_pixels=None)
+    except VaecError:
+        if not ImageFile.LOAD_TRUNCATED_IMAGES:
+            raise
+    else:
+        return info.header, info.metadata, info.file_bytes
+    file.seek(start)
+    data = file.read()
+    stream = bitstream.read(data, max_pixels=None, partial=True)
+    return stream.header, stream.metadata, len(data)
+
+
+def _save(image: Image.Image, file: IO[bytes], filename: str | bytes) -> None:
+    """Pillow has emptied the target before it calls this, so nothing is written until everything has been encoded."""
+    options = image.encoderinfo
+    unknown = sorted(options.keys() - {*SAVE_OPTIONS, *_SILENT_OPTIONS, *_FRAME_OPTIONS})
+    if unknown:
+        known = ", ".join(SAVE_OPTIONS)
+        warnings.warn(f"save options ignored: {', '.join(unknown)}; {FORMAT} has {known}", UserWarning, stacklevel=3)
+    if options.get("append"):
+        raise _only_one_frame("append is set")
+    with _others_as_vaec_errors():
+        from vaecodec import codec
+
+        # The pixels are in memory already, so a limit on them would protect nobody.
+        chosen = {name: options[name] for name in SAVE_OPTIONS if name in options}
+        data = codec.encode(image, max_pixels=None, **chosen)
+    file.write(data)
+
+
+def _save_all(image: Image.Image, file: IO[bytes], filename: str | bytes) -> None:
+    frames = getattr(image, "n_frames", 1) + len(list(image.encoderinfo.get("append_images") or ()))
+    if frames > 1:
+        raise _only_one_frame(f"images to save are {frames}")
+    _save(image, file, filename)
+
+
+def _only_one_frame(found: str) -> VaecImageError:
+    return VaecImageError(f"{found}, a {EXTENSION} file must have exactly 1: save each to its own", code="FRAMES")
+
+
+@contextmanager
+def _others_as_vaec_errors() -> Iterator[None]:
+    """Gives what `except OSError` would miss, though no caller's mistake, a class that it catches."""
+    try:
+        yield
+    except MemoryError as error:
+        raise VaecResourceError("not enough memory for this picture") from error
+    except ImportError as error:
+        raise VaecModelError(f"the codec cannot be loaded: {error}", code="IMPORT") from error
+
+
+register()
