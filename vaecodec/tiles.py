@@ -21,7 +21,7 @@ Samples = NDArray[np.uint8]
 
 LATENT_PX = 16
 DAMAGED_GREY = 128
-STRIPE_PX, STRIPE_SPACING_PX = 16, 128  # the sample of a tile from which its lossless size is guessed
+STRIPE_PX, STRIPE_SPACING_PX = 8, 128  # the sample of a tile from which its lossless size is guessed
 GUESS_MARGIN = 1.25  # packing a tile losslessly is tried where the guess is at most so many times the learned payload
 FLOOR_BLOCK_PX = 8
 

@@ -1,0 +1,283 @@
+"""Running over many files: one bad file is reported and the rest goes on; what is said where; the exit code.
+
+Results stand on stdout only where they are what was asked for; what is said to people goes to stderr.
+"""
+
+import json
+import sys
+import threading
+import traceback
+import warnings
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+import click
+from PIL import Image, UnidentifiedImageError
+
+from vaecodec.errors import (
+    VaecChecksumError,
+    VaecCorruptError,
+    VaecError,
+    VaecFormatError,
+    VaecImageError,
+    VaecLimitError,
+    VaecModelError,
+    VaecResourceError,
+    VaecTruncatedError,
+    VaecUnsupportedError,
+)
+
+EXIT_FAILED = 1
+_EXIT_CODES: tuple[tuple[int, tuple[type[Exception], ...]], ...] = (
+    (5, (VaecUnsupportedError, VaecModelError)),
+    (6, (VaecLimitError, VaecResourceError, MemoryError)),
+    (4, (VaecFormatError, VaecTruncatedError, VaecChecksumError, VaecCorruptError)),
+    (3, (VaecImageError,)),
+)
+
+Item = TypeVar("Item")
+Value = TypeVar("Value")
+
+
+class InputError(VaecImageError):
+    """An input that cannot be read, or that no decoder understands."""
+
+    default_code = "INPUT"
+
+
+class OutputError(VaecError):
+    """An output that may not or cannot be written."""
+
+    default_code = "OUTPUT"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What came of one input.
+
+    Attributes:
+        status: one word: done, skipped, planned, damaged or ok.
+        text: the same for people.
+        facts: further fields of the JSON line.
+        error: what makes the exit code differ from 0 although there is a result.
+    """
+
+    status: str
+    text: str
+    facts: dict[str, Any] = field(default_factory=dict)
+    error: VaecError | None = None
+
+
+@dataclass(frozen=True)
+class Task(Generic[Item, Value]):
+    """What to do with each input.
+
+    Attributes:
+        name: how an input is called in messages.
+        compute: the long part; runs in worker threads, must not write.
+        finish: the rest; runs in the main thread and in the order of the inputs, so that only the main thread holds
+            unfinished files when a signal arrives.
+        answers: whether the text of the reports is what was asked for, and belongs on stdout.
+        key: of the input's name in JSON lines.
+    """
+
+    name: Callable[[Item], str]
+    compute: Callable[[Item], Value]
+    finish: Callable[[Item, Value], Report]
+    answers: bool = False
+    key: str = "path"
+
+
+def exit_code(errors: Sequence[Exception], count: int) -> int:
+    """Returns 0 without errors; of a single input, 3 unreadable, 4 damaged, 5 unsupported, 6 too large; else 1."""
+    if not errors:
+        return 0
+    if count > 1:
+        return EXIT_FAILED
+    return next((code for code, classes in _EXIT_CODES if isinstance(errors[0], classes)), EXIT_FAILED)
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """Turns whatever goes wrong while an input is opened or decoded by Pillow into InputError; VaecError passes."""
+    try:
+        yield
+    except (VaecError, MemoryError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise VaecLimitError(str(error), code="MAX_PIXELS") from error
+    except UnidentifiedImageError as error:
+        raise InputError("not a picture that Pillow can read") from error
+    except Exception as error:  # Pillow's readers fail in many ways
+        raise InputError(f"cannot read it: {getattr(error, 'strerror', None) or error}") from error
+
+
+def printable(name: str) -> str:
+    """Returns a file name that is safe on a terminal: quoted and escaped if it holds control characters."""
+    return name if name.isprintable() else repr(name)
+
+
+class Console:
+    """Where results, messages and progress go."""
+
+    def __init__(self) -> None:
+        self.verbosity = 0
+        self.is_quiet = False
+        self.is_json = False
+        self.hides_progress = False
+        self._bar: Any = None
+
+    def report(self, label: dict[str, str], report: Report, *, is_answer: bool, heard: Sequence[str]) -> None:
+        """Tells what came of one input, and the warnings heard on the way.
+
+        Args:
+            label: the JSON field that names the input.
+            report: the result.
+            is_answer: whether its text is what was asked for.
+            heard: warnings.
+        """
+        if self.is_json:
+            extra = {"warnings": list(heard)} if heard else {}
+            self._print_json({**label, "status": report.status, **report.facts, **extra})
+            return
+        if is_answer:
+            click.echo(report.text)
+        elif not self.is_quiet:
+            self.say(report.text)
+        for warning in heard:
+            self.say(f"warning: {_name(label)}: {warning}")
+
+    def fail(self, label: dict[str, str], error: Exception) -> None:
+        """Tells why there is no result for one input."""
+        code = getattr(error, "code", "MEMORY" if isinstance(error, MemoryError) else "INTERNAL")
+        message = str(error) if isinstance(error, VaecError) else f"{type(error).__name__}: {error}"
+        if self.is_json:
+            tile = {"tile": error.tile} if isinstance(error, VaecError) and error.tile is not None else {}
+            self._print_json({**label, "status": "failed", "code": code, "message": message, **tile})
+        else:
+            self.say(f"error: {_name(label)}: {message} [{code}]")
+        if self.verbosity > 1:
+            self.say("".join(traceback.format_exception(error)).rstrip())
+
+    def say(self, line: str) -> None:
+        """Writes a line for people, above the progress bar if there is one."""
+        if hasattr(self._bar, "console"):
+            self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        else:
+            click.echo(f"\r\033[K{line}" if self._bar else line, err=True)
+
+    @contextmanager
+    def progress(self, total: int) -> Iterator[Callable[[], None]]:
+        """Shows a progress bar over `total` inputs on a terminal; yields what to call after each."""
+        if total < 2 or self.is_quiet or self.is_json or self.hides_progress or not sys.stderr.isatty():
+            yield lambda: None
+            return
+        bar: Any
+        with _rich_progress() or click.progressbar(length=total, file=sys.stderr) as bar:
+            self._bar = bar
+            try:
+                is_rich = hasattr(bar, "console")
+                yield partial(bar.advance, bar.add_task("", total=total)) if is_rich else partial(bar.update, 1)
+            finally:
+                self._bar = None
+
+    def sum_up(self, counts: Counter[str]) -> None:
+        """Tells how many inputs came to what."""
+        if not self.is_quiet and not self.is_json:
+            self.say(", ".join(f"{count} {status}" for status, count in counts.items()) or "no input found")
+
+    def _print_json(self, record: dict[str, Any]) -> None:
+        click.echo(json.dumps(record, allow_nan=False))
+
+
+def run(items: Sequence[Item], task: Task[Item, Value], *, console: Console, threads: int = 1) -> int:
+    """Runs a task over all inputs, in order, and goes on after errors.
+
+    Args:
+        items: the inputs.
+        task: what to do with each.
+        console: where to tell of it.
+        threads: how many inputs are computed at a time.
+
+    Returns:
+        The exit code.
+    """
+    errors: list[Exception] = []
+    counts: Counter[str] = Counter()
+    with (
+        _hearing() as hear,
+        console.progress(len(items)) as advance,
+        closing(_outcomes(items, partial(hear, task.compute), threads)) as outcomes,
+    ):
+        for item, outcome in outcomes:
+            label = {task.key: task.name(item)}
+            try:
+                value, heard = outcome()
+                report = task.finish(item, value)
+            except Exception as error:  # whatever is wrong with this file, the next may be fine
+                errors.append(error)
+                counts["failed"] += 1
+                console.fail(label, error)
+            else:
+                errors += [report.error] if report.error else []
+                counts[report.status] += 1
+                console.report(label, report, is_answer=task.answers, heard=heard)
+            advance()
+    if len(items) != 1 and not task.answers:
+        console.sum_up(counts)
+    return exit_code(errors, len(items))
+
+
+def _outcomes(
+    items: Sequence[Item], compute: Callable[[Item], Value], threads: int
+) -> Generator[tuple[Item, Callable[[], Value]]]:
+    """Yields each input, in order, with a function that returns what was computed of it, or raises."""
+    if threads == 1:
+        yield from ((item, partial(compute, item)) for item in items)
+        return
+    pool = ThreadPoolExecutor(threads)
+    try:
+        waiting: deque[tuple[Item, Callable[[], Value]]] = deque()
+        for item in items:
+            waiting.append((item, pool.submit(compute, item).result))
+            if len(waiting) > 2 * threads:  # bounds the finished outputs that wait in memory for a slow one
+                yield waiting.popleft()
+        yield from waiting
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+@contextmanager
+def _hearing() -> Iterator[Callable[[Callable[[Item], Value], Item], tuple[Value, list[str]]]]:
+    """Collects warnings by input. `warnings.catch_warnings` alone cannot: it is one for all threads."""
+    local = threading.local()
+
+    def show(message: Warning | str, *_: object, **__: object) -> None:
+        getattr(local, "heard", []).append(str(message))
+
+    def hear(compute: Callable[[Item], Value], item: Item) -> tuple[Value, list[str]]:
+        local.heard = []
+        return compute(item), local.heard
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = show
+        yield hear
+
+
+def _name(label: dict[str, str]) -> str:
+    return printable("".join(label.values()))
+
+
+def _rich_progress() -> Any:
+    try:
+        from rich.console import Console as RichConsole  # takes 65 ms, and only terminals need it
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+    except ImportError:
+        return None
+    return Progress(BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=RichConsole(stderr=True))

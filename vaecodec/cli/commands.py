@@ -1,0 +1,291 @@
+"""The commands. `options` is what they share, `outputs` places files, `batch` runs over many, `pictures` converts one.
+
+What loads numpy or torch is imported by the commands that need it: help, version, info and verify start at once.
+"""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vaecodec import __version__, sources
+from vaecodec.bitstream import Info
+from vaecodec.cli import reports
+from vaecodec.cli.batch import Console, Report, Task, exit_code, printable, reading, run
+from vaecodec.cli.options import METADATA_KEYS, byte_size, codec_options, console_options, file_options, positive
+from vaecodec.cli.outputs import STDIO, Job, Placement, expand, plan, write_output
+
+if TYPE_CHECKING:
+    from vaecodec.cli.pictures import Product
+
+EXIT_CODES = """\b
+Exit codes:
+  0    done, or skipped as asked
+  1    failed; of several files, at least one
+  2    wrong usage
+  3    the input cannot be read or is not a picture
+  4    not a .vaec file, damaged or truncated
+  5    needs a model or a format version that is not installed
+  6    more pixels than allowed, or than memory holds
+  130  interrupted (143 by SIGTERM)
+"""
+ENCODE_EXAMPLES = """\b
+Examples:
+  vaecodec encode photo.png                        writes photo.vaec
+  vaecodec encode photo.png small.vaec -q 30
+  vaecodec encode *.jpg --target-size 60k --out-dir small
+  vaecodec encode -r holiday --out-dir archive --verify
+  curl -s URL | vaecodec encode - > photo.vaec
+"""
+DECODE_EXAMPLES = """\b
+Examples:
+  vaecodec decode photo.vaec                       writes photo.png
+  vaecodec decode photo.vaec -o - | display
+  vaecodec decode -r archive --out-dir pictures --format webp
+"""
+
+inputs_argument = click.argument("inputs", nargs=-1, required=True, metavar="IN...")
+
+
+class Group(click.Group):
+    """Turns signals into exit codes once everything is cleaned up."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command; Ctrl-C exits with 130, SIGTERM with 143."""
+        is_main = threading.current_thread() is threading.main_thread()
+        before = signal.signal(signal.SIGTERM, _terminate) if is_main else None
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            ctx.exit(130)
+        finally:
+            if is_main:
+                signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_CODES)
+@click.version_option(__version__, "-V", "--version", prog_name="vaecodec", message="%(prog)s %(version)s")
+@console_options
+def main() -> None:
+    """Learned image codec: pictures to .vaec files and back."""
+
+
+@main.command(epilog=ENCODE_EXAMPLES)
+@click.argument("inputs", nargs=-1, required=True, metavar="IN... [OUT]")
+@click.option("-q", "--quality", type=click.IntRange(1, 100), help="1 (small) to 100 (fine); 75 if nothing is said.")
+@click.option(
+    "--target-size", "target_bytes", type=byte_size, metavar="SIZE", help="Best quality within a size: 60k, 1.5MiB."
+)
+@click.option("--target-bpp", type=positive, metavar="NUMBER", help="The same in bits per pixel.")
+@click.option("--target-psnr", type=positive, metavar="NUMBER", help="Smallest file that has so many dB.")
+@click.option("--background", metavar="COLOR", help="Drop transparency: lay the picture on this colour.")
+@click.option("--verify", is_flag=True, help="Decode what was encoded, before it is written, and tell the PSNR.")
+@file_options
+@codec_options
+@console_options
+@click.pass_context
+def encode(ctx: click.Context, /, inputs: tuple[str, ...], **given: Any) -> None:
+    """Encode pictures to .vaec files.
+
+    IN is a file, a folder (-r), a pattern or - for stdin. Metadata (ICC, EXIF, XMP) and transparency are kept.
+    """
+    rates = {name: given[name] for name in ("quality", "target_bytes", "target_bpp", "target_psnr")}
+    rates = {name: value for name, value in rates.items() if value is not None}
+    if len(rates) > 1:
+        raise click.UsageError("-q, --target-size, --target-bpp and --target-psnr exclude each other: give one")
+    from vaecodec.cli import pictures
+    from vaecodec.codec import Codec
+
+    pictures.check_colour(given["background"])
+    place = _placement(given, pictures.SUFFIX, picks=pictures.is_picture_name, is_output=pictures.is_vaec_name)
+    jobs = _plan(ctx, inputs, place)
+    for job in jobs:
+        pictures.check_vaec_name(job.target)
+    options = pictures.EncodeOptions(
+        rates, _kept(given), given["max_pixels"], given["auto_orient"], given["background"], given["verify"]
+    )
+    _convert(ctx, jobs, partial(pictures.encode, Codec(given["model"], given["device"]), options), given)
+
+
+@main.command(epilog=DECODE_EXAMPLES)
+@click.argument("inputs", nargs=-1, required=True, metavar="IN... [OUT]")
+@click.option("--format", metavar="NAME", help="png, webp, tiff, jpg, ...; else as the output is named, else png.")
+@click.option(
+    "--keep-going", is_flag=True, help="Write damaged pictures, too, grey where damaged; the exit code tells."
+)
+@file_options
+@codec_options
+@console_options
+@click.pass_context
+def decode(ctx: click.Context, /, inputs: tuple[str, ...], **given: Any) -> None:
+    """Decode .vaec files to pictures.
+
+    IN is a file, a folder (-r), a pattern or - for stdin.
+    """
+    from vaecodec.cli import pictures
+    from vaecodec.codec import Codec
+
+    wanted = (given["format"] or "").lower().lstrip(".")
+    suffix, picks = f".{wanted or 'png'}", pictures.is_vaec_name
+    place = _placement(given, suffix, picks=picks, is_output=lambda name: not picks(name))
+    jobs = _plan(ctx, inputs, place)
+    form = pictures.output_format(jobs[0].target if jobs else STDIO, wanted)
+    options = pictures.DecodeOptions(form, _kept(given), given["max_pixels"], given["auto_orient"], given["keep_going"])
+    _convert(ctx, jobs, partial(pictures.decode, Codec(given["model"], given["device"]), options), given)
+
+
+@main.command()
+@inputs_argument
+@console_options
+@click.pass_context
+def info(ctx: click.Context, /, inputs: tuple[str, ...]) -> None:
+    """Tell what .vaec files hold, without decoding them."""
+
+    def look(path: str) -> Info:
+        with reading():
+            return sources.info(_source(path), max_pixels=None)
+
+    _answer(ctx, inputs, look, reports.of_info)
+
+
+@main.command()
+@inputs_argument
+@click.option("--deep", is_flag=True, help="Decode, too.")
+@codec_options
+@console_options
+@click.pass_context
+def verify(ctx: click.Context, /, inputs: tuple[str, ...], deep: bool, model: str | None, device: str) -> None:
+    """Check .vaec files: every checksum, and with --deep that they decode."""
+    from vaecodec import codec
+
+    def look(path: str) -> Info:
+        with reading():
+            data = sources.read_all(_source(path))
+        return codec.verify(data, deep=deep, model=model, device=device)
+
+    done = "ok, decodes" if deep else "ok"
+    _answer(ctx, inputs, look, lambda path, _: Report("ok", f"{printable(path)}: {done}", {"deep": deep}))
+
+
+@main.command()
+@click.argument("reference", metavar="REF")
+@click.argument("inputs", nargs=-1, required=True, metavar="IMG...")
+@codec_options
+@console_options
+@click.pass_context
+def compare(ctx: click.Context, /, reference: str, inputs: tuple[str, ...], model: str | None, device: str) -> None:
+    """Measure how near pictures, .vaec or other, are to the picture REF.
+
+    Always PSNR and bits per pixel; MS-SSIM and SSIMULACRA2 if pytorch-msssim and ssimulacra2 are installed.
+    """
+    from vaecodec.cli import comparison, pictures
+    from vaecodec.codec import Codec
+
+    codec = Codec(model, device)
+    try:
+        expected, _ = pictures.load_samples(codec, reference)
+    except Exception as error:  # reported as for any other file
+        ctx.ensure_object(Console).fail({"path": reference}, error)
+        ctx.exit(exit_code([error], 1))
+
+    def look(path: str) -> dict[str, Any]:
+        samples, file_bytes = pictures.load_samples(codec, path)
+        bpp = round(8 * file_bytes / (samples.shape[0] * samples.shape[1]), 4)
+        return comparison.compare(expected, samples) | {"bpp": bpp, "file_bytes": file_bytes}
+
+    _answer(ctx, inputs, look, reports.of_comparison)
+
+
+@main.command()
+@console_options
+@click.pass_context
+def doctor(ctx: click.Context) -> None:
+    """Check this installation: versions, Pillow plugin, weights, exact arithmetic, a round trip."""
+    from vaecodec.cli.doctor import Check, checks
+
+    task: Task[Check, str] = Task(
+        name=lambda check: check.name,
+        compute=lambda check: check.look(),
+        finish=lambda check, found: Report("ok", f"{check.name}: {found}", {"found": found}),
+        answers=True,
+        key="check",
+    )
+    ctx.exit(run(checks(), task, console=ctx.ensure_object(Console)))
+
+
+def _placement(
+    given: dict[str, Any], suffix: str, *, picks: Callable[[str], bool], is_output: Callable[[str], bool]
+) -> Placement:
+    if given["force"] and given["skip_existing"]:
+        raise click.UsageError("-f/--force and --skip-existing exclude each other: give one")
+    names = ("output", "out_dir", "recursive", "force", "skip_existing")
+    return Placement(suffix, picks, is_output, **{name: given[name] for name in names})
+
+
+def _plan(ctx: click.Context, /, inputs: Sequence[str], place: Placement) -> list[Job]:
+    jobs = plan(inputs, place)
+    if any(job.target == STDIO for job in jobs):
+        if ctx.ensure_object(Console).is_json:
+            raise click.UsageError("--json writes to stdout, where the output goes: give -o")
+        if sys.stdout.isatty():
+            raise click.UsageError("the output would go to the terminal: give -o, or redirect it")
+    return jobs
+
+
+def _kept(given: dict[str, Any]) -> frozenset[str]:
+    kept: frozenset[str] = given["metadata"]
+    if given["strip"] and kept != frozenset(METADATA_KEYS.values()):
+        raise click.UsageError("--strip and --metadata exclude each other: give one")
+    return frozenset() if given["strip"] else kept
+
+
+def _convert(ctx: click.Context, jobs: list[Job], make: Callable[[str], "Product"], given: dict[str, Any]) -> None:
+    """Makes and writes the outputs of all jobs, and exits."""
+    console = ctx.ensure_object(Console)
+
+    def compute(job: Job) -> "Product | None":
+        if job.refused:
+            raise job.refused
+        return None if job.is_skipped or given["dry_run"] else make(job.source)
+
+    def finish(job: Job, product: "Product | None") -> Report:
+        if product is not None:
+            times_ns = _times_ns(job.source) if given["preserve"] else None
+            write_output(job, product.data, overwrite=given["force"], times_ns=times_ns)
+        return reports.of_job(job, product, verbosity=console.verbosity)
+
+    threads = given["jobs"]
+    if threads > 1 and "torch" not in sys.modules:
+        # Each thread would start as many of torch's own as there are cores, and all of them would crawl.
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // threads)))
+    ctx.exit(run(jobs, Task(lambda job: job.source, compute, finish), console=console, threads=threads))
+
+
+def _answer(
+    ctx: click.Context, inputs: Sequence[str], look: Callable[[str], Any], tell: Callable[[str, Any], Report]
+) -> None:
+    """Looks at all files, prints what was found, and exits."""
+    paths = list(dict.fromkeys(found.source for argument in inputs for found in expand(argument)))
+    ctx.exit(run(paths, Task(str, look, tell, answers=True), console=ctx.ensure_object(Console)))
+
+
+def _source(path: str) -> bytes | str:
+    return sys.stdin.buffer.read() if path == STDIO else path
+
+
+def _times_ns(source: str) -> tuple[int, int] | None:
+    if source == STDIO:
+        return None
+    status = os.stat(source)
+    return status.st_atime_ns, status.st_mtime_ns

@@ -1,0 +1,111 @@
+"""Options that several commands share, and the types of their values."""
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from vaecodec.bitstream import DEFAULT_MAX_PIXELS
+from vaecodec.cli.batch import Console
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+METADATA_KEYS = {"icc": "icc_profile", "exif": "exif", "xmp": "xmp"}
+
+
+def byte_size(text: str) -> int:
+    """Returns the bytes of a size such as 60000, 60k, 1.5M, 60kB or 60KiB: k and M are decimal, Ki and Mi binary.
+
+    Raises:
+        click.BadParameter: it is no size, or less than a byte.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kKM]?)(i?)B?", text)
+    if not match or (match[3] and not match[2]):
+        raise click.BadParameter(f"{text!r} is not a size such as 60000, 60k, 1.5M, 60kB or 60KiB.")
+    size_bytes = int(float(match[1]) * (1024 if match[3] else 1000) ** " KM".index(match[2].upper() or " "))
+    if not size_bytes:
+        raise click.BadParameter(f"{text!r} is less than a byte.")
+    return size_bytes
+
+
+def positive(text: str) -> float:
+    """Returns a finite number above 0.
+
+    Raises:
+        click.BadParameter: it is none.
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise click.BadParameter(f"{text!r} is not a number above 0.")
+    return number
+
+
+def metadata_keys(text: str) -> frozenset[str]:
+    """Returns Pillow's names of the metadata to keep: all, none, or a list such as icc,exif.
+
+    Raises:
+        click.BadParameter: another word.
+    """
+    names = {"all": METADATA_KEYS.keys(), "none": set()}.get(text, set(text.split(",")))
+    if not names <= METADATA_KEYS.keys():
+        raise click.BadParameter(f"{text!r} is not all, none or a list of {', '.join(METADATA_KEYS)}.")
+    return frozenset(METADATA_KEYS[name] for name in names)
+
+
+def _tell_console(field: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+    def callback(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+        if value:
+            setattr(ctx.ensure_object(Console), field, value)
+
+    return callback
+
+
+def _together(*decorators: Callable[[Any], Any]) -> Callable[[Command], Command]:
+    """Makes one decorator of several options, in the order of the help page."""
+
+    def decorate(command: Command) -> Command:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return decorate
+
+
+# Taken before and after the name of the command.
+console_options = _together(
+    click.option("-v", "--verbose", count=True, expose_value=False, callback=_tell_console("verbosity"),
+                 help="Tell more; twice: with tracebacks."),
+    click.option("--quiet", is_flag=True, expose_value=False, callback=_tell_console("is_quiet"),
+                 help="Tell only of errors and warnings."),
+    click.option("--json", is_flag=True, expose_value=False, callback=_tell_console("is_json"),
+                 help="One JSON object a file on stdout."),
+    click.option("--no-progress", is_flag=True, expose_value=False, callback=_tell_console("hides_progress"),
+                 help="No progress bar."),
+)  # fmt: skip
+codec_options = _together(
+    click.option("--model", metavar="PATH", help="A weights file instead of the built-in one."),
+    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ..."),
+)
+file_options = _together(
+    click.option("-o", "--output", metavar="PATH", help="The output of a single input; - is stdout."),
+    click.option("--out-dir", metavar="DIR", help="Folder for outputs; keeps the tree below an input folder."),
+    click.option("-r", "--recursive", is_flag=True, help="Take the files in folders."),
+    click.option("-f", "--force", is_flag=True, help="Overwrite outputs (never inputs)."),
+    click.option("--skip-existing", is_flag=True, help="Leave inputs alone whose output is there."),
+    click.option("-n", "--dry-run", is_flag=True, help="Only tell what would be written."),
+    click.option("-p", "--preserve", is_flag=True, help="Give the output the times of the input."),
+    click.option("-j", "--jobs", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
+                 help="Files at a time."),
+    click.option("--max-pixels", type=click.IntRange(min=1), default=DEFAULT_MAX_PIXELS, show_default=True, metavar="N",
+                 help="Refuse larger pictures."),
+    click.option("--metadata", type=metadata_keys, default="all", show_default=True, metavar="NAMES",
+                 help="What to keep: all, none, or some of icc,exif,xmp."),
+    click.option("--strip", is_flag=True, help="Keep no metadata (with --auto-orient, to keep photos upright)."),
+    click.option("--auto-orient", is_flag=True, help="Turn the pixels as EXIF says, and drop that tag."),
+)  # fmt: skip

@@ -1,0 +1,259 @@
+"""Where outputs go: which one belongs to which input, and how it is written without ever leaving half of one."""
+
+import glob
+import os
+import re
+import secrets
+import stat
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import click
+
+from vaecodec.cli.batch import InputError, OutputError, printable
+from vaecodec.errors import VaecError
+
+STDIO = "-"
+_PATTERN_MARK = re.compile(r"[*?\[]")
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What the user said about outputs.
+
+    Attributes:
+        suffix: of outputs whose name is not given, with its dot.
+        picks: tells by its name whether a file found in a folder is an input.
+        is_output: tells by its name whether an existing file, given second of two, is meant as the output.
+        output: the name of the only output; a folder means `out_dir`.
+        out_dir: folder for outputs, made if missing.
+        recursive: take the files in folders.
+        force: overwrite.
+        skip_existing: leave inputs alone whose output is there.
+    """
+
+    suffix: str
+    picks: Callable[[str], bool]
+    is_output: Callable[[str], bool]
+    output: str | None = None
+    out_dir: str | None = None
+    recursive: bool = False
+    force: bool = False
+    skip_existing: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """One input and its output; `refused` says why it must not run, `is_skipped` that its output is there."""
+
+    source: str
+    target: str
+    folder: str | None = None
+    refused: VaecError | None = None
+    is_skipped: bool = False
+
+
+@dataclass(frozen=True)
+class Found:
+    """An input; `root` is the folder argument under which it was found, if any."""
+
+    source: str
+    root: str | None = None
+    refused: VaecError | None = None
+
+
+def plan(arguments: Sequence[str], place: Placement) -> list[Job]:
+    """Pairs inputs and outputs.
+
+    Args:
+        arguments: as on the command line: files, folders, patterns that the shell did not expand, "-" for stdin. The
+            second of two is the output if no such file exists, or if it is named like one.
+        place: the other options.
+
+    Returns:
+        A job for each input, each only once, in the order given and by name within folders. A job is refused if its
+        output is an input, the output of an earlier job, or exists and may not be overwritten.
+
+    Raises:
+        click.UsageError: the options contradict each other or the number of inputs.
+    """
+    inputs, place = _split(list(arguments), place)
+    look = partial(expand, recursive=place.recursive, picks=place.picks)
+    found = {each.source: each for argument in inputs for each in look(argument)}
+    if place.output is not None and len(found) > 1:
+        raise click.UsageError(f"{place.output!r} is one output for {len(found)} inputs: give --out-dir")
+    roots = {each.root for each in found.values()} - {None}
+    sources = {_identity(source) for source in found}
+    taken: dict[object, str] = {}
+    jobs = []
+    for each in found.values():
+        target = _target(each, place, keep_root=len(roots) > 1)
+        job = Job(each.source, target, place.out_dir and os.path.dirname(target), each.refused)
+        jobs.append(job if job.refused else _checked(job, place, sources, taken))
+    return jobs
+
+
+def expand(
+    argument: str, *, recursive: bool = False, picks: Callable[[str], bool] = lambda name: True
+) -> Iterator[Found]:
+    """Yields the inputs that one argument names: itself, the files of a folder, or those that match a pattern.
+
+    Args:
+        argument: as on the command line; an existing file is never a pattern.
+        recursive: take the files in folders.
+        picks: tells by its name whether a file found in a folder is an input; hidden ones never are.
+    """
+    if argument == STDIO:
+        yield Found(argument)
+    elif os.path.isdir(argument):
+        yield from _in_folder(argument, os.path.normpath(argument), picks if recursive else None)
+    elif not _is_pattern(argument):
+        yield Found(argument)
+    else:
+        matches = sorted(glob.glob(argument, recursive=True))
+        if not matches:
+            yield Found(argument, refused=InputError("no file matches"))
+        root = os.path.dirname(_PATTERN_MARK.split(argument)[0]) or os.curdir
+        for match in matches:
+            if not os.path.isdir(match):
+                yield Found(match, root)
+            elif recursive:
+                yield from _in_folder(match, root, picks)
+
+
+def write_output(job: Job, data: bytes, *, overwrite: bool, times_ns: tuple[int, int] | None = None) -> None:
+    """Writes an output: the whole of it under its name, or nothing.
+
+    Args:
+        job: whose target to write, "-" for stdout.
+        data: its bytes.
+        overwrite: whether a file of that name may be replaced.
+        times_ns: access and modification time to give it.
+
+    Raises:
+        OutputError: it exists (EXISTS), or cannot be written (OUTPUT).
+    """
+    try:
+        if job.target == STDIO:
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+            return
+        if job.folder:
+            os.makedirs(job.folder, exist_ok=True)
+        path = Path(os.path.realpath(job.target))  # a link stays a link
+        if path.exists() and not path.is_file():
+            path.write_bytes(data)  # a device or a pipe: nothing there to replace
+        elif not overwrite and path.exists():
+            raise _exists(job.target)
+        else:
+            _replace(path, data, times_ns)
+    except VaecError:
+        raise
+    except OSError as error:
+        raise OutputError(f"cannot write {printable(job.target)}: {error.strerror or error}") from error
+
+
+def _replace(path: Path, data: bytes, times_ns: tuple[int, int] | None) -> None:
+    temporary = path.with_name(f".vaecodec-{secrets.token_hex(8)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if path.exists():
+            os.chmod(temporary, stat.S_IMODE(path.stat().st_mode))
+        if times_ns:
+            os.utime(temporary, ns=times_ns)
+        os.replace(temporary, path)
+    except BaseException:  # Ctrl-C and SIGTERM, too, must leave nothing behind
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _split(arguments: list[str], place: Placement) -> tuple[list[str], Placement]:
+    """Takes the output off the arguments if it stands there, and tells a file from a folder."""
+    if place.output is not None and place.out_dir is not None:
+        raise click.UsageError("-o/--output and --out-dir exclude each other: give one")
+    if place.output is place.out_dir is None and len(arguments) == 2 and _second_is_output(arguments, place):
+        place = replace(place, output=arguments.pop())
+    output = place.output
+    if output is None or output == STDIO:
+        return arguments, place
+    if output.endswith(("/", os.sep)) or os.path.isdir(output) or any(map(os.path.isdir, arguments)):
+        place = replace(place, output=None, out_dir=output)
+    return arguments, place
+
+
+def _second_is_output(arguments: list[str], place: Placement) -> bool:
+    first, second = arguments
+    if second == STDIO:
+        return True
+    if os.path.isdir(second):
+        return not place.recursive
+    if os.path.lexists(second):
+        return place.is_output(second) and not os.path.isdir(first) and not _is_pattern(first)
+    return not (_is_pattern(second) and glob.glob(second, recursive=True))
+
+
+def _is_pattern(argument: str) -> bool:
+    return bool(_PATTERN_MARK.search(argument)) and not os.path.lexists(argument)
+
+
+def _identity(path: str) -> object:
+    """What two names of one file have in common: upper and lower case, links."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return os.path.realpath(path)
+    return status.st_dev, status.st_ino
+
+
+def _in_folder(folder: str, root: str, picks: Callable[[str], bool] | None) -> Iterator[Found]:
+    if picks is None:
+        yield Found(folder, refused=InputError("is a folder: -r takes the files in it"))
+        return
+    unreadable: list[OSError] = []
+    for parent, folders, files in os.walk(folder, onerror=unreadable.append):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        picked = (name for name in sorted(files) if picks(name) and not name.startswith("."))
+        yield from (Found(os.path.join(parent, name), root) for name in picked)
+    for error in unreadable:
+        yield Found(str(error.filename), root, InputError(f"cannot read the folder: {error.strerror}"))
+
+
+def _target(found: Found, place: Placement, *, keep_root: bool) -> str:
+    if place.output is not None:
+        return place.output
+    if found.source == STDIO:
+        return STDIO if place.out_dir is None else os.path.join(place.out_dir, f"stdin{place.suffix}")
+    renamed = os.path.splitext(found.source)[0] + place.suffix
+    if place.out_dir is None:
+        return renamed
+    if found.root is None:
+        return os.path.join(place.out_dir, os.path.basename(renamed))
+    kept = os.path.basename(os.path.abspath(found.root)) if keep_root else ""
+    return os.path.join(place.out_dir, kept, os.path.relpath(renamed, found.root))
+
+
+def _checked(job: Job, place: Placement, sources: set[object], taken: dict[object, str]) -> Job:
+    if job.target == STDIO:
+        return job
+    target = _identity(job.target)
+    first = taken.setdefault(target, job.source)
+    if target in sources:
+        return replace(job, refused=OutputError(f"{printable(job.target)} is an input, and is kept", code="SAME_FILE"))
+    if first != job.source:
+        message = f"{printable(job.target)} is already the output of {printable(first)}"
+        return replace(job, refused=OutputError(message, code="COLLISION"))
+    if os.path.isfile(job.target) and place.skip_existing:
+        return replace(job, is_skipped=True)
+    if os.path.isfile(job.target) and not place.force:
+        return replace(job, refused=_exists(job.target))
+    return job
+
+
+def _exists(target: str) -> OutputError:
+    return OutputError(f"{printable(target)} exists: -f overwrites it", code="EXISTS")
