@@ -1,4 +1,4 @@
-"""Counts multiply-accumulates per pixel and parameters of the shipped network, part by part, and writes them as JSON."""
+"""Counts multiply-accumulates per pixel and parameters of the shipped network, part by part, as JSON."""
 
 import json
 import sys

@@ -15,17 +15,16 @@ TABLE = {
     "bitstream": ({"errors"}, set()),
     "sources": ({"bitstream", "errors"}, set()),
     "pixels": ({"errors"}, {"numpy", "PIL"}),
-    "metadata": ({"errors"}, {"numpy", "PIL"}),
     "targets": ({"errors"}, set()),
     "entropy": ({"errors", "entropy"}, {"numpy", "constriction"}),
     "model": ({"errors", "entropy", "model"}, {"numpy", "torch", "safetensors"}),
     "tiles": ({"bitstream", "entropy", "errors", "pixels"}, {"numpy"}),
     "codec": (
-        {"bitstream", "errors", "metadata", "model", "pixels", "sources", "targets", "tiles"}, {"numpy", "PIL"}
+        {"bitstream", "errors", "model", "pixels", "sources", "targets", "tiles"}, {"numpy", "PIL"}
     ),
     "pillow_plugin": ({"bitstream", "codec", "errors", "sources"}, {"PIL"}),
     "cli": (
-        {"", "bitstream", "cli", "codec", "errors", "metadata", "model", "pixels", "sources", "training"},
+        {"", "bitstream", "cli", "codec", "errors", "model", "pixels", "sources", "training"},
         {"PIL", "click", "numpy", "rich", "pytorch_msssim", "ssimulacra2"},
     ),
     "__init__": ({"bitstream", "codec", "errors", "pillow_plugin", "sources"}, set()),
@@ -94,7 +93,9 @@ def test_every_file_says_what_lives_there() -> None:
 
 def test_nothing_at_run_time_unpickles_evaluates_or_downloads() -> None:
     """No pickle, eval, shell or network call outside training."""
-    forbidden = re.compile(r"torch\.load|import pickle|pickle\.load|(?<![.\w])(eval|exec)\(|shell=True|urllib|requests|https?:")
+    forbidden = re.compile(
+        r"torch\.load|import pickle|pickle\.load|(?<![.\w])(eval|exec)\(|shell=True|urllib|requests|https?:"
+    )
     for path in FILES:
         if room_of(path) != "training":
             assert not forbidden.search(path.read_text()), path

@@ -1,5 +1,6 @@
 """Pictures go to .vaec bytes and back: sizes, modes, types, targets, tiles, fallbacks, damage, threads."""
 
+import gc
 import io
 import threading
 import warnings
@@ -35,7 +36,9 @@ def modes_of(data: bytes) -> list[TileMode]:
 
 @settings(max_examples=40)
 @given(st.integers(1, 90), st.integers(1, 90), st.sampled_from(sorted(MODES)), st.integers(1, 100), st.integers(0, 9))
-def test_any_size_mode_and_quality_comes_back(tiny: Codec, height: int, width: int, mode: str, quality: int, seed: int) -> None:
+def test_any_size_mode_and_quality_comes_back(
+    tiny: Codec, height: int, width: int, mode: str, quality: int, seed: int
+) -> None:
     """Size and mode return exactly, alpha without loss, colour near enough; the same bytes on repetition."""
     samples = picture(height, width, MODES[mode], seed=seed)
     image = Image.fromarray(samples[..., 0] if mode == "L" else samples, mode)
@@ -113,6 +116,17 @@ def test_target_that_cannot_be_met(tiny: Codec) -> None:
     """A size below that of quality 1 is an error."""
     with pytest.raises(VaecTargetError):
         tiny.encode(picture(64, 64), target_bytes=10)
+
+
+def test_files_named_by_a_path_are_closed(tiny: Codec, tmp_path: Path) -> None:
+    """A picture that is refused, or has more frames, leaves no open file behind (warnings are errors)."""
+    path = tmp_path / "a.gif"
+    frames = [Image.fromarray(picture(20, 20, seed=n)) for n in range(3)]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    tiny.encode(path)
+    with pytest.raises(VaecLimitError):
+        tiny.encode(path, max_pixels=10)
+    gc.collect()
 
 
 def test_max_pixels_holds_before_pixels_are_read(tiny: Codec) -> None:
@@ -246,6 +260,7 @@ def test_unknown_device() -> None:
 def test_memory_that_runs_out(tiny: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
     """MemoryError and torch's own way of saying it are VaecResourceError."""
     for error in (MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ...")):
+
         def fail(*_: object, error: Exception = error) -> None:
             raise error
 

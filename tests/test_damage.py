@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-
 from conftest import picture
+
 from vaecodec import Codec, bitstream
 from vaecodec.bitstream import Tile, TileMode
 from vaecodec.errors import VaecError, VaecMismatchError

@@ -26,9 +26,9 @@ def test_integers_are_equal_under_every_setting(shipped: Codec, tmp_path: Path) 
     path.write_bytes(shipped.encode(picture(256, 320, seed=11), 80))
     rows = []
     for setting in SETTINGS:
-        result = subprocess.run(
-            [sys.executable, str(PROBE), str(path)], env={**os.environ, **setting, "PYTHONPATH": ROOT}, check=True, capture_output=True, text=True
-        )
+        environment = {**os.environ, **setting, "PYTHONPATH": ROOT}
+        command = [sys.executable, str(PROBE), str(path)]
+        result = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
         rows += [json.loads(line) for line in result.stdout.splitlines()]
     assert len(rows) == 8 * len(SETTINGS)
     assert len({row["latents"] for row in rows}) == 1

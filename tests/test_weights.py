@@ -70,7 +70,12 @@ def test_file_too_large_is_not_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"\x80\x04\x95" + b"pickled" * 20, (1 << 40).to_bytes(8, "little") + b"{}" * 50, (2).to_bytes(8, "little") + b"{}"],
+    [
+        b"",
+        b"\x80\x04\x95" + b"pickled" * 20,
+        (1 << 40).to_bytes(8, "little") + b"{}" * 50,
+        (2).to_bytes(8, "little") + b"{}",
+    ],
     ids=["empty", "pickle", "huge header", "no metadata"],
 )
 def test_not_a_weights_file(tmp_path: Path, data: bytes) -> None:

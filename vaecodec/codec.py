@@ -4,12 +4,13 @@ import functools
 import threading
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from vaecodec import bitstream, pixels, sources, targets, tiles
 from vaecodec.bitstream import DEFAULT_MAX_PIXELS, Header, Info, PixelFormat, TileMode
@@ -82,10 +83,12 @@ class Codec:
             VaecModelError: the weights cannot be loaded.
             VaecResourceError: memory ran out.
         """
-        opened = pixels.open_source(image)
-        bitstream.check_size(*pixels.size_of(opened), max_pixels=max_pixels)
         wanted = targets.choose(quality, DEFAULT_QUALITY, bytes=target_bytes, bpp=target_bpp, psnr_db=target_psnr)
-        with _memory_errors():
+        with ExitStack() as files, _memory_errors():
+            opened = pixels.open_source(image)
+            if isinstance(opened, Image.Image) and opened is not image:
+                files.callback(opened.close)
+            bitstream.check_size(*pixels.size_of(opened), max_pixels=max_pixels)
             samples = pixels.to_samples(opened)
             extra = pixels.merge_metadata(pixels.metadata_of(opened), **metadata)
             return wanted.search(lambda quality: self._encode_samples(samples, quality, extra))
@@ -178,7 +181,9 @@ def decode(source: sources.Source, *, model: str | Path | None = None, device: s
     return Codec(model, device).decode(source, **options)
 
 
-def verify(source: sources.Source, *, deep: bool = False, model: str | Path | None = None, device: str = "auto") -> Info:
+def verify(
+    source: sources.Source, *, deep: bool = False, model: str | Path | None = None, device: str = "auto"
+) -> Info:
     """Check every CRC of a file, and with `deep` also decode it.
 
     Returns:

@@ -1,6 +1,6 @@
 """Everything that vaecodec may raise about its input, as one tree.
 
-VaecError(OSError, ValueError)          the root: `except OSError` (Pillow's habit) and `except ValueError` both catch it
+VaecError(OSError, ValueError)          the root: both `except OSError` and `except ValueError` catch it
 ├── VaecFormatError                     these bytes are not a well-formed .vaec file
 ├── VaecTruncatedError                  the file ends too soon
 ├── VaecChecksumError                   stored and computed CRC differ: the file was damaged after it was written

@@ -1,4 +1,4 @@
-"""Pictures to tiles and back: each tile is coded by the network, losslessly, or as one colour, whichever serves best."""
+"""Pictures to tiles and back: each tile is coded by the network, without loss, or as one colour."""
 
 import zlib
 from collections.abc import Sequence
@@ -225,9 +225,7 @@ def _encode_tile(samples: Samples, rgb: Samples, box: TileBox, canvas: _Canvas) 
     return tile
 
 
-def _render(
-    tiles: Sequence[Tile | None], header: Header, canvas: _Canvas | None
-) -> tuple[Samples, list[VaecError]]:
+def _render(tiles: Sequence[Tile | None], header: Header, canvas: _Canvas | None) -> tuple[Samples, list[VaecError]]:
     """The picture of tiles whose latents are on the canvas, and which of them do not decode."""
     samples = np.full((header.height, header.width, header.pixel_format.channels), DAMAGED_GREY, np.uint8)
     damage: list[VaecError] = []
@@ -247,7 +245,7 @@ def _render(
 def _blame(error: VaecCorruptError, number: int) -> VaecMismatchError:
     """The payload's CRC holds, so the fault is not damage: say which tile, and what that means."""
     return VaecMismatchError(
-        f"tile {number} is intact but does not decode ({error}): the file was crafted, or this build computes differently",
+        f"tile {number} is intact but does not decode ({error}): crafted file, or this build computes differently",
         code=error.code, tile=number,
     )  # fmt: skip
 

@@ -25,7 +25,7 @@ EXACT_LIMIT = 1 << 53  # float64 holds every integer below
 
 @dataclass(frozen=True)
 class IntegerLayer:
-    """One convolution: weight int16 [out, in, k, k], bias int64 [out], then a division by 2^shift that rounds half up."""
+    """One convolution: weight int16 [out, in, k, k], bias int64 [out], then a rounding division by 2^shift."""
 
     weight: Tensor
     bias: Tensor
@@ -105,9 +105,10 @@ class ExactScales:
         channels = self._dequantize.shape[1]
         pattern = (torch.arange(channels * 9).reshape(1, channels, 3, 3) * 7919) % (2 * HYPER_LIMIT + 1) - HYPER_LIMIT
         oracle = ExactScales(self.stored, torch.device("cpu"), torch.int64)
+        here = pattern.to(self._dequantize.device)
         for quality in (1, 50, 100):
-            if not torch.equal(self.rows(pattern.to(self._dequantize.device), quality).cpu(), oracle.rows(pattern, quality)):
+            if not torch.equal(self.rows(here, quality).cpu(), oracle.rows(pattern, quality)):
                 raise VaecMismatchError(
-                    f"{self._dequantize.device} does not compute the scale network exactly: it cannot read or write .vaec",
+                    f"{here.device} does not compute the scale network exactly: it cannot read or write .vaec",
                     code="SELF_TEST",
                 )

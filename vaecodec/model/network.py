@@ -35,7 +35,6 @@ class Prediction(NamedTuple):
     tables: Tables
     rows: NDArray[np.integer]
 
-
     def quantize(self, latents: Latents) -> NDArray[np.int32]:
         """The encoder's answer [n]: the latents of this group, rounded to the nearest symbol that can be coded."""
         values = (latents.z if self.latent == "z" else latents.y)[self.where] - self.mean
@@ -124,7 +123,9 @@ class Network:
         """
         with self._inference():
             level = self._level(quality)
-            y = (y_hat * torch.exp(self.vae.latent_restore(level)[0]))[None].contiguous(memory_format=torch.channels_last)
+            y = (y_hat * torch.exp(self.vae.latent_restore(level)[0]))[None].contiguous(
+                memory_format=torch.channels_last
+            )
             picture = self.vae.synthesis(y, level)[0]
             if not torch.isfinite(picture).all():
                 raise VaecCorruptError("the latents do not synthesize to finite pixels", code="NONFINITE")

@@ -33,7 +33,7 @@ def gaussian_bits(residual: Tensor, log_scale: Tensor) -> Tensor:
 
 
 class FactorizedPrior(nn.Module):
-    """Density of every hyper-latent channel: a mixture of three logistics. Used in training; files use stored tables."""
+    """Density of every hyper-latent channel: a mixture of three logistics. For training; files use tables."""
 
     def __init__(self, channels: int, components: int = 3) -> None:
         super().__init__()

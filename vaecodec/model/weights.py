@@ -64,7 +64,8 @@ def load(path: Path | None = None, device: str = "auto") -> Network:
     """Load a weights file, or the built-in one.
 
     Raises:
-        VaecModelError: the device cannot be used (DEVICE), or the file is missing or too large (MODEL_FILE), is not the one that this package was built with
+        VaecModelError: the device cannot be used (DEVICE), or the file is missing or too large (MODEL_FILE), is not the
+            one that this package was built with
             (MODEL_HASH), or does not follow the schema (MODEL_SCHEMA, MODEL_VALUES, EXACT_BOUND, TABLE).
         VaecMismatchError: (SELF_TEST) the device does not compute the scale network exactly.
     """
@@ -72,7 +73,7 @@ def load(path: Path | None = None, device: str = "auto") -> Network:
     digest = hashlib.sha256(data)
     if path is None and digest.hexdigest() != DEFAULT_SHA256:
         raise VaecModelError(
-            f"the built-in weights have SHA-256 {digest.hexdigest()[:16]}..., expected {DEFAULT_SHA256[:16]}...: reinstall",
+            f"the built-in weights have SHA-256 {digest.hexdigest()[:8]}..., not {DEFAULT_SHA256[:8]}...: reinstall",
             code="MODEL_HASH",
         )
     arch, tensors = _parse(data)
@@ -138,13 +139,18 @@ def _check_architecture(arch: Architecture) -> None:
 
 def _check_tensors(arch: Architecture, tensors: dict[str, Tensor]) -> None:
     floats, integers = _schema_of(arch)
-    expected = {**{name: shape for name, shape in floats.items()}, **{name: shape for name, (_, shape) in integers.items()}}
+    expected = {
+        **floats,
+        **{name: shape for name, (_, shape) in integers.items()},
+    }
     if tensors.keys() != expected.keys():
         odd = sorted(tensors.keys() ^ expected.keys())
         raise _schema(f"missing or unknown tensors: {', '.join(odd[:4])}")
     for name, tensor in tensors.items():
         shape = expected[name]
-        if len(shape) != tensor.dim() or any(want not in (-1, have) for want, have in zip(shape, tensor.shape, strict=True)):
+        if len(shape) != tensor.dim() or any(
+            want not in (-1, have) for want, have in zip(shape, tensor.shape, strict=True)
+        ):
             raise _schema(f"{name} has shape {list(tensor.shape)}, expected {list(shape)}")
         allowed = (torch.float16, torch.float32) if name in floats else (integers[name][0],)
         if tensor.dtype not in allowed:

@@ -2,9 +2,11 @@
 
 import io
 import json
+import os
 import tarfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Self
 
@@ -15,34 +17,61 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from vaecodec.pixels import to_samples
+from vaecodec.training.errors import TrainingError
+
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".vaec"}
 SHRINK_PROBABILITY, SHRINK_MIN = 0.3, 0.5
+WINDOW_PX = 1024  # of a larger picture only a window is kept: a few hundred photographs would fill the memory
+READ_AHEAD = 64
+
+Found = tuple[str, bytes | Exception]
 
 
-def _shard_members(shard: Path) -> Iterator[tuple[str, bytes]]:
+def _shard_members(shard: Path) -> Iterator[Found]:
     """Images of a tar shard; where a JSON list lies beside it, only those marked as free to redistribute (`free`)."""
     listing = shard.with_suffix(".json")
-    free = {row["name"] for row in json.loads(listing.read_text()) if row.get("free", 1)} if listing.exists() else None
-    with tarfile.open(shard) as tar:
-        for member in tar:
-            if member.isfile() and (free is None or member.name in free):
-                yield f"{shard.name}:{member.name}", tar.extractfile(member).read()
+    try:
+        rows = json.loads(listing.read_text()) if listing.exists() else None
+        free = None if rows is None else {row["name"] for row in rows if row.get("free", 1)}
+        with tarfile.open(shard) as tar:
+            for member in tar:
+                file = tar.extractfile(member)
+                if file and (free is None or member.name in free):
+                    yield f"{shard.name}:{member.name}", file.read()
+    except (tarfile.TarError, OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+        yield str(shard), error
 
 
-def _sources(folder: Path) -> Iterator[tuple[str, bytes]]:
+def _sources(folder: Path) -> Iterator[Found]:
     for path in sorted(folder.rglob("*")):
         if path.suffix == ".tar":
             yield from _shard_members(path)
         elif path.suffix.lower() in IMAGE_SUFFIXES:
-            yield str(path), path.read_bytes()
+            try:
+                yield str(path), path.read_bytes()
+            except OSError as error:
+                yield str(path), error
 
 
-def _decode(source: tuple[str, bytes]) -> tuple[str, NDArray[np.uint8] | None]:
-    name, data = source
+def _decode(found: Found) -> tuple[str, NDArray[np.uint8] | str]:
+    """Name and samples [H, W, 3] of a picture, without alpha as the codec sees it, or why there are none."""
+    name, data = found
     try:
-        return name, np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-    except (OSError, ValueError, RuntimeError, Image.DecompressionBombError):
-        return name, None
+        if isinstance(data, Exception):
+            raise data
+        with Image.open(io.BytesIO(data)) as image:
+            samples = to_samples(image)
+    except Exception as error:  # Pillow's readers fail in many ways, and one bad picture must not end a run
+        return name, f"cannot be read: {error}"
+    return name, np.repeat(samples[..., :1], 3, 2) if samples.shape[2] < 3 else samples[..., :3]
+
+
+def _decoded(folder: Path) -> Iterator[tuple[str, NDArray[np.uint8] | str]]:
+    sources = _sources(folder)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        while ahead := list(islice(sources, READ_AHEAD)):
+            yield from pool.map(_decode, ahead)
 
 
 class Pictures:
@@ -53,29 +82,46 @@ class Pictures:
         patch_px: side of the crops; smaller pictures are left out.
         limit: read no more than so many pictures.
 
-    `skipped` names the files that could not be read or were too small.
+    Attributes:
+        pictures: uint8 [H, W, 3] each; of a picture wider or taller than 1024 px, a window of at most that.
+        skipped: names of the files that could not be used, and why.
+
+    Raises:
+        TrainingError: (NO_PICTURES) none can be used.
     """
 
     def __init__(self, folder: Path, patch_px: int, *, limit: int | None = None) -> None:
         self.pictures: list[Tensor] = []
-        self.skipped: list[str] = []
-        with ThreadPoolExecutor(2) as pool:
-            for name, picture in pool.map(_decode, _sources(folder)):
-                if picture is None or min(picture.shape[:2]) < patch_px:
-                    self.skipped.append(name)
-                else:
-                    self.pictures.append(torch.tensor(picture))
-                if limit and len(self.pictures) >= limit:
-                    break
+        self.skipped: dict[str, str] = {}
+        rng = np.random.default_rng(0)
+        for name, picture in _decoded(folder):
+            if isinstance(picture, str):
+                self.skipped[name] = picture
+            elif min(picture.shape[:2]) < patch_px:
+                size = f"{picture.shape[1]} x {picture.shape[0]}"
+                self.skipped[name] = f"{size} px, at least {patch_px} x {patch_px} are needed"
+            else:
+                self.pictures.append(torch.tensor(_window(picture, rng, max(WINDOW_PX, patch_px))))
+            if limit and len(self.pictures) >= limit:
+                break
         if not self.pictures:
-            raise ValueError(f"no readable picture of at least {patch_px} px a side in {folder}")
+            found = f"; {self.skipped_text()}" if self.skipped else ""
+            raise TrainingError(
+                f"{folder} holds no readable picture of at least {patch_px} px a side{found}", code="NO_PICTURES"
+            )
 
     @classmethod
     def from_arrays(cls, arrays: Iterable[NDArray[np.uint8]]) -> Self:
         """Pictures [H, W, 3] uint8 that are in memory already."""
         pictures = cls.__new__(cls)
-        pictures.pictures, pictures.skipped = [torch.tensor(array) for array in arrays], []
+        pictures.pictures, pictures.skipped = [torch.tensor(array) for array in arrays], {}
         return pictures
+
+    def skipped_text(self, *, names: int = 20) -> str:
+        """The skipped files in one sentence, at most so many by name."""
+        told = ", ".join(f"{name} ({why})" for name, why in islice(self.skipped.items(), names))
+        more = len(self.skipped) - names
+        return f"{len(self.skipped)} skipped: {told}" + (f", and {more} more" if more > 0 else "")
 
     def crop(self, rng: np.random.Generator, patch_px: int) -> Tensor:
         """One crop [3, patch_px, patch_px] uint8: random place, flips, quarter turns, now and then shrunk first."""
@@ -97,3 +143,9 @@ class Pictures:
         """Crops [size, 3, patch_px, patch_px] float32 in 0..1, channels last."""
         crops = torch.stack([self.crop(rng, patch_px) for _ in range(size)])
         return crops.to(memory_format=torch.channels_last).float() / 255
+
+
+def _window(picture: NDArray[np.uint8], rng: np.random.Generator, side_px: int) -> NDArray[np.uint8]:
+    """A random part of a picture, at most `side_px` wide and tall."""
+    top, left = (int(rng.integers(max(1, length - side_px + 1))) for length in picture.shape[:2])
+    return picture[top : top + side_px, left : left + side_px]

@@ -3,6 +3,7 @@
 Nothing else in the project builds tables.
 """
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,8 +52,8 @@ class Calibration:
 
 
 def export(model: TrainingModel, pictures: Pictures, path: Path, calibration: Calibration = Calibration()) -> str:
-    """Write a weights file from a trained model; returns its SHA-256 in hex."""
-    model = model.cpu().eval()
+    """Write a weights file from a trained model, which stays as it is; returns the file's SHA-256 in hex."""
+    model = copy.deepcopy(model).cpu().eval()
     for parameter in model.vae.parameters():  # what is stored is what is measured
         parameter.data = parameter.data.half().float()
     with torch.inference_mode():
@@ -188,8 +189,3 @@ def _latent_tables(measured: NDArray[np.int64]) -> Tables:
             first_coded_row += 1
         rows.append((pmf, escape))
     return from_pmfs([pmf for pmf, _ in rows], [escape for _, escape in rows], first_coded_row=first_coded_row)
-
-
-def load_average(checkpoint: Path, model: TrainingModel) -> None:
-    """The moving average of a run's checkpoint into a model."""
-    model.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["average"])

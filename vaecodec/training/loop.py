@@ -1,124 +1,272 @@
-"""The training loop: steps, moving average, checkpoints that a killed run resumes from, a JSON log."""
+"""The training loop: steps, moving average, checkpoints that a killed run resumes from, export at the end."""
 
-import json
+import copy
 import os
 import time
-from dataclasses import asdict
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from vaecodec.model.transforms import Architecture
 from vaecodec.training.data import Pictures
-from vaecodec.training.objective import TrainingModel, losses
+from vaecodec.training.errors import TrainingError
+from vaecodec.training.export import Calibration, export
+from vaecodec.training.journal import Journal
+from vaecodec.training.objective import Losses, TrainingModel, losses
 from vaecodec.training.recipe import Recipe
-from vaecodec.training.validation import validate
+from vaecodec.training.start import architecture_of, load_checkpoint, load_into, starting_model
+from vaecodec.training.validation import psnr_db, reconstructions, validate
+from vaecodec.training.workers import Workers
+
+SHOWN_CROPS = 4
 
 
-class TrainingError(RuntimeError):
-    """Training cannot go on: too many steps without a finite loss and gradient."""
+@dataclass(frozen=True)
+class Status:
+    """How a run stands: means over the steps since the last line of the log; NaN where none has been taken."""
+
+    step: int
+    progress: float
+    elapsed_s: float
+    loss: float
+    bpp: float
+    psnr_db: float
+    images_per_s: float
+    bad_steps: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to; `sha256` is that of the weights file, if this process wrote one."""
+
+    step: int
+    elapsed_s: float
+    bad_steps: int
+    sha256: str | None
+
+
+Watch = Callable[[Status], None]
+
+
+def checkpoint_path(folder: Path) -> Path:
+    """Where a run keeps what it resumes from."""
+    return folder / "checkpoint.pt"
 
 
 class Run:
     """One training run: model, moving average, optimizer and progress, saved and restored together."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        torch.manual_seed(recipe.seed)
-        self.model = TrainingModel(Architecture()).to(self.device, memory_format=torch.channels_last)
-        self.average = TrainingModel(Architecture()).to(self.device, memory_format=torch.channels_last)
+    def __init__(self, recipe: Recipe, model: TrainingModel, workers: Workers) -> None:
+        self.recipe, self.workers, self.device = recipe, workers, workers.device
+        self.model = model.to(self.device, memory_format=torch.channels_last)
+        self.average = copy.deepcopy(self.model)
+        self.learner = workers.share_gradients(self.model)
+        if self.device.type == "cuda":
+            self.learner = torch.compile(self.learner)
         self.optimizer = torch.optim.Adam(self.model.parameters(), recipe.learning_rate, betas=(0.9, 0.99), fused=True)
         self.step, self.bad_steps, self.elapsed_s = 0, 0, 0.0
 
-    @property
-    def checkpoint(self) -> Path:
-        return self.recipe.out / "checkpoint.pt"
+    @classmethod
+    def resume(cls, recipe: Recipe, workers: Workers) -> "Run":
+        """The run as its last checkpoint has it.
 
-    def start_from(self, state: dict[str, torch.Tensor]) -> None:
-        self.model.load_state_dict(state)
-        self.average.load_state_dict(state)
+        Raises:
+            TrainingError: (CHECKPOINT) it cannot be read.
+        """
+        path = checkpoint_path(recipe.out)
+        state = load_checkpoint(path)
+        run = cls(recipe, TrainingModel(architecture_of(state)), workers)
+        load_into(run.model, state["model"], path)
+        load_into(run.average, state["average"], path)
+        run.optimizer.load_state_dict(state["optimizer"])
+        run.step, run.elapsed_s = state["step"], state["elapsed_s"]
+        run.bad_steps = state.get("bad_steps", 0)
+        return run
 
     def save(self) -> None:
         """Replace the checkpoint atomically: a run killed while writing keeps the one before."""
-        temporary = self.checkpoint.with_suffix(".tmp")
+        path = checkpoint_path(self.recipe.out)
+        temporary = path.with_suffix(".tmp")
         state = {
             "model": self.model.state_dict(), "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(), "step": self.step, "elapsed_s": self.elapsed_s,
+            "bad_steps": self.bad_steps, "architecture": asdict(self.model.vae.arch),
         }  # fmt: skip
-        torch.save(state, temporary)
-        os.replace(temporary, self.checkpoint)
+        with open(temporary, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())  # or a power failure could leave the new name without the new bytes
+        os.replace(temporary, path)
 
-    def resume(self) -> None:
-        state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
-        self.model.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.elapsed_s = state["step"], state["elapsed_s"]
+    def learn(self, x: Tensor, level: Tensor, learning_rate: float) -> Losses | None:
+        """One optimizer step; None where loss or gradient is not finite (the step is skipped and counted).
 
-    def log(self, **row: object) -> None:
-        with open(self.recipe.out / "log.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": self.step, "minutes": round(self.elapsed_s / 60, 2), **row}) + "\n")
+        Args:
+            x: crops [B, 3, H, W] in 0..1.
+            level: quality levels [B] in 0..1.
+            learning_rate: of this step.
 
-    def learn(self, x: torch.Tensor, level: torch.Tensor, learning_rate: float) -> tuple[float, float, float] | None:
-        """One optimizer step; None where loss or gradient is not finite (the step is skipped and counted)."""
+        Raises:
+            TrainingError: (NONFINITE) that has now happened more often than the recipe allows.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         with torch.autocast(self.device.type, torch.bfloat16):
-            total, bpp, mse = losses(self.model, x, level)
+            outcome = losses(self.learner, x, level)
         self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
+        outcome.total.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
-        if not torch.isfinite(total) or not torch.isfinite(norm):
+        self.step += 1
+        if not self.workers.everywhere(torch.isfinite(outcome.total) & torch.isfinite(norm)):
             self.bad_steps += 1
             if self.bad_steps > self.recipe.max_bad_steps:
-                raise TrainingError(f"{self.bad_steps} steps without a finite loss, the last at {self.step}")
+                raise TrainingError(
+                    f"{self.bad_steps} steps without a finite loss and gradient, the last of them step {self.step}; "
+                    f"{self.recipe.max_bad_steps} are allowed: lower the learning rate and resume",
+                    code="NONFINITE",
+                )
             return None
         self.optimizer.step()
-        decay = min(self.recipe.ema_decay, (1 + self.step) / (10 + self.step))
+        decay = min(self.recipe.ema_decay, self.step / (9 + self.step))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
-        return float(total.detach()), float(bpp), float(mse)
+        return outcome
 
 
-def train(recipe: Recipe, *, resume: bool = False) -> Run:
-    """Run the recipe to its end, from the start or from the checkpoint in its folder."""
-    recipe.out.mkdir(parents=True, exist_ok=True)
-    run = Run(recipe)
-    if resume and run.checkpoint.exists():
-        run.resume()
-    elif recipe.init != "random":
-        run.start_from(torch.load(recipe.init, weights_only=True))
+def train(recipe: Recipe, *, resume: bool = False, watch: Watch | None = None) -> Result:
+    """Run the recipe to its end, from its start or from the checkpoint in its folder, and write the weights file.
+
+    Args:
+        recipe: the run. With a checkpoint, the network is the checkpoint's and `init` does not matter.
+        resume: go on from the checkpoint, if there is one.
+        watch: called after every step, in the first process only.
+
+    Raises:
+        TrainingError: see there.
+        VaecModelError: the device or the weights to start from cannot be used.
+    """
+    if checkpoint_path(recipe.out).exists() and not resume:
+        raise TrainingError(f"{recipe.out} holds a run already: resume it, or choose another output", code="RUN_EXISTS")
     pictures = Pictures(recipe.data, recipe.final_patch_px)
-    run.log(event="start", recipe={k: str(v) for k, v in asdict(recipe).items()}, pictures=len(pictures.pictures))
-    _loop(run, pictures)
-    return run
+    workers = Workers.join(recipe.device)
+    try:
+        if checkpoint_path(recipe.out).exists():
+            run = Run.resume(recipe, workers)
+        else:
+            torch.manual_seed(recipe.seed)
+            run = Run(recipe, starting_model(recipe, pictures), workers)
+        return _Session(run, pictures, watch).finish()
+    finally:
+        workers.leave()
 
 
-def _loop(run: Run, pictures: Pictures) -> None:
-    recipe, rng = run.recipe, np.random.default_rng([run.recipe.seed, run.step])
-    last = saved = validated = shown = time.monotonic()
-    sums = np.zeros(4)
-    while (progress := run.elapsed_s / 60 / recipe.minutes) < 1:
-        x = pictures.batch(rng, recipe.batch, recipe.patch_at(progress)).to(run.device)
-        level = torch.from_numpy(rng.random(recipe.batch, dtype=np.float32)).to(run.device)
+class _Session:
+    """One process's work on a run, from start or resumption to the end."""
+
+    def __init__(self, run: Run, pictures: Pictures, watch: Watch | None) -> None:
+        self.run, self.pictures = run, pictures
+        self.leads = run.workers.rank == 0
+        self.watch = watch if self.leads else None
+        recipe = run.recipe
+        if self.leads:
+            recipe.out.mkdir(parents=True, exist_ok=True)
+        self.journal = Journal(recipe.out if self.leads else None)
+        seed = np.random.SeedSequence([recipe.seed, run.step, run.workers.rank])
+        self.rng = np.random.default_rng(seed)
+        torch.manual_seed(int(self.rng.integers(1 << 31)))
+        self.sums, self.sums_since = np.zeros(4), time.monotonic()
+
+    def finish(self) -> Result:
+        """Take all steps that are left, then export."""
+        run, recipe = self.run, self.run.recipe
+        if self.leads and self.pictures.skipped:
+            warnings.warn(self.pictures.skipped_text(), UserWarning, stacklevel=3)
+        self._write(event="start", recipe={name: str(value) for name, value in asdict(recipe).items()},
+                    pictures=len(self.pictures.pictures), skipped=self.pictures.skipped)  # fmt: skip
+        self._steps()
+        digest = None
+        if self.leads:
+            self._log()
+            self._measure()
+            run.save()
+            if recipe.weights:
+                calibration = Calibration(patch_px=min(Calibration.patch_px, recipe.final_patch_px))
+                digest = export(run.average, self.pictures, recipe.weights, calibration)
+            self._write(event="end", sha256=digest)
+        self.journal.close()
+        return Result(run.step, run.elapsed_s, run.bad_steps, digest)
+
+    def _steps(self) -> None:
+        run, recipe = self.run, self.run.recipe
+        log, save = _Every(recipe.log_seconds), _Every(60 * recipe.checkpoint_minutes)
+        measure, last = _Every(60 * recipe.validation_minutes), time.monotonic()
+        while (progress := run.workers.from_first(recipe.progress(run.step, run.elapsed_s))) < 1:
+            self._step(progress)
+            now = time.monotonic()
+            run.elapsed_s, last = run.elapsed_s + now - last, now
+            if not self.leads:
+                continue
+            if self.watch:
+                self.watch(self._status())
+            if log.is_due():
+                self._log()
+            if save.is_due():
+                run.save()
+            if measure.is_due():
+                self._measure()
+
+    def _step(self, progress: float) -> None:
+        run, recipe = self.run, self.run.recipe
+        x = self.pictures.batch(self.rng, recipe.batch, recipe.patch_at(progress)).to(run.device)
+        level = torch.from_numpy(self.rng.random(recipe.batch, dtype=np.float32)).to(run.device)
         outcome = run.learn(x, level, recipe.learning_rate_at(progress, run.step))
         if outcome:
-            sums += [*outcome, 1]
-        run.step += 1
+            self.sums += [float(outcome.total.detach()), float(outcome.bpp), float(outcome.mse), 1]
+
+    def _status(self) -> Status:
+        run, recipe = self.run, self.run.recipe
+        steps = self.sums[3]
+        loss, bpp, mse = (self.sums[:3] / steps).tolist() if steps else (float("nan"),) * 3
+        images = steps * recipe.batch * run.workers.count / max(time.monotonic() - self.sums_since, 1e-9)
+        psnr = psnr_db(mse) if steps else mse
+        progress = recipe.progress(run.step, run.elapsed_s)
+        return Status(run.step, progress, run.elapsed_s, loss, bpp, psnr, images, run.bad_steps)
+
+    def _log(self) -> None:
+        if self.sums[3]:
+            status = self._status()
+            self._write(
+                loss=round(status.loss, 4), bpp=round(status.bpp, 4), psnr_db=round(status.psnr_db, 3),
+                steps_per_s=round(status.images_per_s / self.run.recipe.batch / self.run.workers.count, 2),
+                images_per_s=round(status.images_per_s, 2), bad_steps=status.bad_steps,
+            )  # fmt: skip
+        self.sums[:], self.sums_since = 0, time.monotonic()
+
+    def _measure(self) -> None:
+        run, recipe = self.run, self.run.recipe
+        if recipe.validation:
+            self.journal.curve(run.step, run.elapsed_s, validate(run.average, recipe.validation))
+        if self.journal.shows_pictures:
+            crops = self.pictures.batch(np.random.default_rng(0), SHOWN_CROPS, recipe.final_patch_px)
+            self.journal.pictures(run.step, reconstructions(run.average, crops.to(run.device)))
+
+    def _write(self, **row: object) -> None:
+        self.journal.write(self.run.step, self.run.elapsed_s, **row)
+
+
+class _Every:
+    """Tells once every so many seconds that something is due."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.last = seconds, time.monotonic()
+
+    def is_due(self) -> bool:
         now = time.monotonic()
-        run.elapsed_s, last = run.elapsed_s + now - last, now
-        if now - shown > 30 and sums[3]:
-            total, bpp, mse = sums[:3] / sums[3]
-            run.log(loss=round(total, 4), bpp=round(bpp, 4), psnr_db=round(-10 * np.log10(mse), 3),
-                    steps_per_s=round(sums[3] / (now - shown), 2), bad_steps=run.bad_steps)  # fmt: skip
-            sums[:], shown = 0, now
-        if now - saved > recipe.checkpoint_minutes * 60:
-            run.save()
-            saved = now
-        if recipe.validation and now - validated > recipe.validation_minutes * 60:
-            run.log(event="validation", curve=validate(run.average, recipe.validation))
-            validated = now
-    run.save()
+        if now - self.last < self.seconds:
+            return False
+        self.last = now
+        return True

@@ -4,16 +4,37 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from vaecodec.model.transforms import HYPER_STRIDE, LATENT_STRIDE, Architecture
+from vaecodec.training.errors import TrainingError
+
+PATCH_STEP_PX = LATENT_STRIDE * HYPER_STRIDE
+
 
 @dataclass(frozen=True)
 class Recipe:
-    """One run. Progress (0..1) is elapsed minutes over `minutes`; the schedules depend on nothing else."""
+    """One run. Progress (0..1) is steps over `steps`, or elapsed minutes over `minutes` where no steps are given.
+
+    Attributes:
+        data: folder of images or tar shards of images.
+        out: the run's folder: checkpoint, logs.
+        weights: weights file to write at the end.
+        init: klt, default, random, or the path of a weights file or of a checkpoint.
+        validation: folder of pictures to measure now and then.
+        architecture: of a klt or random start; others bring their own.
+
+    Raises:
+        TrainingError: (RECIPE) a patch is not a positive multiple of 64 px.
+    """
 
     data: Path
     out: Path
+    weights: Path | None = None
     init: str = "default"
     validation: Path | None = None
+    architecture: Architecture = Architecture()
+    device: str = "auto"
     minutes: float = 60.0
+    steps: int | None = None
     batch: int = 8
     patch_px: int = 128
     final_patch_px: int = 256
@@ -21,17 +42,28 @@ class Recipe:
     warmup_steps: int = 200
     clip_norm: float = 1.0
     ema_decay: float = 0.9995
+    log_seconds: float = 30.0
     checkpoint_minutes: float = 4.0
     validation_minutes: float = 15.0
     max_bad_steps: int = 100
     seed: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("patch_px", "final_patch_px"):
+            value = getattr(self, name)
+            if value < PATCH_STEP_PX or value % PATCH_STEP_PX:
+                raise TrainingError(f"{name} is {value}, must be a positive multiple of {PATCH_STEP_PX}", code="RECIPE")
+
+    def progress(self, step: int, elapsed_s: float) -> float:
+        """How much of the run is done, 0..1 or a little more."""
+        return step / self.steps if self.steps else elapsed_s / 60 / self.minutes
 
     def patch_at(self, progress: float) -> int:
         """Side of the crops: large ones in the last quarter, where the hyperprior needs its real surroundings."""
         return self.final_patch_px if progress >= 0.75 else self.patch_px
 
     def learning_rate_at(self, progress: float, step: int) -> float:
-        """Linear warm-up, constant, then a cosine to 2 % over the last third."""
+        """Linear warm-up over the first steps, constant, then a cosine to 2 % over the last third."""
         warmup = min(1.0, (step + 1) / self.warmup_steps)
         decay = max(0.0, min(1.0, (progress - 2 / 3) * 3))
         return self.learning_rate * warmup * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * decay)))

@@ -1,33 +1,66 @@
-"""Estimated rate and PSNR of a training model on a folder of pictures."""
+"""Estimated rate and PSNR of a training model on a folder of pictures, and pictures to look at."""
 
 import math
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from torch import Tensor
 
+from vaecodec.training.data import Pictures
 from vaecodec.training.objective import TrainingModel
+from vaecodec.training.recipe import PATCH_STEP_PX
 
 LEVELS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+SHOWN_LEVELS = (0.1, 0.5, 0.9)
+SMALLEST_MSE = 1e-10
+
+
+def psnr_db(mse: float) -> float:
+    """PSNR in dB of a mean squared error on the scale 0..1."""
+    return -10 * math.log10(max(mse, SMALLEST_MSE))
 
 
 @torch.inference_mode()
+def estimate(model: TrainingModel, x: Tensor, level: float) -> tuple[float, float]:
+    """Bits per pixel and PSNR in dB of one picture x [1, 3, H, W] in 0..1, with rounding instead of noise.
+
+    H and W are multiples of 64; the model is in eval mode.
+    """
+    outcome = model(x.contiguous(memory_format=torch.channels_last), torch.tensor([level], device=x.device))
+    bpp = float(outcome.latent_bits + outcome.hyper_bits) / (x.shape[2] * x.shape[3])
+    error = ((outcome.pictures.clamp(0, 1) * 255).round() - x * 255) / 255
+    return bpp, psnr_db(float(error.square().mean()))
+
+
 def validate(model: TrainingModel, folder: Path, *, images: int = 8) -> list[dict[str, float]]:
-    """Mean bpp and mean PSNR in dB at six quality levels, with rounding instead of noise."""
+    """Mean bpp and mean PSNR in dB of a folder's first pictures at six quality levels.
+
+    Pictures are cut to multiples of 64 px; those that are smaller or cannot be read do not count.
+
+    Raises:
+        TrainingError: (NO_PICTURES) none can be used.
+    """
     model.eval()
     device = next(model.parameters()).device
+    pictures = [_to_input(picture).to(device) for picture in Pictures(folder, PATCH_STEP_PX, limit=images).pictures]
     rows = []
-    pictures = [np.asarray(Image.open(path).convert("RGB")) for path in sorted(folder.iterdir())[:images]]
     for level in LEVELS:
-        scores = []
-        for picture in pictures:
-            x = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].to(device).float() / 255
-            outcome = model(x.contiguous(memory_format=torch.channels_last), torch.tensor([level], device=device))
-            bpp = float(outcome.latent_bits + outcome.hyper_bits) / (x.shape[2] * x.shape[3])
-            error = (outcome.pictures.clamp(0, 1) * 255).round() - x * 255
-            scores.append((bpp, 20 * math.log10(255) - 10 * math.log10(float(error.square().mean()))))
-        bpp, psnr_db = np.mean(scores, 0)
-        rows.append({"level": level, "bpp": round(float(bpp), 4), "psnr_db": round(float(psnr_db), 3)})
+        bpp, psnr = np.mean([estimate(model, x, level) for x in pictures], 0)
+        rows.append({"level": level, "bpp": round(float(bpp), 4), "psnr_db": round(float(psnr), 3)})
     model.train()
     return rows
+
+
+def _to_input(picture: Tensor) -> Tensor:
+    height, width = (length - length % PATCH_STEP_PX for length in picture.shape[:2])
+    return picture[:height, :width].permute(2, 0, 1)[None].float() / 255
+
+
+@torch.inference_mode()
+def reconstructions(model: TrainingModel, x: Tensor) -> Tensor:
+    """Pictures x [N, 3, H, W] in 0..1 beside what is left of them at three quality levels: [N, 3, H, 4 W] on the CPU."""
+    model.eval()
+    shown = [x, *(model(x, torch.full((len(x),), level, device=x.device)).pictures for level in SHOWN_LEVELS)]
+    model.train()
+    return torch.cat(shown, 3).clamp(0, 1).cpu()
