@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaecodec import Codec, bitstream, pixels
+from vaecodec import metadata as metadata_rules
 from vaecodec.bitstream import Header, PixelFormat, Tile, TileMode
 from vaecodec.entropy import lossless
 
@@ -41,7 +42,7 @@ class LosslessCodec(Codec):
     def encode(self, image: pixels.Source, quality: int | None = None, **options: Any) -> bytes:
         """The picture in zlib tiles, whatever quality or target is asked for."""
         self.calls.append(options if quality is None else options | {"quality": quality})
-        overrides = {key: options[key] for key in pixels.METADATA_KEYS if key in options}
+        overrides = {key: options[key] for key in metadata_rules.METADATA_KEYS if key in options}
         opened = pixels.open_source(image)
-        metadata = pixels.merge_metadata(pixels.metadata_of(opened), **overrides)
+        metadata = metadata_rules.merge_metadata(pixels.metadata_of(opened), **overrides)
         return vaec(pixels.to_samples(opened), metadata, quality=quality or 75)

@@ -14,17 +14,18 @@ TABLE = {
     "errors": (set(), set()),
     "bitstream": ({"errors"}, set()),
     "sources": ({"bitstream", "errors"}, set()),
-    "pixels": ({"errors"}, {"numpy", "PIL"}),
+    "metadata": ({"errors"}, {"PIL"}),
+    "pixels": ({"errors", "metadata"}, {"numpy", "PIL"}),
     "targets": ({"errors"}, set()),
     "entropy": ({"errors", "entropy"}, {"numpy", "constriction"}),
     "model": ({"errors", "entropy", "model"}, {"numpy", "torch", "safetensors"}),
     "tiles": ({"bitstream", "entropy", "errors", "pixels"}, {"numpy"}),
     "codec": (
-        {"bitstream", "errors", "model", "pixels", "sources", "targets", "tiles"}, {"numpy", "PIL"}
+        {"bitstream", "errors", "metadata", "model", "pixels", "sources", "targets", "tiles"}, {"numpy", "PIL"}
     ),
     "pillow_plugin": ({"bitstream", "codec", "errors", "sources"}, {"PIL"}),
     "cli": (
-        {"", "bitstream", "cli", "codec", "errors", "model", "pixels", "sources", "training"},
+        {"", "bitstream", "cli", "codec", "errors", "metadata", "model", "pixels", "sources", "training"},
         {"PIL", "click", "numpy", "rich", "pytorch_msssim", "ssimulacra2"},
     ),
     "__init__": ({"bitstream", "codec", "errors", "pillow_plugin", "sources"}, set()),

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from vaecodec import bitstream, codec, pillow_plugin, pixels
+from vaecodec import metadata as metadata_rules
 from vaecodec.bitstream import Header, PixelFormat, Tile, TileMode
 from vaecodec.errors import (
     VaecChecksumError,
@@ -413,7 +414,7 @@ def test_verify_finds_damage_without_decoding(path: Path, monkeypatch: pytest.Mo
 def test_save_hands_its_options_on(encode: Mock, path: Path) -> None:
     """The codec sees exactly the options that the caller gave, and no limit on pixels that are in memory already."""
     image = Image.new("RGB", (3, 2))
-    given: dict[str, Any] = {name: name.encode() for name in pixels.METADATA_KEYS}
+    given: dict[str, Any] = {name: name.encode() for name in metadata_rules.METADATA_KEYS}
     given |= {"quality": 7, "target_bytes": 1, "target_bpp": 2.0, "target_psnr": 3.0, "model": "m", "device": "cpu"}
     assert set(given) == set(pillow_plugin.SAVE_OPTIONS)
     image.save(path)

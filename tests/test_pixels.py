@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
+from vaecodec import metadata as metadata_rules
 from vaecodec import pixels
 from vaecodec.errors import VaecImageError
 
@@ -406,8 +407,8 @@ def test_arrays_have_no_metadata() -> None:
     assert pixels.metadata_of(noise(0, 2, 2, 3)) == {}
 
 
-carried_metadata = st.dictionaries(st.sampled_from(pixels.METADATA_KEYS), st.binary(min_size=1, max_size=5))
-override_metadata = st.dictionaries(st.sampled_from(pixels.METADATA_KEYS), st.none() | st.binary(max_size=5))
+carried_metadata = st.dictionaries(st.sampled_from(metadata_rules.METADATA_KEYS), st.binary(min_size=1, max_size=5))
+override_metadata = st.dictionaries(st.sampled_from(metadata_rules.METADATA_KEYS), st.none() | st.binary(max_size=5))
 
 
 @laws
@@ -416,7 +417,7 @@ def test_overrides_replace_drop_or_keep(carried: dict[str, bytes], overrides: di
     """A named key wins, an empty one drops, the others stay, and the carried dict is not changed."""
     before = dict(carried)
     expected = {key: value for key, value in {**carried, **overrides}.items() if value}
-    assert pixels.merge_metadata(carried, **overrides) == expected
+    assert metadata_rules.merge_metadata(carried, **overrides) == expected
     assert carried == before
 
 
@@ -425,8 +426,8 @@ def test_overrides_may_be_exif_objects_text_or_prefixed() -> None:
     exif = Image.Exif()
     exif[ORIENTATION] = 6
     expected = {"exif": exif.tobytes().removeprefix(b"Exif\0\0"), "xmp": "é".encode()}
-    assert pixels.merge_metadata({}, exif=exif, xmp="é") == expected
-    assert pixels.merge_metadata({}, exif=b"Exif\0\0" + exif.tobytes(), xmp="é") == expected
+    assert metadata_rules.merge_metadata({}, exif=exif, xmp="é") == expected
+    assert metadata_rules.merge_metadata({}, exif=b"Exif\0\0" + exif.tobytes(), xmp="é") == expected
 
 
 @pytest.mark.parametrize(
@@ -435,7 +436,7 @@ def test_overrides_may_be_exif_objects_text_or_prefixed() -> None:
 )
 def test_overrides_of_other_types_or_names_are_refused(overrides: dict[str, object]) -> None:
     """Wrong types and unknown names are METADATA."""
-    assert code_of(pixels.merge_metadata, {}, **overrides) == "METADATA"
+    assert code_of(metadata_rules.merge_metadata, {}, **overrides) == "METADATA"
 
 
 @pytest.mark.parametrize("key", ["exif", "xmp"])
@@ -443,7 +444,7 @@ def test_overrides_that_cannot_be_written_are_refused(key: str) -> None:
     """An Exif with impossible values and text that is no Unicode are METADATA."""
     exif = Image.Exif()
     exif[ORIENTATION] = object()
-    assert code_of(pixels.merge_metadata, {}, **{key: exif if key == "exif" else "\ud800"}) == "METADATA"
+    assert code_of(metadata_rules.merge_metadata, {}, **{key: exif if key == "exif" else "\ud800"}) == "METADATA"
 
 
 # Helpers on samples

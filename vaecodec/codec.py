@@ -15,6 +15,7 @@ from PIL import Image
 from vaecodec import bitstream, pixels, sources, targets, tiles
 from vaecodec.bitstream import DEFAULT_MAX_PIXELS, Header, Info, PixelFormat, TileMode
 from vaecodec.errors import VaecImageError, VaecModelError, VaecResourceError
+from vaecodec.metadata import merge_metadata
 
 if TYPE_CHECKING:
     from vaecodec.model.network import Network
@@ -90,7 +91,7 @@ class Codec:
                 files.callback(opened.close)
             bitstream.check_size(*pixels.size_of(opened), max_pixels=max_pixels)
             samples = pixels.to_samples(opened)
-            extra = pixels.merge_metadata(pixels.metadata_of(opened), **metadata)
+            extra = merge_metadata(pixels.metadata_of(opened), **metadata)
             return wanted.search(lambda quality: self._encode_samples(samples, quality, extra))
 
     def decode(

@@ -12,12 +12,12 @@ from typing import Any, Protocol, Self, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageCms, ImageColor
+from PIL import Image, ImageCms, ImageColor
 
 from vaecodec.errors import VaecImageError
+from vaecodec.metadata import METADATA_KEYS, as_info, carried_metadata
 
 MODES = ("L", "LA", "RGB", "RGBA")
-METADATA_KEYS = ("icc_profile", "exif", "xmp")
 
 Samples: TypeAlias = npt.NDArray[np.uint8]
 Opened: TypeAlias = Image.Image | Samples
@@ -44,13 +44,7 @@ _STORED_MODE = (
 )
 _ALPHA_MODE = {"L": "LA", "RGB": "RGBA"}
 _TRANSPARENCY_RULE = {"1": "an int", "L": "an int", "RGB": "a tuple of 3 ints", "P": "bytes or an int"}
-_ICC_COLOUR_SPACE = {"L": b"GRAY", "LA": b"GRAY", "RGB": b"RGB ", "RGBA": b"RGB "}
-_EXIF_PREFIX = b"Exif\0\0"
 _PSNR_CHUNK_SAMPLES = 1 << 18
-
-# A TIFF's first directory mixes tags that lay out its strips with these, which describe the picture: description, make,
-# model, resolution and its unit, software, date, artist, host computer, copyright, and Windows' title to subject.
-_DESCRIPTIVE_TIFF_TAGS = {270, 271, 272, 282, 283, 296, 305, 306, 315, 316, 33432, *range(40091, 40096)}
 
 
 def open_source(source: Source) -> Opened:
@@ -135,36 +129,7 @@ def metadata_of(opened: Opened) -> dict[str, bytes]:
     if not isinstance(opened, Image.Image):
         return {}
     opened.load()
-    icc_profile = opened.info.get("icc_profile")
-    if not isinstance(icc_profile, bytes) or icc_profile[16:20] != _ICC_COLOUR_SPACE[_stored_mode(opened)]:
-        icc_profile = b""
-    found = {"icc_profile": icc_profile, "exif": _carried_exif(opened), "xmp": _carried_xmp(opened)}
-    return {key: value for key, value in found.items() if value}
-
-
-def merge_metadata(carried: Mapping[str, bytes], **overrides: object) -> dict[str, bytes]:
-    """Applies a caller's explicit metadata to what the picture carries.
-
-    Args:
-        carried: the result of `metadata_of`.
-        **overrides: any of `METADATA_KEYS`. None or b"" drops the entry; bytes replace it, as do a `PIL.Image.Exif`
-            for exif and a str for xmp. A key that is not named keeps what was carried.
-
-    Returns:
-        A new dict in the form of `metadata_of`.
-
-    Raises:
-        VaecImageError: an unknown key, a value of the wrong type, or one that cannot be written as bytes (METADATA).
-    """
-    merged = dict(carried)
-    for key, value in overrides.items():
-        if key not in METADATA_KEYS:
-            raise VaecImageError(f"metadata key is {key!r}, must be one of {METADATA_KEYS}", code="METADATA")
-        data = _override_bytes(key, value)
-        merged.pop(key, None)
-        if data:
-            merged[key] = data
-    return merged
+    return carried_metadata(opened, _stored_mode(opened))
 
 
 def to_image(samples: Samples, metadata: Mapping[str, bytes]) -> Image.Image:
@@ -177,7 +142,7 @@ def to_image(samples: Samples, metadata: Mapping[str, bytes]) -> Image.Image:
             `getexif()` and the other savers accept it.
     """
     image = Image.fromarray(samples[:, :, 0] if samples.shape[2] == 1 else samples)
-    image.info.update(_as_info(metadata))
+    image.info.update(as_info(metadata))
     return image
 
 
@@ -245,7 +210,7 @@ def flatten_alpha(image: Image.Image, background: str | tuple[int, ...]) -> Imag
     if stored_mode == "LA" and not is_grey:
         metadata.pop("icc_profile", None)
     flat.info = {key: image.info[key] for key in image.info.keys() - {"transparency", *METADATA_KEYS}}
-    flat.info.update(_as_info(metadata))
+    flat.info.update(as_info(metadata))
     return flat
 
 
@@ -314,60 +279,6 @@ def _converted(image: Image.Image, mode: str) -> Image.Image:
     except (ValueError, TypeError, ImportError, ImageCms.PyCMSError) as error:
         message = f"image mode is {image.mode}, which Pillow cannot convert to {mode}: {error}"
         raise VaecImageError(message, code="CONVERT") from error
-
-
-def _without_exif_prefix(data: bytes) -> bytes:
-    while data.startswith(_EXIF_PREFIX):
-        data = data[len(_EXIF_PREFIX) :]
-    return data
-
-
-def _carried_exif(image: Image.Image) -> bytes:
-    stored = image.info.get("exif")
-    if isinstance(stored, bytes):
-        return _without_exif_prefix(stored)
-    try:
-        exif = stored if isinstance(stored, Image.Exif) else image.getexif()
-        data = (_descriptive_exif(exif) if hasattr(image, "tag_v2") else exif).tobytes()
-        return b"" if data == Image.Exif().tobytes() else _without_exif_prefix(data)
-    except Exception:
-        return b""
-
-
-def _descriptive_exif(exif: Image.Exif) -> Image.Exif:
-    kept = Image.Exif()
-    for tag in exif:
-        if tag in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
-            # The interoperability entry is an offset into the old file.
-            kept[tag] = {key: value for key, value in exif.get_ifd(tag).items() if key != ExifTags.IFD.Interop}
-        elif tag in _DESCRIPTIVE_TIFF_TAGS:
-            kept[tag] = exif[tag]
-    return kept
-
-
-def _carried_xmp(image: Image.Image) -> bytes:
-    xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp")
-    if isinstance(xmp, str):
-        return xmp.encode(errors="ignore")
-    return xmp if isinstance(xmp, bytes) else b""
-
-
-def _override_bytes(key: str, value: object) -> bytes:
-    try:
-        if key == "exif" and isinstance(value, Image.Exif):
-            value = value.tobytes()
-        elif key == "xmp" and isinstance(value, str):
-            value = value.encode()
-    except Exception as error:  # Pillow writes whatever objects a caller put into an Exif, and fails in as many ways.
-        raise VaecImageError(f"metadata {key} cannot be written as bytes: {error}", code="METADATA") from error
-    if value is not None and not isinstance(value, bytes):
-        allowed = {"exif": "bytes, PIL.Image.Exif", "xmp": "bytes, str"}.get(key, "bytes")
-        raise VaecImageError(f"metadata {key} is a {type(value).__name__}, must be {allowed} or None", code="METADATA")
-    return _without_exif_prefix(value or b"") if key == "exif" else value or b""
-
-
-def _as_info(metadata: Mapping[str, bytes]) -> dict[str, bytes]:
-    return {key: _EXIF_PREFIX + value if key == "exif" else value for key, value in metadata.items()}
 
 
 def _opaque_colour(background: str | tuple[int, ...]) -> tuple[int, ...]:

@@ -21,6 +21,7 @@ from vaecodec.cli.comparison import finite
 from vaecodec.cli.outputs import STDIO
 from vaecodec.codec import Codec
 from vaecodec.errors import VaecError, VaecImageError
+from vaecodec.metadata import METADATA_KEYS
 
 Picture = Image.Image
 VAEC = "VAEC"
@@ -58,7 +59,7 @@ class EncodeOptions:
     """How to encode; `rate` has at most one of quality, target_bytes, target_bpp and target_psnr."""
 
     rate: Mapping[str, Any] = field(default_factory=dict)
-    kept: frozenset[str] = frozenset(pixels.METADATA_KEYS)
+    kept: frozenset[str] = frozenset(METADATA_KEYS)
     max_pixels: int = bitstream.DEFAULT_MAX_PIXELS
     is_upright: bool = False
     background: str | None = None
@@ -70,7 +71,7 @@ class DecodeOptions:
     """How to decode, and into which of Pillow's formats."""
 
     format: str = "PNG"
-    kept: frozenset[str] = frozenset(pixels.METADATA_KEYS)
+    kept: frozenset[str] = frozenset(METADATA_KEYS)
     max_pixels: int = bitstream.DEFAULT_MAX_PIXELS
     is_upright: bool = False
     keeps_going: bool = False
@@ -86,7 +87,7 @@ def encode(codec: Codec, options: EncodeOptions, source: str) -> Product:
     """
     start_s = time.perf_counter()
     content = read_file(source) if source == STDIO else source
-    dropped = dict.fromkeys(set(pixels.METADATA_KEYS) - options.kept)
+    dropped = dict.fromkeys(set(METADATA_KEYS) - options.kept)
     with open_picture(content, max_pixels=options.max_pixels, upright=options.is_upright) as opened:
         image = opened if options.background is None else pixels.flatten_alpha(opened, options.background)
         data = codec.encode(image, **options.rate, max_pixels=options.max_pixels, **dropped)

@@ -1,0 +1,143 @@
+"""The train command: options to a recipe, a progress bar, what came of it. All else is in `vaecodec.training`."""
+
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vaecodec.cli.batch import Console, Report, exit_code, printable
+from vaecodec.cli.options import console_options, positive
+from vaecodec.errors import VaecError
+
+if TYPE_CHECKING:
+    from vaecodec.training.loop import Result, Status
+    from vaecodec.training.recipe import Recipe
+
+WEIGHTS_SUFFIX = ".safetensors"
+RUN_SUFFIX = ".run"
+USAGE_CODES = {"RECIPE", "NO_PICTURES", "INIT", "RUN_EXISTS"}
+EXAMPLES = """\b
+Examples:
+  vaecodec train --data my_photos --init default --minutes 30 --out my.safetensors
+  vaecodec train --data my_photos --minutes 60 --out my.safetensors --resume
+  torchrun --nproc-per-node 4 -m vaecodec train --data photos --init klt --minutes 600 --out new.safetensors
+"""
+
+folder = click.Path(exists=True, file_okay=False, path_type=Path)
+
+
+@click.command(epilog=EXAMPLES)
+@click.option("--data", type=folder, required=True, help="Folder of pictures or tar files of pictures, at any depth.")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    required=True,
+    metavar="PATH",
+    help="Weights file to write, .safetensors; checkpoint and logs go beside it into PATH with .run.",
+)
+@click.option(
+    "--init",
+    default="default",
+    show_default=True,
+    metavar="START",
+    help="klt, default (the built-in weights), random, a weights file or a checkpoint.pt.",
+)
+@click.option("--minutes", type=positive, metavar="NUMBER", help="Length of the run in all; 60 if nothing is said.")
+@click.option("--steps", type=click.IntRange(min=1), metavar="N", help="Length of the run in steps instead.")
+@click.option("--resume", is_flag=True, help="Go on from the run's checkpoint, if there is one.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
+@click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Crops a step, in each process; 8.")
+@click.option(
+    "--patch",
+    type=click.IntRange(min=64),
+    metavar="PX",
+    help="Side of the crops, a multiple of 64; in the last quarter twice that. 128.",
+)
+@click.option("--validation", type=folder, help="Pictures to measure rate and PSNR on now and then.")
+@click.option("--learning-rate", type=positive, metavar="NUMBER", help="0.001 if nothing is said.")
+@click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Of crops and noise; 1.")
+@console_options
+@click.pass_context
+def train(ctx: click.Context, /, data: Path, out: Path, resume: bool, **given: Any) -> None:  # fmt: skip
+    """Train the network, or fine-tune it on your own pictures, and write a weights file.
+
+    A run that was stopped, however hard, goes on with --resume; at most the last four minutes are lost.
+    """
+    if given["minutes"] and given["steps"]:
+        raise click.UsageError("--minutes and --steps exclude each other: give one")
+    if out.suffix != WEIGHTS_SUFFIX:
+        raise click.BadParameter(f"{out} must end in {WEIGHTS_SUFFIX}", param_hint="--out")
+    if out.exists() and not resume:
+        raise click.BadParameter(f"{out} is there already: choose another name, or --resume", param_hint="--out")
+    from vaecodec.training.loop import train as run
+
+    console = ctx.ensure_object(Console)
+    label = {"path": str(out)}
+    try:
+        with _warnings_to(console), _progress(console) as watch:
+            result = run(_recipe(data, out, given), resume=resume, watch=watch)
+    except VaecError as error:
+        if error.code in USAGE_CODES:
+            raise click.UsageError(str(error)) from error
+        console.fail(label, error)
+        ctx.exit(exit_code([error], 1))
+    if result.sha256 is not None:  # with torchrun, one process writes and tells
+        console.report(label, _report(out, result), is_answer=False, heard=())
+
+
+def _recipe(data: Path, out: Path, given: dict[str, Any]) -> "Recipe":
+    from vaecodec.training.recipe import Recipe
+
+    chosen = {name: value for name, value in given.items() if value is not None}
+    if patch_px := chosen.pop("patch", None):
+        chosen |= {"patch_px": patch_px, "final_patch_px": 2 * patch_px}
+    return Recipe(data, out.with_suffix(RUN_SUFFIX), out, **chosen)
+
+
+def _report(out: Path, result: "Result") -> Report:
+    facts = {
+        "output": str(out),
+        "model_id": (result.sha256 or "")[:8],
+        "sha256": result.sha256,
+        "steps": result.step,
+        "minutes": round(result.elapsed_s / 60, 2),
+        "bad_steps": result.bad_steps,
+    }
+    text = f"{printable(str(out))}: model {facts['model_id']} after {result.step} steps, {facts['minutes']} minutes"
+    return Report("done", text, facts)
+
+
+@contextmanager
+def _warnings_to(console: Console) -> Iterator[None]:
+    """Tells warnings at once: a run may take days."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", UserWarning)
+        warnings.showwarning = lambda message, *_, **__: console.say(f"warning: {message}")
+        yield
+
+
+@contextmanager
+def _progress(console: Console) -> Iterator["Callable[[Status], None] | None"]:
+    """A bar on stderr, on a terminal only."""
+    if console.is_quiet or console.is_json or console.hides_progress or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console as RichConsole
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    text = TextColumn("{task.description}")
+    with Progress(BarColumn(), text, TimeRemainingColumn(), console=RichConsole(stderr=True)) as bar:
+        task = bar.add_task("reading the pictures", total=1.0)
+        yield lambda status: bar.update(task, completed=status.progress, description=_describe(status))
+
+
+def _describe(status: "Status") -> str:
+    bad = f", {status.bad_steps} bad" if status.bad_steps else ""
+    return (
+        f"step {status.step}: loss {status.loss:.3f}, {status.bpp:.3f} bpp, {status.psnr_db:.2f} dB, "
+        f"{status.images_per_s:.1f} images/s{bad}"
+    )
