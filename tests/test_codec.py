@@ -308,6 +308,18 @@ def test_threads_share_a_codec_and_torch_is_left_alone(tiny: Codec) -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_another_default_dtype_is_harmless(tiny: Codec) -> None:
+    """A program that computes in float64 by default gets the same file and picture."""
+    image = picture(50, 60)
+    data = tiny.encode(image, 50)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert tiny.encode(image, 50) == data
+        assert tiny.decode(data, output="numpy").shape == image.shape
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_batches_are_their_members(tiny: Codec) -> None:
     """Batch calls give what single calls give, in order."""
     images = [picture(40, 40 + n) for n in range(3)]

@@ -118,3 +118,15 @@ def test_values_out_of_range(tmp_path: Path, tiny_weights: Path) -> None:
     counts = tensors["latent_tables.counts"].clone()
     counts[0, 5, 0] += 1
     assert refused(tmp_path, save({**tensors, "latent_tables.counts": counts}, metadata)) == "TABLE"
+
+
+def test_loading_leaves_torch_alone(tiny_weights: Path) -> None:
+    """The caller's random numbers go on as they were, and another default dtype does not change the network."""
+    state = torch.get_rng_state()
+    torch.set_default_dtype(torch.float64)
+    try:
+        network = weights.load(tiny_weights, "cpu")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert {parameter.dtype for parameter in network.vae.parameters()} == {torch.float32}

@@ -65,8 +65,8 @@ def load(path: Path | None = None, device: str = "auto") -> Network:
 
     Raises:
         VaecModelError: the device cannot be used (DEVICE), or the file is missing or too large (MODEL_FILE), is not the
-            one that this package was built with
-            (MODEL_HASH), or does not follow the schema (MODEL_SCHEMA, MODEL_VALUES, EXACT_BOUND, TABLE).
+            one that this package was built with (MODEL_HASH), or does not follow the schema (MODEL_SCHEMA,
+            MODEL_VALUES, EXACT_BOUND, TABLE).
         VaecMismatchError: (SELF_TEST) the device does not compute the scale network exactly.
     """
     data = _read(path or default_path())
@@ -78,8 +78,8 @@ def load(path: Path | None = None, device: str = "auto") -> Network:
         )
     arch, tensors = _parse(data)
     where = pick_device(device)
-    vae = Vae(arch)
-    vae.load_state_dict({name: tensors[name].float() for name in vae.state_dict()})
+    vae = _empty(arch)
+    vae.load_state_dict({name: tensors[name].float() for name in vae.state_dict()}, assign=True)
     vae.eval().requires_grad_(False).to(where, memory_format=torch.channels_last)
     stored = IntegerScales(
         tuple(
@@ -163,8 +163,7 @@ def _check_tensors(arch: Architecture, tensors: dict[str, Tensor]) -> None:
 
 def _schema_of(arch: Architecture) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[torch.dtype, tuple[int, ...]]]]:
     """Shapes of the float tensors, and dtypes and shapes of the integer ones; -1 is any length."""
-    with torch.device("meta"):
-        floats = {name: tuple(tensor.shape) for name, tensor in Vae(arch).state_dict().items()}
+    floats = {name: tuple(tensor.shape) for name, tensor in _empty(arch).state_dict().items()}
     width, latents, hyper = arch.scale_channels, arch.latent_channels, arch.hyper_channels
     shapes = [(width, hyper, 3, 3), (2 * width, width, 1, 1), (width, width // 2, 3, 3), (4 * latents, width, 1, 1)]
     integers = {
@@ -180,6 +179,12 @@ def _schema_of(arch: Architecture) -> tuple[dict[str, tuple[int, ...]], dict[str
         integers[f"{name}.counts"] = (torch.int32, (groups, rows, -1))
         integers[f"{name}.first_coded_row"] = (torch.int32, (groups,))
     return floats, integers
+
+
+def _empty(arch: Architecture) -> Vae:
+    """The network without values: no memory, no draw from the caller's random numbers, no default dtype."""
+    with torch.device("meta"):
+        return Vae(arch)
 
 
 def _tables(tensors: dict[str, Tensor], name: str) -> tuple[Tables, ...]:

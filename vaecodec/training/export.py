@@ -142,7 +142,9 @@ def _measure(network: Network, crops: Sequence[NDArray[np.uint8]], calibration: 
             latents = network.to_steps(y, quality)
             targets = iter((counts.hyper[(quality - 1) * QUALITY_BANDS // 100], *counts.latent))
 
-            def answer(prediction: Prediction, latents: Latents = latents, targets: Targets = targets) -> NDArray[np.int32]:
+            def answer(
+                prediction: Prediction, latents: Latents = latents, targets: Targets = targets
+            ) -> NDArray[np.int32]:
                 symbols = prediction.quantize(latents)
                 _count(next(targets), prediction.rows, symbols)
                 return symbols

@@ -5,7 +5,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -185,7 +185,8 @@ class _Session:
         run, recipe = self.run, self.run.recipe
         if self.leads and self.pictures.skipped:
             warnings.warn(self.pictures.skipped_text(), UserWarning, stacklevel=3)
-        self._write(event="start", recipe={name: str(value) for name, value in asdict(recipe).items()},
+        told = asdict(replace(recipe, architecture=run.model.vae.arch))
+        self._write(event="start", recipe={name: str(value) for name, value in told.items()},
                     pictures=len(self.pictures.pictures), skipped=self.pictures.skipped)  # fmt: skip
         self._steps()
         digest = None

@@ -1,7 +1,7 @@
 """What one training run is: every choice in one frozen record, and the schedules that follow from it."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from vaecodec.model.transforms import HYPER_STRIDE, LATENT_STRIDE, Architecture
@@ -31,7 +31,7 @@ class Recipe:
     weights: Path | None = None
     init: str = "default"
     validation: Path | None = None
-    architecture: Architecture = Architecture()
+    architecture: Architecture = field(default_factory=Architecture)
     device: str = "auto"
     minutes: float = 60.0
     steps: int | None = None

@@ -59,7 +59,7 @@ def _to_input(picture: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def reconstructions(model: TrainingModel, x: Tensor) -> Tensor:
-    """Pictures x [N, 3, H, W] in 0..1 beside what is left of them at three quality levels: [N, 3, H, 4 W] on the CPU."""
+    """Pictures x [N, 3, H, W] in 0..1 beside themselves decoded at three quality levels: [N, 3, H, 4 W] on the CPU."""
     model.eval()
     shown = [x, *(model(x, torch.full((len(x),), level, device=x.device)).pictures for level in SHOWN_LEVELS)]
     model.train()
