@@ -123,7 +123,7 @@ def _warnings_to(console: Console) -> Iterator[None]:
 @contextmanager
 def _progress(console: Console) -> Iterator["Callable[[Status], None] | None"]:
     """A bar on stderr, on a terminal only."""
-    if console.is_quiet or console.is_json or console.hides_progress or not sys.stderr.isatty():
+    if console.is_quiet or console.is_json or console.hides_progress or not _is_terminal():
         yield None
         return
     from rich.console import Console as RichConsole
@@ -133,6 +133,10 @@ def _progress(console: Console) -> Iterator["Callable[[Status], None] | None"]:
     with Progress(BarColumn(), text, TimeRemainingColumn(), console=RichConsole(stderr=True)) as bar:
         task = bar.add_task("reading the pictures", total=1.0)
         yield lambda status: bar.update(task, completed=status.progress, description=_describe(status))
+
+
+def _is_terminal() -> bool:
+    return sys.stderr.isatty()
 
 
 def _describe(status: "Status") -> str:

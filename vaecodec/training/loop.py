@@ -23,6 +23,7 @@ from vaecodec.training.validation import psnr_db, reconstructions, validate
 from vaecodec.training.workers import Workers
 
 SHOWN_CROPS = 4
+CROPS_PER_PICTURE = 16  # for calibration
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,10 @@ class Run:
     def __init__(self, recipe: Recipe, model: TrainingModel, workers: Workers) -> None:
         self.recipe, self.workers, self.device = recipe, workers, workers.device
         self.model = model.to(self.device, memory_format=torch.channels_last)
-        self.average = copy.deepcopy(self.model)
+        self.average = copy.deepcopy(self.model).eval()
         self.learner = workers.share_gradients(self.model)
         if self.device.type == "cuda":
-            self.learner = torch.compile(self.learner)
+            self.learner.compile()
         self.optimizer = torch.optim.Adam(self.model.parameters(), recipe.learning_rate, betas=(0.9, 0.99), fused=True)
         self.step, self.bad_steps, self.elapsed_s = 0, 0, 0.0
 
@@ -195,8 +196,7 @@ class _Session:
             self._measure()
             run.save()
             if recipe.weights:
-                calibration = Calibration(patch_px=min(Calibration.patch_px, recipe.final_patch_px))
-                digest = export(run.average, self.pictures, recipe.weights, calibration)
+                digest = export(run.average, self.pictures, recipe.weights, self._calibration())
             self._write(event="end", sha256=digest)
         self.journal.close()
         return Result(run.step, run.elapsed_s, run.bad_steps, digest)
@@ -254,6 +254,11 @@ class _Session:
         if self.journal.shows_pictures:
             crops = self.pictures.batch(np.random.default_rng(0), SHOWN_CROPS, recipe.final_patch_px)
             self.journal.pictures(run.step, reconstructions(run.average, crops.to(run.device)))
+
+    def _calibration(self) -> Calibration:
+        """Crops no larger than the pictures, and no more than tell something new."""
+        crops = min(Calibration.crops, CROPS_PER_PICTURE * len(self.pictures.pictures))
+        return Calibration(crops=crops, patch_px=min(Calibration.patch_px, self.run.recipe.final_patch_px))
 
     def _write(self, **row: object) -> None:
         self.journal.write(self.run.step, self.run.elapsed_s, **row)

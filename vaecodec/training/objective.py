@@ -11,7 +11,7 @@ from vaecodec.model.vae import Vae
 from vaecodec.training.scale_network import ScaleNetwork
 
 LAMBDA_MIN, LAMBDA_MAX = 0.0005, 0.30  # weight of the mean squared error on the 0..255 scale, at quality 1 and 100
-SEAM_WEIGHT = 0.5  # of the excess of errors across patch borders: squared error alone leaves a visible grid
+SEAM_WEIGHT = 0.15  # of the excess of errors across patch borders: squared error alone leaves a visible grid
 LAMBDA_MIDDLE = (LAMBDA_MIN * LAMBDA_MAX) ** 0.5
 
 

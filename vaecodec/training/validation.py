@@ -36,7 +36,8 @@ def estimate(model: TrainingModel, x: Tensor, level: float) -> tuple[float, floa
 def validate(model: TrainingModel, folder: Path, *, images: int = 8) -> list[dict[str, float]]:
     """Mean bpp and mean PSNR in dB of a folder's first pictures at six quality levels.
 
-    Pictures are cut to multiples of 64 px; those that are smaller or cannot be read do not count.
+    Pictures are cut to multiples of 64 px; those that are smaller or cannot be read do not count. Leaves the model in
+    eval mode.
 
     Raises:
         TrainingError: (NO_PICTURES) none can be used.
@@ -48,7 +49,6 @@ def validate(model: TrainingModel, folder: Path, *, images: int = 8) -> list[dic
     for level in LEVELS:
         bpp, psnr = np.mean([estimate(model, x, level) for x in pictures], 0)
         rows.append({"level": level, "bpp": round(float(bpp), 4), "psnr_db": round(float(psnr), 3)})
-    model.train()
     return rows
 
 
@@ -59,8 +59,10 @@ def _to_input(picture: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def reconstructions(model: TrainingModel, x: Tensor) -> Tensor:
-    """Pictures x [N, 3, H, W] in 0..1 beside themselves decoded at three quality levels: [N, 3, H, 4 W] on the CPU."""
+    """Pictures x [N, 3, H, W] in 0..1 beside themselves decoded at three quality levels: [N, 3, H, 4 W] on the CPU.
+
+    Leaves the model in eval mode.
+    """
     model.eval()
     shown = [x, *(model(x, torch.full((len(x),), level, device=x.device)).pictures for level in SHOWN_LEVELS)]
-    model.train()
     return torch.cat(shown, 3).clamp(0, 1).cpu()

@@ -1,0 +1,479 @@
+"""The benchmarks measure what they say, keep what they have measured, and report nothing else."""
+
+import ast
+import dataclasses
+import hashlib
+import json
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from conftest import picture
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT))  # benchmarks/ is not part of the installed package
+
+from benchmarks import codecs, datasets, metrics, published, rd_curve, results, tables  # noqa: E402
+from benchmarks.metrics import Point  # noqa: E402
+from benchmarks.results import Record  # noqa: E402
+
+ROW_FIELDS = {
+    "image", "width", "height", "quality", "file_bytes", "bpp", "psnr_db", "ms_ssim", "ssimulacra2", "encode_s",
+    "decode_s",
+}  # fmt: skip
+CURVES = st.lists(st.floats(0.05, 4), min_size=3, max_size=8, unique=True).map(sorted)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A data set of two small pictures."""
+    data = tmp_path / "two"
+    data.mkdir()
+    for number in range(2):
+        Image.fromarray(picture(40, 56, seed=number)).save(data / f"{number}.png")
+    return data
+
+
+def run(folder: Path, out: Path, *more: str) -> int:
+    """The command with the quick codecs."""
+    return rd_curve.main(["--data", str(folder), "--out", str(out), "--codecs", "jpeg,webp", "--repeats", "1", *more])
+
+
+def made_up(name: str, cost: float, **changes: object) -> Record:
+    """A record of two pictures at the qualities that tables show: `cost` times the bytes of a plain curve."""
+    rows = [
+        {
+            "image": image, "width": 512, "height": 512, "quality": quality, "file_bytes": int(cost * quality * 400),
+            "bpp": cost * quality / 82, "psnr_db": 25 + quality / 8, "ms_ssim": 0.9 + quality / 1100,
+            "ssimulacra2": None, "encode_s": 0.1, "decode_s": 0.02,
+        }
+        for image in ("a.png", "b.png") for quality in tables.QUALITIES
+    ]  # fmt: skip
+    codec = {"name": name, "version": "Pillow 1.2, x", "settings": {"model_id": "00"}}
+    dataset = {"name": "kodak", "sha256": "0", "images": ["a.png", "b.png"]}
+    machine = {"cpu": "a <cpu>", "threads": 1, "python": "3", "torch": "2", "pillow": "1", "numpy": "2"}
+    return dataclasses.replace(Record(Path(f"{name}.json"), codec, dataset, machine, rows), **changes)
+
+
+def write(record: Record, folder: Path) -> None:
+    """Put a record on disk as a run would."""
+    dataclasses.replace(record, path=folder / record.path.name, rows=[]).add(record.rows)
+
+
+# --- measures ---------------------------------------------------------------------------------------------------------
+
+
+def test_rate_and_psnr_have_their_textbook_values() -> None:
+    """Bits of the file per pixel; one level of error everywhere is 48.13 dB; an exact picture counts 100 dB."""
+    flat = np.full((20, 30, 3), 100, np.uint8)
+    assert metrics.bpp(75, 30, 20) == 1.0
+    assert metrics.psnr_db(flat, flat + 1) == pytest.approx(20 * math.log10(255))
+    assert metrics.psnr_db(flat, flat) == metrics.EXACT_DB
+    assert [metrics.to_db(value) for value in (0.9, 0.99, 1.0)] == [pytest.approx(10), pytest.approx(20), 100.0]
+
+
+def test_ms_ssim_is_one_for_equal_pictures_and_falls_with_noise() -> None:
+    """MS-SSIM is 1 for equals, lower for more noise, and undefined below 161 pixels."""
+    pytest.importorskip("pytorch_msssim")
+    image = picture(161, 170)
+    noisy = [
+        np.clip(image + np.random.default_rng(0).normal(0, s, image.shape), 0, 255).astype(np.uint8) for s in (5, 40)
+    ]
+    values = [metrics.ms_ssim(image, other) for other in (image, *noisy)]
+    assert values[0] == pytest.approx(1, abs=1e-6)
+    assert values[0] > values[1] > values[2]
+    assert metrics.ms_ssim(image[:160], image[:160]) is None
+
+
+@given(CURVES, st.floats(0.2, 3))
+def test_bd_rate_of_a_scaled_curve_is_its_scale(rates: list[float], factor: float) -> None:
+    """A codec that always takes `factor` times the bytes has a BD-rate of factor - 1, over the whole range."""
+    pytest.importorskip("bjontegaard")
+    anchor = [Point(rate, 25 + 2 * number) for number, rate in enumerate(rates)]
+    result = metrics.bd_rate(anchor, [Point(factor * point.bpp, point.db) for point in anchor])
+    assert result.percent == pytest.approx(100 * (factor - 1), abs=1e-6)
+    assert (result.low_db, result.high_db) == (anchor[0].db, anchor[-1].db)
+
+
+def test_bd_rate_without_overlap_is_said_to_be_so() -> None:
+    """Curves on different ranges of quality, or of one point, are not compared."""
+    pytest.importorskip("bjontegaard")
+    low, high = [Point(0.1, 20), Point(0.2, 25)], [Point(1, 30), Point(2, 35)]
+    assert str(metrics.bd_rate(low, high)) == str(metrics.bd_rate(low, low[:1])) == "no overlap"
+
+
+def test_points_that_cost_more_for_less_do_not_count() -> None:
+    """A point that another one beats in rate and quality changes no BD-rate."""
+    pytest.importorskip("bjontegaard")
+    anchor = [Point(rate, 30 + rate) for rate in (1, 2, 3, 4)]
+    test = [Point(0.5 * rate, 30 + rate) for rate in (1, 2, 3, 4)]
+    assert metrics.bd_rate(anchor, [*test, Point(1.7, 32.5)]) == metrics.bd_rate(anchor, test)
+
+
+def test_means_are_taken_over_pictures_at_each_setting() -> None:
+    """A curve's point is the mean of bpp and the mean of dB; MS-SSIM goes to dB after the mean."""
+    record = made_up("jpeg", 1)
+    record.rows = [{**record.rows[0], "bpp": 1.0, "psnr_db": 30.0, "ms_ssim": 0.9},
+                   {**record.rows[0], "bpp": 2.0, "psnr_db": 40.0, "ms_ssim": 0.98}]  # fmt: skip
+    assert record.curve() == [Point(1.5, 35.0)]
+    assert record.curve("ms_ssim") == [Point(1.5, pytest.approx(-10 * math.log10(0.06)))]
+    record.rows[1]["ms_ssim"] = None
+    assert record.curve("ms_ssim") == [Point(1.0, pytest.approx(10))]
+
+
+# --- data -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_data_set_is_its_pictures_in_order(folder: Path) -> None:
+    """Names sort, any changed byte changes the checksum, and a part has a name of its own."""
+    dataset = datasets.find(str(folder))
+    assert dataset.describe()["images"] == ["0.png", "1.png"]
+    assert (dataset.pictures[0].load().mode, dataset.pictures[0].load().size) == ("RGB", (56, 40))
+    assert dataset.first(1).name == "two-first1" and dataset.first(9) is dataset
+    Image.fromarray(picture(40, 56, seed=9)).save(folder / "1.png")
+    assert datasets.find(str(folder)).sha256 != dataset.sha256
+
+
+def test_a_known_set_is_found_through_the_environment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """VAECODEC_DATA names the folder that holds the data sets."""
+    folder.rename(folder.with_name("clic2025-valid"))
+    monkeypatch.setenv("VAECODEC_DATA", str(folder.parent))
+    assert datasets.find("clic2025-valid").name == "clic2025-valid"
+
+
+def test_missing_data_is_told_with_the_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that is absent or empty, and a known set that is nowhere, are FileNotFoundError."""
+    monkeypatch.setattr(datasets, "ROOT", tmp_path / "a" / "b")
+    monkeypatch.setenv("VAECODEC_DATA", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "pooch", None)
+    for data in (str(tmp_path / "none"), str(tmp_path), "kodak", "clic2025-valid"):
+        with pytest.raises(FileNotFoundError, match=re.escape(str(tmp_path))):
+            datasets.find(data)
+
+
+def test_without_arguments_there_is_a_sample() -> None:
+    """The sample is one RGB picture large enough for MS-SSIM."""
+    pytest.importorskip("matplotlib")
+    (only,) = datasets.find(None).pictures
+    assert min(only.load().size) >= metrics.MS_SSIM_MIN_SIDE_PX
+
+
+def test_published_points_are_whole_and_have_sources() -> None:
+    """Every published curve has a source and as many rates as qualities."""
+    for dataset in ("kodak", "clic2020-professional"):
+        assert set(published.curves(dataset)) == set(published.sources(dataset))
+        assert all(len(curve) > 3 for curve in published.curves(dataset).values())
+        assert all(source for source in published.sources(dataset).values())
+    assert published.sources("note") == published.curves("other") == {}
+
+
+# --- codecs -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", codecs.DEFAULT)
+def test_every_codec_decodes_its_own_files(name: str, tiny_weights: Path) -> None:
+    """An adapter's file decodes to RGB of the same size, and its ends are a small and a large file."""
+    try:
+        codec = codecs.open_codec(name, model=tiny_weights)
+    except codecs.UnavailableError as reason:
+        pytest.skip(str(reason))
+    image = Image.fromarray(picture(48, 64))
+    sizes = []
+    for quality in (codec.qualities[0], codec.qualities[-1]):
+        data = codec.encode(image, quality)
+        decoded = codec.decode(data)
+        assert (decoded.size, decoded.mode) == (image.size, "RGB")
+        sizes.append(len(data))
+    assert sizes[0] < sizes[1]
+    assert json.loads(json.dumps(codec.describe())) == codec.describe()
+
+
+@pytest.mark.parametrize(
+    ("name", "package"), [("heic", "pillow_heif"), ("jxl", "pillow_jxl"), ("mbt2018-mean", "compressai")]
+)
+def test_a_codec_whose_package_is_missing_is_left_out(name: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not installed is a reason, not a crash; so is a name that nobody knows."""
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(codecs.UnavailableError, match=package):
+        codecs.open_codec(name)
+    with pytest.raises(codecs.UnavailableError, match="must be one of"):
+        codecs.open_codec("jpg")
+
+
+# --- the run ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_one_file_a_codec(folder: Path, tmp_path: Path, tiny_weights: Path) -> None:
+    """Results have the documented fields, honest sizes, and CompressAI's layout beside them."""
+    assert run(folder, tmp_path / "out", "--codecs", "jpeg,vaecodec,nonsense", "--model", str(tiny_weights)) == 0
+    data = json.loads((tmp_path / "out" / "vaecodec.json").read_text())
+    assert set(data) == {"codec", "dataset", "machine", "commit", "date", "rows"}
+    assert data["codec"]["settings"]["model_id"] == hashlib.sha256(tiny_weights.read_bytes()).hexdigest()[:8]
+    assert set(data["machine"]) == {"cpu", "threads", "python", "torch", "pillow", "numpy"}
+    assert {frozenset(row) for row in data["rows"]} == {frozenset(ROW_FIELDS)}
+    jpeg = codecs.open_codec("jpeg")
+    image = datasets.find(str(folder)).pictures[1].load()
+    row = next(
+        r for r in results.load(tmp_path / "out" / "jpeg.json").rows if r["image"] == "1.png" and r["quality"] == 50
+    )
+    assert row["file_bytes"] == len(jpeg.encode(image, 50))
+    assert row["bpp"] == pytest.approx(8 * row["file_bytes"] / 40 / 56, abs=1e-6)
+    layout = json.loads((tmp_path / "out" / "compressai" / "jpeg.json").read_text())
+    assert set(layout) == {"name", "description", "results"}
+    assert set(layout["results"]) == {"bpp", "psnr-rgb", "encoding_time", "decoding_time"}
+    assert len(layout["results"]["bpp"]) == len(jpeg.qualities)
+
+
+def test_finished_rows_are_not_measured_again(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second run measures nothing; lost rows alone are measured; another version or --again measures all."""
+    out, measured = tmp_path / "out", []
+    original = rd_curve.measure
+    monkeypatch.setattr(
+        rd_curve,
+        "measure",
+        lambda image, jobs, **options: measured.append(len(jobs)) or original(image, jobs, **options),
+    )
+    run(folder, out)
+    everything = measured.copy()
+    measured.clear()
+    run(folder, out)
+    assert measured == []
+    record = results.load(out / "webp.json")
+    del record.rows[-1]
+    record.add([])
+    run(folder, out)
+    assert measured == [1] and results.load(out / "webp.json").is_complete
+    for name in ("jpeg", "webp"):
+        record = results.load(out / f"{name}.json")
+        dataclasses.replace(record, codec={**record.codec, "version": "older"}).add([])
+    measured.clear()
+    run(folder, out)
+    assert measured == everything
+    measured.clear()
+    run(folder, out, "--again")
+    assert measured == everything
+
+
+def test_a_stopped_run_keeps_its_pictures(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever stops the run loses at most the picture that was being measured."""
+    original = rd_curve.measure
+    images = iter(range(2))
+
+    def stop_at_second(*arguments: object, **options: object) -> object:
+        if next(images) == 1:
+            raise KeyboardInterrupt
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(rd_curve, "measure", stop_at_second)
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, tmp_path / "out")
+    record = results.load(tmp_path / "out" / "jpeg.json")
+    assert {row["image"] for row in record.rows} == {"0.png"}
+    assert not record.is_complete
+
+
+def test_results_of_other_pictures_are_not_overwritten(folder: Path, tmp_path: Path) -> None:
+    """A folder belongs to one data set."""
+    assert run(folder, tmp_path / "out") == 0
+    before = (tmp_path / "out" / "jpeg.json").read_text()
+    assert run(folder, tmp_path / "out", "--images", "1") == 2
+    assert (tmp_path / "out" / "jpeg.json").read_text() == before
+
+
+def test_a_codec_that_does_not_decode_its_file_is_named(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A broken codec takes no further part, the exit code says so, and the others are measured."""
+    original = codecs.open_codec
+
+    def with_broken_webp(name: str, **options: object) -> codecs.Codec:
+        codec = original(name, **options)
+        return dataclasses.replace(codec, decode=lambda _: Image.new("RGB", (1, 1))) if name == "webp" else codec
+
+    monkeypatch.setattr(codecs, "open_codec", with_broken_webp)
+    assert run(folder, tmp_path / "out") == 1
+    assert "webp: broken" in capsys.readouterr().err
+    assert results.load(tmp_path / "out" / "jpeg.json").is_complete
+    assert not (tmp_path / "out" / "webp.json").exists()
+
+
+def test_the_scripts_run_as_files() -> None:
+    """`python benchmarks/X.py` works from anywhere, and this folder's `codecs` does not hide Python's."""
+    for name in ("rd_curve.py", "throughput.py", "report.py"):
+        subprocess.run([sys.executable, ROOT / "benchmarks" / name, "--help"], check=True, capture_output=True, cwd="/")
+
+
+# --- the report -------------------------------------------------------------------------------------------------------
+
+
+def test_a_report_shows_what_was_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Half of the bytes is a BD-rate of -50 %; a record that lacks a picture is left out; plots are written."""
+    pytest.importorskip("bjontegaard")
+    pytest.importorskip("matplotlib")
+    from benchmarks import report
+
+    for record in (made_up("vaecodec", 0.5), made_up("jpeg", 1), made_up("webp", 0.8)):
+        write(record, tmp_path)
+    write(made_up("avif", 1, rows=made_up("avif", 1).rows[:-1]), tmp_path)
+    assert report.main([str(tmp_path), "--no-page"]) == 0
+    printed = capsys.readouterr()
+    assert "| vaecodec | \N{MINUS SIGN}50.0 % | \N{MINUS SIGN}50.0 % |" in printed.out
+    assert "| webp | \N{MINUS SIGN}20.0 % | \N{MINUS SIGN}20.0 % | \N{MINUS SIGN}37.5 %" in printed.out
+    assert "| avif |" not in printed.out and "avif: left out" in printed.err
+    for name in ("psnr.png", "ms-ssim.png", "speed.png"):
+        with Image.open(tmp_path / name) as plot:
+            assert plot.width > 800
+
+
+def test_the_page_needs_nothing_from_outside(folder: Path, tmp_path: Path, tiny_weights: Path) -> None:
+    """Every source in the page is inline, names are escaped, and there is a crop of every codec."""
+    pytest.importorskip("bjontegaard")
+    pytest.importorskip("matplotlib")
+    from benchmarks import report
+
+    (folder / "1.png").rename(folder / "a<b>&.png")
+    out, weights = tmp_path / "out", str(tiny_weights)
+    run(folder, out, "--codecs", "vaecodec,jpeg,webp", "--model", weights)
+    assert report.main([str(out), "--data", str(folder), "--pictures", "2", "--model", weights]) == 0
+    text = (out / "report.html").read_text()
+    assert set(re.findall(r'(?:src|href)="([^:]*:)', text)) == {"data:"}
+    assert "http" not in text.replace("http-equiv", "") and "url(" not in text
+    assert "a<b>" not in text and "a&lt;b&gt;&amp;.png" in text
+    for name in ("original", "vaecodec", "jpeg", "webp"):
+        assert len(re.findall(f"<figcaption>{name}", text)) == 2
+    assert text.count('type="range"') == 2
+
+
+def test_nearest_file_is_found_whichever_way_quality_runs() -> None:
+    """Files at equal bytes are sought where size rises with quality and where it falls."""
+    from benchmarks import page
+
+    for sign in (1, -1):
+        codec = SimpleNamespace(
+            qualities=(1, 100), encode=lambda _, quality, sign=sign: bytes(1000 + sign * 7 * quality)
+        )
+        image = Image.new("RGB", (8, 8))
+        assert abs(len(page._nearest(codec, image, 1000 + sign * 300)) - 1000 - sign * 300) <= 4
+
+
+def test_readme_is_rewritten_between_its_markers_only() -> None:
+    """What stands around the markers stays, twice gives the same as once, and a missing marker is an error."""
+    document = f"before\n{tables.BEGIN}\nold\n{tables.END}\nafter\n"
+    once = tables.put_between_markers(document, "new\n")
+    assert once == f"before\n{tables.BEGIN}\nnew\n{tables.END}\nafter\n"
+    assert tables.put_between_markers(once, "new\n") == once
+    for broken in ("", tables.BEGIN, tables.END + tables.BEGIN, document + document):
+        with pytest.raises(ValueError, match="rd-table"):
+            tables.put_between_markers(broken, "new\n")
+
+
+def test_readme_table_tells_the_records() -> None:
+    """README's text has the BD-rates against the three formats, and rate and PSNR at five qualities."""
+    pytest.importorskip("bjontegaard")
+    records = [made_up("vaecodec", 0.5), made_up("jpeg", 1), made_up("webp", 0.625), made_up("avif", 0.4)]
+    text = tables.readme_text(records, "p.png")
+    row = "| PSNR | \N{MINUS SIGN}50.0 % | \N{MINUS SIGN}20.0 % | +25.0 % |"
+    assert row in text and row.replace("PSNR", "MS-SSIM") in text
+    assert "30: 0.18 bpp, 28.8 dB" in text and "![" in text.splitlines()[0] and "(p.png)" in text
+
+
+def test_readme_shows_the_recorded_results_of_the_shipped_model() -> None:
+    """README's numbers are those on record, and the record is of the weights in this checkout."""
+    pytest.importorskip("bjontegaard")
+    from benchmarks import report
+
+    folder = ROOT / "benchmarks" / "results" / "kodak"
+    if not (folder / "vaecodec.json").exists():
+        pytest.skip("no results are recorded yet in benchmarks/results/kodak")
+    records = report.complete(results.load_folder(folder))
+    readme = ROOT / "README.md"
+    text = tables.readme_text(records, report.plot_link(readme, folder))
+    assert tables.put_between_markers(readme.read_text(), text) == readme.read_text(), (
+        "run report.py --readme README.md"
+    )
+    weights = (ROOT / "pretrained" / "vaec-1.safetensors").read_bytes()
+    recorded = next(record for record in records if record.name == "vaecodec").codec["settings"]["model_id"]
+    assert recorded == hashlib.sha256(weights).hexdigest()[:8], "the weights have changed since: measure again"
+
+
+# --- throughput -------------------------------------------------------------------------------------------------------
+
+
+def test_a_stage_does_not_count_the_stages_inside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seconds of nested stages add up to the whole, each counted once."""
+    from benchmarks import stages
+
+    now = iter(range(100))
+    monkeypatch.setattr(stages, "time", SimpleNamespace(perf_counter=lambda: next(now)))
+    watch = stages.Stopwatch()
+    inner = watch.around("entropy coding", lambda: None)
+    watch.around("hyper and context", lambda: (inner(), inner()))()
+    assert watch.seconds["entropy coding"] == 2
+    assert watch.seconds["hyper and context"] == 5 - 2
+
+
+def test_throughput_measures_every_stage(tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One size gives times of all codecs in turn, their ratio, and a profile; the clocks are taken off again."""
+    torch = pytest.importorskip("torch")
+    from benchmarks import stages, throughput
+
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    monkeypatch.setattr(throughput, "picture_of", lambda *_: Image.fromarray(picture(96, 144)))
+    arguments = [
+        "--threads",
+        "1",
+        "--megapixels",
+        "0.01",
+        "--codecs",
+        "jpeg",
+        "--repeats",
+        "1",
+        "--model",
+        str(tiny_weights),
+    ]
+    before = stages.Network.walk_latents
+    result = throughput.measure(throughput._parser().parse_args(arguments))
+    assert stages.Network.walk_latents is before
+    assert set(result["seconds"]) == {"vaecodec", "jpeg"} and set(result["ratio"]) == {"jpeg"}
+    assert all(seconds > 0 for seconds in result["stages_s"]["encode"].values())
+    assert result["stages_s"]["decode"]["analysis"] == 0
+    assert json.loads(json.dumps(result)) == result
+
+
+def test_pictures_of_a_size_are_tiled(folder: Path) -> None:
+    """A picture of any size is made of mirrored copies of the first one."""
+    from benchmarks import throughput
+
+    image = throughput.picture_of(0.02, str(folder))
+    assert image.width * image.height == pytest.approx(20_000, rel=0.02)
+    source = datasets.find(str(folder)).pictures[0].load()
+    assert image.crop((0, 0, 56, 40)) == source
+    assert image.crop((56, 0, 112, 40)) == source.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+
+
+# --- the law ----------------------------------------------------------------------------------------------------------
+
+
+def test_benchmarks_use_the_codec_as_everybody_does() -> None:
+    """Public names and vaecodec.pixels only, except for the clocks, which must reach inside."""
+    allowed = {"vaecodec", "vaecodec.pixels"}
+    inside = {"stages.py": {"vaecodec.entropy", "vaecodec.model.network"}}
+    for path in sorted((ROOT / "benchmarks").glob("*.py")):
+        found = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                found |= {
+                    f"{node.module}.{alias.name}" if node.module == "vaecodec" else node.module for alias in node.names
+                }
+        ours = {name for name in found if name.split(".")[0] == "vaecodec" and name != "vaecodec.Codec"}
+        assert ours <= allowed | inside.get(path.name, set()), path.name

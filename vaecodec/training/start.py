@@ -1,0 +1,156 @@
+"""What a run starts from: noise, a linear transform, a weights file, or the checkpoint of another run."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vaecodec.entropy.tables import Tables
+from vaecodec.model import weights
+from vaecodec.model.exact import ROW_FRACTION_BITS, IntegerLayer
+from vaecodec.model.network import Network
+from vaecodec.model.priors import LOG_SCALE_STEP, FactorizedPrior
+from vaecodec.model.transforms import Architecture
+from vaecodec.training.data import Pictures
+from vaecodec.training.errors import TrainingError
+from vaecodec.training.export import DEQUANTIZE_UNIT
+from vaecodec.training.klt import start_from_klt
+from vaecodec.training.objective import TrainingModel
+from vaecodec.training.recipe import Recipe
+from vaecodec.training.scale_network import ScaleNetwork
+
+CHECKPOINT_KEYS = {"model", "average", "optimizer", "step", "elapsed_s"}
+KLT_CROPS = 128
+FIT_STEPS, FIT_LEARNING_RATE = 300, 0.05
+
+
+def starting_model(recipe: Recipe, pictures: Pictures) -> TrainingModel:
+    """The model that step 0 finds, on the CPU, as `recipe.init` says.
+
+    Raises:
+        TrainingError: (INIT, CHECKPOINT) there is no such file, or it cannot be used.
+        VaecModelError: the weights file is damaged.
+    """
+    if recipe.init in ("klt", "random"):
+        model = TrainingModel(recipe.architecture)
+        if recipe.init == "klt":
+            start_from_klt(model, pictures.batch(np.random.default_rng(recipe.seed), KLT_CROPS, recipe.patch_px))
+        return model
+    path = weights.default_path() if recipe.init == "default" else Path(recipe.init)
+    if not path.is_file():
+        raise TrainingError(f"init is {recipe.init!r}, must be klt, default, random or a file", code="INIT")
+    if path.suffix == ".safetensors":
+        return from_weights(weights.load(None if recipe.init == "default" else path, "cpu"))
+    return from_checkpoint(path)
+
+
+def from_checkpoint(path: Path) -> TrainingModel:
+    """The moving average of a run: what its weights file is made of.
+
+    Raises:
+        TrainingError: (CHECKPOINT) as `load_checkpoint` and `load_into`.
+    """
+    state = load_checkpoint(path)
+    model = TrainingModel(architecture_of(state))
+    load_into(model, state["average"], path)
+    return model
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """What `Run.save` wrote: tensors and numbers only, on the CPU.
+
+    Raises:
+        TrainingError: (CHECKPOINT) it cannot be read, or is something else.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged archive fails in many ways
+        raise TrainingError(f"cannot read the checkpoint {path}: {error}", code="CHECKPOINT") from error
+    missing = CHECKPOINT_KEYS - (state.keys() if isinstance(state, dict) else set())
+    if missing:
+        raise TrainingError(f"{path} is no checkpoint: it lacks {', '.join(sorted(missing))}", code="CHECKPOINT")
+    return state
+
+
+def architecture_of(state: dict[str, Any]) -> Architecture:
+    """The architecture that a checkpoint names; the first ones name none, and are of the default."""
+    return Architecture(**state.get("architecture", {}))
+
+
+def load_into(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    """Put a checkpoint's tensors into a model.
+
+    Raises:
+        TrainingError: (CHECKPOINT) they are of another network.
+    """
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise TrainingError(f"{path} is of another network: {error}", code="CHECKPOINT") from error
+
+
+def from_weights(network: Network) -> TrainingModel:
+    """A model that can be trained on, from a weights file: what the file holds as integers becomes float again."""
+    model = TrainingModel(network.vae.arch)
+    model.vae.load_state_dict(network.vae.state_dict())
+    _to_float(model.scale_network, network.scales.stored.layers)
+    _fit_prior(model.hyper_prior, _mean_pmf(network.hyper_tables))
+    return model
+
+
+@torch.no_grad()
+def _to_float(scale_network: ScaleNetwork, stored: tuple[IntegerLayer, ...]) -> None:
+    """The inverse of the export's integer layers.
+
+    The units of hidden values are not stored and do not matter to the result. They are chosen so that the weights of
+    all layers are larger than those of a fresh layer by the same factor: the learning rate is made for fresh ones.
+    """
+    layers = list(zip(scale_network.layers, stored, strict=True))
+    first, last = float(DEQUANTIZE_UNIT), 2**ROW_FRACTION_BITS / LOG_SCALE_STEP
+    sizes = [_rms(integers.weight) / 2.0**integers.shift / _rms(layer.weight) for layer, integers in layers]
+    factor = (first * math.prod(sizes) / last) ** (1 / len(layers))
+    unit_in = first
+    for (layer, integers), size in zip(layers, sizes, strict=True):
+        unit_out = unit_in * size / factor
+        layer.weight.copy_(integers.weight.double() / 2.0**integers.shift * unit_in / unit_out)
+        layer.bias.copy_(integers.bias.double() / 2.0**integers.shift / unit_out)
+        unit_in = unit_out
+
+
+def _rms(weight: Tensor) -> float:
+    return max(float(weight.double().square().mean().sqrt()), 1e-9)
+
+
+def _mean_pmf(tables: tuple[Tables, ...]) -> Tensor:
+    """Probabilities of -R..R by channel [Z, 2 R + 1], the mean over the bands of qualities, without escapes."""
+    largest = max(int(band.radius.max()) for band in tables)
+    total = np.zeros((tables[0].rows, 2 * largest + 1))
+    for band in tables:
+        for row, radius in enumerate(band.radius.tolist()):
+            total[row, largest - radius : largest + radius + 1] += band.counts[row, : 2 * radius + 1]
+    return torch.from_numpy(total / total.sum(1, keepdims=True)).float()
+
+
+def _fit_prior(prior: FactorizedPrior, pmf: Tensor) -> None:
+    """Fit the density to the tables [Z, 2 R + 1] that an export once made of it and of measured symbols."""
+    radius = pmf.shape[1] // 2
+    values = torch.arange(-radius, radius + 1, dtype=torch.float32)
+    mean = pmf @ values
+    deviation = ((values - mean[:, None]).square() * pmf).sum(1).sqrt().clamp_min(0.3)
+    with torch.no_grad():
+        prior.mean.copy_(mean + torch.linspace(-1, 1, len(prior.mean))[:, None] * deviation)
+        prior.raw_scale.copy_(_softplus_inverse(deviation / 2).expand_as(prior.raw_scale))
+    grid = values.expand(1, len(pmf), 1, -1)
+    optimizer = torch.optim.Adam(prior.parameters(), FIT_LEARNING_RATE)
+    for _ in range(FIT_STEPS):
+        optimizer.zero_grad()
+        (pmf * prior.bits(grid)[0, :, 0]).sum(1).mean().backward()
+        optimizer.step()
+    optimizer.zero_grad()
+
+
+def _softplus_inverse(x: Tensor) -> Tensor:
+    return x + torch.log(-torch.expm1(-x))
