@@ -31,7 +31,7 @@ TABLE = {
     "__init__": ({"bitstream", "codec", "errors", "pillow_plugin", "sources"}, set()),
     "__main__": ({"cli"}, set()),
     "training": (
-        {"entropy", "errors", "model", "pixels", "tiles", "training"}, {"numpy", "torch", "PIL", "rich", "tensorboard"}
+        {"entropy", "errors", "model", "pixels", "tiles", "training"}, {"numpy", "torch", "PIL"}
     ),
 }  # fmt: skip
 STDLIB_ONLY = {"errors", "bitstream", "sources", "targets"}
