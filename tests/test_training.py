@@ -169,7 +169,7 @@ def test_the_document_shows_this_recipe() -> None:
     """The table of docs/training.md has the numbers of the code."""
     recipe, text = Recipe(Path(), Path()), (ROOT / "docs" / "training.md").read_text()
     for shown in (
-        f"MSE + {objective.SEAM_WEIGHT:g} * seam excess",
+        f"from {objective.SEAM_WEIGHT_LOW:g} to {objective.SEAM_WEIGHT_HIGH:g}",
         f"{objective.LAMBDA_MIN:g} at quality 1 to {objective.LAMBDA_MAX:.2f} at quality 100",
         f"gradient norm clipped at {recipe.clip_norm:g}",
         f"{recipe.warmup_steps} steps of linear warm-up",

@@ -11,7 +11,7 @@ from vaecodec.model.vae import Vae
 from vaecodec.training.scale_network import ScaleNetwork
 
 LAMBDA_MIN, LAMBDA_MAX = 0.0005, 0.30  # weight of the mean squared error on the 0..255 scale, at quality 1 and 100
-SEAM_WEIGHT = 0.15  # of the excess of errors across patch borders: squared error alone leaves a visible grid
+SEAM_WEIGHT_LOW, SEAM_WEIGHT_HIGH = 0.5, 0.05  # of the excess of errors across patch borders, at quality 1 and 100
 LAMBDA_MIDDLE = (LAMBDA_MIN * LAMBDA_MAX) ** 0.5
 
 
@@ -34,6 +34,11 @@ class Losses(NamedTuple):
 def rd_lambda(level: Tensor) -> Tensor:
     """Weight of the distortion at quality levels in 0..1: log-linear."""
     return LAMBDA_MIN * (LAMBDA_MAX / LAMBDA_MIN) ** level
+
+
+def seam_weight(level: Tensor) -> Tensor:
+    """Weight of `seam_excess` at quality levels in 0..1: squared error alone leaves a grid that low qualities show."""
+    return SEAM_WEIGHT_LOW * (SEAM_WEIGHT_HIGH / SEAM_WEIGHT_LOW) ** level
 
 
 def round_straight_through(x: Tensor) -> Tensor:
@@ -99,6 +104,6 @@ def losses(model: nn.Module, x: Tensor, level: Tensor) -> Losses:
     error = outcome.pictures - x
     mse = error.square().mean((1, 2, 3))
     weight = rd_lambda(level)
-    distortion = mse + SEAM_WEIGHT * seam_excess(error)
+    distortion = mse + seam_weight(level) * seam_excess(error)
     total = ((bpp + weight * 255**2 * distortion) * (weight / LAMBDA_MIDDLE) ** -0.5).mean()
     return Losses(total, bpp.detach().mean(), mse.detach().mean())
