@@ -1,0 +1,181 @@
+"""The codecs that are compared, each one adapter: a picture to the bytes of a file, and these bytes to a picture."""
+
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, features
+
+import vaecodec
+
+
+class UnavailableError(Exception):
+    """A codec cannot be measured here; the message says why."""
+
+
+@dataclass(frozen=True, eq=False)  # told apart by identity, so that it can be part of a key
+class Codec:
+    """A codec under one name and with one set of settings.
+
+    Attributes:
+        name: what results and plots call it.
+        version: of everything that decides its bytes.
+        settings: all that was not left at its default.
+        qualities: the values of its own quality scale that are measured.
+        encode: RGB picture and quality to the bytes of a complete file.
+        decode: these bytes to an RGB picture, its pixels loaded.
+        timing_only: its pictures mean nothing (untrained weights), its times do.
+    """
+
+    name: str
+    version: str
+    settings: dict[str, Any]
+    qualities: tuple[int, ...]
+    encode: Callable[[Image.Image, int], bytes]
+    decode: Callable[[bytes], Image.Image]
+    timing_only: bool = False
+
+    def describe(self) -> dict[str, Any]:
+        """What results say of it."""
+        return {"name": self.name, "version": self.version, "settings": self.settings}
+
+
+DEFAULT = ("vaecodec", "jpeg", "jpeg-420", "jpeg-444", "webp", "avif", "avif-444", "jpeg2000", "heic", "jxl")
+
+
+def open_codec(name: str, *, device: str = "cpu", model: Path | None = None) -> Codec:
+    """Make the adapter of a name.
+
+    Args:
+        name: one of `names()`.
+        device: "cpu" or "cuda", for the codecs that know it.
+        model: weights of vaecodec; None is the built-in file.
+
+    Raises:
+        UnavailableError: the name is not known, or what the codec needs is not installed.
+    """
+    from benchmarks import peers  # imports this file
+
+    if name == "vaecodec":
+        return _vaecodec(device, model)
+    if name in _PILLOW:
+        return _PILLOW[name]()
+    if name in peers.OPENERS:
+        return peers.OPENERS[name](device)
+    raise UnavailableError(f"unknown codec, must be one of {', '.join(names())}")
+
+
+def names() -> tuple[str, ...]:
+    """All codecs that there are adapters for, whether they can be used here or not."""
+    from benchmarks import peers
+
+    return ("vaecodec", *_PILLOW, *peers.OPENERS)
+
+
+@contextmanager
+def needs(package: str) -> Iterator[None]:
+    """A failing import inside means that the codec is unavailable."""
+    try:
+        yield
+    except (ImportError, OSError, RuntimeError) as error:  # a library of another build fails in all three ways
+        raise UnavailableError(f"{package} cannot be imported ({error})") from error
+
+
+def _vaecodec(device: str, model: Path | None) -> Codec:
+    codec = vaecodec.Codec(model, device)
+    try:
+        probe = codec.encode(Image.new("RGB", (16, 16)), 50)
+    except vaecodec.VaecModelError as error:
+        raise UnavailableError(str(error)) from error
+    return Codec(
+        name="vaecodec",
+        version=vaecodec.__version__,
+        settings={"device": device, "model_id": vaecodec.info(probe).header.model_id.hex()},
+        qualities=(1, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100),
+        encode=lambda image, quality: codec.encode(image, quality),
+        decode=codec.decode,
+    )
+
+
+def _pillow(name: str, file_format: str, qualities: tuple[int, ...], *, library: str, **options: Any) -> Codec:
+    """A codec behind Pillow's save and open; `library` names what Pillow was built with."""
+    if not features.check(library):
+        raise UnavailableError(f"this Pillow was built without {library}")
+    return through_pillow(
+        name, file_format, qualities, version=f"Pillow {Image.__version__}, {_library_version(library)}", **options
+    )
+
+
+def through_pillow(name: str, file_format: str, qualities: tuple[int, ...], *, version: str, **options: Any) -> Codec:
+    """A codec whose encoder takes `quality` in Pillow's save."""
+
+    def encode(image: Image.Image, quality: int) -> bytes:
+        file = io.BytesIO()
+        image.save(file, file_format, quality=quality, **options)
+        return file.getvalue()
+
+    return Codec(name, version, {"format": file_format, **options}, qualities, encode, _open)
+
+
+def _open(data: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(data))
+    image.load()
+    return image
+
+
+def _library_version(library: str) -> str:
+    actual = "libjpeg_turbo" if library == "jpg" and features.check("libjpeg_turbo") else library
+    return f"{actual} {features.version(actual)}"
+
+
+def _jpeg2000() -> Codec:
+    """OpenJPEG's lossy mode at a fixed compression ratio, which stands for the quality: the larger, the smaller."""
+    base = _pillow("jpeg2000", "JPEG2000", (200, 100, 60, 36, 24, 16, 10, 6), library="jpg_2000")
+    options = {"irreversible": True, "mct": 1, "quality_mode": "rates"}  # mct: Pillow leaves colours correlated
+
+    def encode(image: Image.Image, quality: int) -> bytes:
+        file = io.BytesIO()
+        image.save(file, "JPEG2000", quality_layers=[quality], **options)
+        return file.getvalue()
+
+    return Codec(base.name, base.version, {**base.settings, **options}, base.qualities, encode, base.decode)
+
+
+def _heic() -> Codec:
+    with needs("pillow_heif"):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    version = f"pillow_heif {pillow_heif.__version__}, libheif {pillow_heif.libheif_version()}"
+    return through_pillow("heic", "HEIF", _TENS, version=version)
+
+
+def _jxl() -> Codec:
+    with needs("pillow_jxl"):
+        import pillow_jxl
+    version = f"pillow_jxl {getattr(pillow_jxl, '__version__', 'unknown')}"
+    return through_pillow("jxl", "JXL", _TENS, version=version)
+
+
+_TENS = (10, 20, 30, 40, 50, 60, 70, 80, 90, 95)
+_FIVES = tuple(range(5, 100, 5))  # those of CompressAI's published JPEG curve
+_AVIF = (10, 25, 40, 55, 70, 80, 90, 95)
+
+_PILLOW: dict[str, Callable[[], Codec]] = {
+    "jpeg": lambda: _pillow("jpeg", "JPEG", _FIVES, library="jpg"),
+    "jpeg-420": lambda: _pillow(
+        "jpeg-420", "JPEG", (5, *_TENS), library="jpg", optimize=True, progressive=True, subsampling="4:2:0"
+    ),
+    "jpeg-444": lambda: _pillow(
+        "jpeg-444", "JPEG", (5, *_TENS), library="jpg", optimize=True, progressive=True, subsampling="4:4:4"
+    ),
+    "webp": lambda: _pillow("webp", "WEBP", (1, 5, *_TENS, 100), library="webp", method=6),
+    "avif": lambda: _pillow("avif", "AVIF", _AVIF, library="avif"),
+    "avif-444": lambda: _pillow("avif-444", "AVIF", _AVIF, library="avif", subsampling="4:4:4"),
+    "jpeg2000": _jpeg2000,
+    "heic": _heic,
+    "jxl": _jxl,
+}

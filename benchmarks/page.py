@@ -1,0 +1,201 @@
+"""The report as one HTML file without external resources: tables, plots, and pictures of all codecs at equal bytes."""
+
+import base64
+import io
+import sys
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from benchmarks import codecs, datasets, metrics
+from benchmarks.codecs import Codec
+from benchmarks.results import Record
+from benchmarks.tables import OURS, Table
+
+TEMPLATE = Path(__file__).with_name("page.html")
+SLIDER_PX = (1024, 768)
+CROP_PX = (150, 110)
+SAMPLE = "sample"
+CAPTIONS = {
+    "psnr.png": "PSNR of RGB over bits per pixel: up and to the left is better. Dashed: published by others.",
+    "ms-ssim.png": "MS-SSIM in dB, -10 log10(1 - MS-SSIM), over bits per pixel. Dashed: published by others.",
+    "speed.png": "BD-rate over the time to decode, on a log scale: down and to the left is better.",
+}
+
+Box = tuple[int, int, int, int]
+
+
+class Panel(NamedTuple):
+    """A picture as one codec shows it; file_bytes is 0 for the original."""
+
+    name: str
+    image: Image.Image
+    file_bytes: int
+    psnr_db: float
+
+    @property
+    def caption(self) -> str:
+        """What it is and what it costs."""
+        return f"{self.name}: {self.file_bytes:,} bytes, {self.psnr_db:.2f} dB" if self.file_bytes else self.name
+
+
+class Comparison(NamedTuple):
+    """One picture: the original first, then vaecodec, then the others at about the same bytes."""
+
+    picture: str
+    panels: list[Panel]
+
+
+def compare(
+    records: Sequence[Record], count: int, *, quality: int, data: str | None, model: Path | None = None
+) -> list[Comparison]:
+    """Code some pictures of the data set again for showing, evenly spread over it.
+
+    Args:
+        records: their codecs are shown, where they are still the same as measured; without vaecodec nothing is.
+        count: of pictures.
+        quality: of vaecodec; the others are set to come nearest to its bytes.
+        data: where the pictures are; None is where the name of their data set says.
+        model: weights of vaecodec; None is the built-in file.
+    """
+    usable = _usable(records, model)
+    ours = usable.pop(OURS, None)
+    pictures = _pictures(records[0], data)
+    if ours is None or not pictures:
+        return []
+    step = max(1, len(pictures) // max(1, count))
+    comparisons = []
+    for picture in pictures[step // 2 :: step][:count]:
+        image = picture.load()
+        file = ours.encode(image, quality)
+        files = {ours: file} | {codec: _nearest(codec, image, len(file)) for codec in usable.values()}
+        panels = [Panel("original", image, 0, metrics.EXACT_DB)]
+        for codec, each in files.items():
+            shown = codec.decode(each)
+            panels.append(Panel(codec.name, shown, len(each), metrics.psnr_db(np.asarray(image), np.asarray(shown))))
+        comparisons.append(Comparison(picture.name, panels))
+    return comparisons
+
+
+def render(
+    records: Sequence[Record], tables: Iterable[Table], plots: Iterable[Path], comparisons: Iterable[Comparison]
+) -> str:
+    """The whole page."""
+    dataset, machine = records[0].dataset, records[0].machine
+    about = [(name, str(value)) for name, value in machine.items()] + [("data", f"SHA-256 {dataset['sha256']}")]
+    about += [(record.name, f"{record.codec['version']}; {_settings(record)}") for record in records]
+    return Template(TEMPLATE.read_text()).substitute(
+        title=escape(f"Rate and distortion on {dataset['name']}"),
+        tables="\n".join(map(_table, tables)),
+        plots="\n".join(_figure(_inline(path.read_bytes(), "png"), CAPTIONS[path.name]) for path in plots),
+        comparisons="\n".join(map(_comparison, comparisons)),
+        about="\n".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in about),
+    )
+
+
+def _settings(record: Record) -> str:
+    return ", ".join(f"{name} {value}" for name, value in record.codec["settings"].items())
+
+
+def _usable(records: Iterable[Record], model: Path | None) -> dict[str, Codec]:
+    """The codecs that are here and the same as when they were measured."""
+    usable = {}
+    for record in records:
+        try:
+            codec = codecs.open_codec(record.name, device=record.codec["settings"].get("device", "cpu"), model=model)
+        except codecs.UnavailableError as reason:
+            print(f"{record.name}: no pictures: {reason}", file=sys.stderr)
+            continue
+        if codec.describe() != record.codec:
+            print(f"{record.name}: no pictures: here is {codec.describe()}, measured {record.codec}", file=sys.stderr)
+        elif not codec.timing_only:
+            usable[record.name] = codec
+    return usable
+
+
+def _pictures(record: Record, data: str | None) -> Sequence[datasets.Picture]:
+    name, names = record.dataset["name"], record.dataset["images"]
+    base = name.removesuffix(f"-first{len(names)}")
+    try:
+        found = datasets.find(data or (None if base == SAMPLE else base)).first(len(names))
+    except FileNotFoundError as reason:
+        print(f"no pictures: {reason}", file=sys.stderr)
+        return ()
+    if found.sha256 != record.dataset["sha256"]:
+        print(f"no pictures: {found.name} is not what was measured (other checksum)", file=sys.stderr)
+        return ()
+    return found.pictures
+
+
+def _nearest(codec: Codec, image: Image.Image, wanted_bytes: int) -> bytes:
+    """The codec's file nearest to a size, by bisection: size is taken to rise or to fall with its quality."""
+    low, high = min(codec.qualities), max(codec.qualities)
+    files = {quality: codec.encode(image, quality) for quality in (low, high)}
+    rises = len(files[high]) > len(files[low])
+    while high - low > 1:
+        middle = (low + high) // 2
+        files[middle] = codec.encode(image, middle)
+        if (len(files[middle]) < wanted_bytes) == rises:
+            low = middle
+        else:
+            high = middle
+    return min(files.values(), key=lambda file: abs(len(file) - wanted_bytes))
+
+
+def _busiest(image: Image.Image, size: tuple[int, int]) -> Box:
+    """The box of a size, or the whole picture if that is smaller, with the most detail: where codecs differ."""
+    width, height = min(size[0], image.width), min(size[1], image.height)
+    grey = np.asarray(image.convert("L"), np.int32)
+    detail = np.abs(np.diff(grey, axis=0))[:, 1:] + np.abs(np.diff(grey, axis=1))[1:]
+    corners = [
+        (top, left)
+        for top in range(0, image.height - height + 1, max(1, height // 2))
+        for left in range(0, image.width - width + 1, max(1, width // 2))
+    ]
+    top, left = max(corners, key=lambda c: int(detail[c[0] : c[0] + height, c[1] : c[1] + width].sum()))
+    return left, top, left + width, top + height
+
+
+def _comparison(comparison: Comparison) -> str:
+    original, ours, *_ = comparison.panels
+    wide, close = _busiest(original.image, SLIDER_PX), _busiest(original.image, CROP_PX)
+    crops = "\n".join(_figure(_picture(panel.image, close), panel.caption) for panel in comparison.panels)
+    return f"""<h2>{escape(comparison.picture)}</h2>
+<div class="slider"><img src="{_picture(original.image, wide)}" alt="original">
+<img class="over" src="{_picture(ours.image, wide)}" alt="{escape(ours.name)}"><div class="line"></div>
+<b>original</b><b>{escape(ours.caption)}</b>
+<input type="range" min="0" max="100" value="50" step="0.1"
+aria-label="original to the left, {escape(ours.name)} to the right"></div>
+<p class="note">A crop of every codec at the setting nearest to the same bytes.</p>
+<div class="crops">{crops}</div>"""
+
+
+def _table(table: Table) -> str:
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in table.header)
+    opening = {True: '<tr class="ours">', False: "<tr>"}
+    body = "\n".join(
+        opening[row[0] == OURS] + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows
+    )
+    return f"""<h2>{escape(table.title)}</h2>
+<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>
+<p class="note">{escape(table.note)}</p>"""
+
+
+def _figure(source: str, caption: str) -> str:
+    return f'<figure><img src="{source}" alt="{escape(caption)}"><figcaption>{escape(caption)}</figcaption></figure>'
+
+
+def _picture(image: Image.Image, box: Box) -> str:
+    """A crop as the browser will show it, without further loss."""
+    file = io.BytesIO()
+    image.crop(box).save(file, "WEBP", lossless=True)
+    return _inline(file.getvalue(), "webp")
+
+
+def _inline(data: bytes, subtype: str) -> str:
+    return f"data:image/{subtype};base64,{base64.b64encode(data).decode()}"

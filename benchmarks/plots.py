@@ -1,0 +1,84 @@
+"""The pictures of a benchmark: quality against rate, and BD-rate against decode time. Colour-blind safe."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.metrics import Point
+
+if TYPE_CHECKING:  # matplotlib is optional, and takes a second to load
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette: fixed by codec, so that a codec keeps its colour from plot to plot. Yellow is not legible.
+STYLES = {
+    "vaecodec": ("#D55E00", "o"),
+    "jpeg": ("#000000", "s"),
+    "jpeg-420": ("#555555", "<"),
+    "jpeg-444": ("#999999", ">"),
+    "webp": ("#E69F00", "v"),
+    "avif": ("#0072B2", "^"),
+    "avif-444": ("#56B4E9", "D"),
+    "jpeg2000": ("#CC79A7", "P"),
+    "heic": ("#009E73", "X"),
+    "jxl": ("#117733", "*"),
+}
+OTHER = ("#882255", "h")
+PUBLISHED_SHOWN = {"vtm": (0, (6, 2)), "bpg444": (0, (2, 2)), "mbt2018-mean": (0, (6, 2, 1, 2)), "jpeg": (0, (1, 1))}
+LABELS = {"psnr_db": "PSNR, dB", "ms_ssim": "MS-SSIM, dB"}
+SIZE_INCH, DPI, FONT_PT = (8.2, 5.4), 110, 12
+
+
+def rate_distortion(
+    measured: Mapping[str, Sequence[Point]], published: Mapping[str, Sequence[Point]], *, metric: str, path: Path
+) -> None:
+    """Draw quality in dB against bits per pixel, measured curves solid with markers, published ones dashed and grey."""
+    figure, axes = _canvas("bits per pixel", LABELS[metric])
+    for name, curve in published.items():
+        if name in PUBLISHED_SHOWN and curve:
+            axes.plot(*_sorted(curve), color="#888888", linestyle=PUBLISHED_SHOWN[name], label=f"{name}, published")
+    for name, curve in measured.items():
+        colour, marker = STYLES.get(name, OTHER)
+        emphasis = 2.6 if name == "vaecodec" else 1.4
+        axes.plot(*_sorted(curve), color=colour, marker=marker, markersize=5, linewidth=emphasis, label=name)
+    shown = measured.get("vaecodec") or next(iter(measured.values()))
+    right = 1.1 * max(point.bpp for point in shown)
+    heights = [point.db for curve in measured.values() for point in curve if point.bpp <= right]
+    axes.set_xlim(0, right)
+    axes.set_ylim(min(heights) - 0.5, max(heights) + 0.5)
+    axes.legend(loc="lower right", fontsize=FONT_PT - 2, ncols=2)
+    figure.savefig(path, dpi=DPI)
+
+
+def speed(points: Mapping[str, tuple[float, float]], path: Path) -> None:
+    """Draw BD-rate against JPEG in percent over decode time in milliseconds, on a log scale; lower left is better."""
+    figure, axes = _canvas("decode, ms per picture, mean over pictures and qualities", "BD-rate against jpeg, %")
+    by_time = sorted(points.items(), key=lambda item: item[1])
+    for number, (name, (milliseconds, percent)) in enumerate(by_time):
+        above = 6 if number % 2 else -14  # neighbours' names would cover each other
+        colour, marker = STYLES.get(name, OTHER)
+        axes.plot(milliseconds, percent, color=colour, marker=marker, markersize=9, linestyle="none")
+        axes.annotate(name, (milliseconds, percent), xytext=(8, above), textcoords="offset points")
+    axes.set_xscale("log")
+    axes.margins(0.2)
+    figure.savefig(path, dpi=DPI)
+
+
+def _canvas(across: str, up: str) -> "tuple[Figure, Axes]":
+    """A figure outside of pyplot's global state, and its axes."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context({"font.size": FONT_PT}):
+        figure = Figure(figsize=SIZE_INCH, layout="constrained")
+        axes = figure.add_subplot()
+    axes.set_xlabel(across)
+    axes.set_ylabel(up)
+    axes.grid(color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _sorted(curve: Sequence[Point]) -> tuple[list[float], list[float]]:
+    ordered = sorted(curve)
+    return [point.bpp for point in ordered], [point.db for point in ordered]

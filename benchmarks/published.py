@@ -1,0 +1,31 @@
+"""Rate-distortion points that others have published (published.json, each with its source): never mixed with ours."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks.metrics import Point, to_db
+
+PATH = Path(__file__).with_name("published.json")
+
+
+def sources(dataset: str) -> dict[str, str]:
+    """Where the points of each codec on a data set come from; empty if nothing is known of this data set."""
+    return {name: codec["source"] for name, codec in _codecs(dataset).items()}
+
+
+def curves(dataset: str, metric: str = "psnr_db") -> dict[str, list[Point]]:
+    """Curves by codec, in the units of `Record.curve`, of the codecs whose source gives this metric."""
+    return {
+        name: [
+            Point(rate, to_db(value) if metric == "ms_ssim" else value)
+            for rate, value in zip(codec["bpp"], codec[metric], strict=True)
+        ]
+        for name, codec in _codecs(dataset).items()
+        if metric in codec
+    }
+
+
+def _codecs(dataset: str) -> dict[str, dict[str, Any]]:
+    everything = json.loads(PATH.read_text())
+    return everything[dataset] if dataset != "note" and dataset in everything else {}

@@ -1,0 +1,174 @@
+"""Measures rate, distortion and time of codecs on a set of pictures: `python benchmarks/rd_curve.py --help`."""
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+if not __package__:  # run as a file: the names in this folder (codecs, datasets) must not hide other packages' modules
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from benchmarks import codecs, datasets, metrics, results
+from benchmarks.codecs import Codec
+from benchmarks.results import Record, Row
+
+
+class Job(NamedTuple):
+    """One file to make of a picture."""
+
+    codec: Codec
+    quality: int
+
+
+class BrokenCodecError(Exception):
+    """A codec does not decode its own file to a picture of the same size."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure what is missing and print where it is; the exit code is 1 if a codec broke on the way."""
+    options = _parser().parse_args(arguments)
+    try:
+        dataset = datasets.find(options.data).first(options.images)
+        out = options.out or Path("out", "benchmark", dataset.name)
+        pairs = _open_all(options, dataset, out)
+    except (FileNotFoundError, FileExistsError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    broken = measure_all(dataset, pairs, repeats=options.repeats)
+    for name, reason in broken.items():
+        print(f"{name}: broken: {reason}", file=sys.stderr)
+    for _, record in pairs:
+        if record.is_complete and record.curve():
+            results.write_for_compressai(record, out / "compressai" / record.path.name)
+        print(f"{record.path}: {len(record.rows)} rows{'' if record.is_complete else ', not complete'}")
+    return 1 if broken else 0
+
+
+def measure_all(dataset: datasets.Dataset, pairs: list[tuple[Codec, Record]], *, repeats: int) -> dict[str, str]:
+    """Measure every picture that is not in the records yet.
+
+    Returns:
+        Codecs that failed and why; they take no further part.
+    """
+    broken: dict[str, str] = {}
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        for picture in progress.track(dataset.pictures, description="pictures"):
+            jobs = [
+                Job(codec, quality)
+                for codec, record in pairs
+                if codec.name not in broken
+                for quality in record.missing(picture.name, codec.qualities)
+            ]
+            if not jobs:
+                continue
+            rows = measure(picture.load(), jobs, repeats=repeats, broken=broken)
+            for codec, record in pairs:
+                if rows.get(codec.name):
+                    record.add([{"image": picture.name, **row} for row in rows[codec.name]])
+    return broken
+
+
+def measure(image: Image.Image, jobs: Sequence[Job], *, repeats: int, broken: dict[str, str]) -> dict[str, list[Row]]:
+    """Rows of one picture by codec.
+
+    Every job is first done once, untimed, and its file is decoded and compared. Then all jobs are timed in turn, so
+    often as `repeats` says: whatever else the machine does at a time disturbs all codecs alike.
+    """
+    files: dict[Job, tuple[bytes, Row]] = {}
+    for job in jobs:
+        if job.codec.name in broken:
+            continue
+        try:
+            files[job] = _check(image, job)
+        except Exception as error:  # a foreign codec may raise anything, and the others' results are still wanted
+            broken[job.codec.name] = f"quality {job.quality}: {type(error).__name__}: {error}"
+    sound = {job: file for job, file in files.items() if job.codec.name not in broken}
+    times: dict[Job, list[tuple[float, float]]] = {job: [] for job in sound}
+    for _ in range(repeats):
+        for job, (data, _) in sound.items():
+            times[job].append(_time(image, job, data))
+    rows: dict[str, list[Row]] = {}
+    for job, (_, row) in sound.items():
+        encode_s, decode_s = (round(statistics.median(each), 6) for each in zip(*times[job], strict=True))
+        rows.setdefault(job.codec.name, []).append({**row, "encode_s": encode_s, "decode_s": decode_s})
+    return rows
+
+
+def _check(image: Image.Image, job: Job) -> tuple[bytes, Row]:
+    """The file and all of its row but the times.
+
+    Raises:
+        BrokenCodecError: the file decodes to another size or mode.
+    """
+    data = job.codec.encode(image, job.quality)
+    decoded = job.codec.decode(data)
+    if (decoded.size, decoded.mode) != (image.size, "RGB"):
+        raise BrokenCodecError(f"decodes to {decoded.size} {decoded.mode}, must be {image.size} RGB")
+    row: Row = {
+        "width": image.width, "height": image.height, "quality": job.quality, "file_bytes": len(data),
+        "bpp": round(metrics.bpp(len(data), *image.size), 6),
+    }  # fmt: skip
+    original, samples = np.asarray(image), np.asarray(decoded)
+    for name in ("psnr_db", "ms_ssim", "ssimulacra2"):
+        value = None if job.codec.timing_only else getattr(metrics, name)(original, samples)
+        row[name] = None if value is None else round(value, 6)
+    return data, row
+
+
+def _time(image: Image.Image, job: Job, data: bytes) -> tuple[float, float]:
+    """Seconds to encode and to decode, from a picture in memory to bytes in memory and back."""
+    start = time.perf_counter()
+    job.codec.encode(image, job.quality)
+    between = time.perf_counter()
+    job.codec.decode(data)
+    return between - start, time.perf_counter() - between
+
+
+def _open_all(options: argparse.Namespace, dataset: datasets.Dataset, out: Path) -> list[tuple[Codec, Record]]:
+    """The codecs that can be used, each with its record; says which cannot, and why."""
+    pairs = []
+    for name in options.codecs.split(","):
+        try:
+            codec = codecs.open_codec(name, device=options.device, model=options.model)
+        except codecs.UnavailableError as reason:
+            print(f"{name}: left out: {reason}", file=sys.stderr)
+            continue
+        path = out / f"{name}.json"
+        record = results.open_record(path, codec.describe(), dataset.describe(), again=options.again)
+        pairs.append((codec, record))
+    return pairs
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    known = ", ".join(datasets.KNOWN)
+    parser.add_argument("--data", help=f"a folder of lossless pictures, or {known}; a small sample if not given")
+    parser.add_argument("--codecs", default=",".join(codecs.DEFAULT), help=f"of {', '.join(codecs.names())}")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="for vaecodec and the learned peers")
+    parser.add_argument("--model", type=Path, help="weights of vaecodec; the built-in file if not given")
+    parser.add_argument("--out", type=Path, help="folder of the results; out/benchmark/NAME if not given")
+    parser.add_argument("--images", type=int, help="only so many pictures; all if not given")
+    parser.add_argument("--repeats", type=_positive, default=3, help="times are medians of so many")
+    parser.add_argument("--again", action="store_true", help="forget finished rows")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not 1 or more")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""Turns recorded results into tables, plots, a page and README's table: `python benchmarks/report.py DIR`."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+if not __package__:  # run as a file: the names in this folder (codecs, datasets) must not hide other packages' modules
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from benchmarks import codecs, page, plots, published, results, tables
+from benchmarks.results import Record
+
+PLOTS = {"psnr.png": "psnr_db", "ms-ssim.png": "ms_ssim"}
+SPEED_PLOT = "speed.png"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write what can be written of a folder of results."""
+    options = _parser().parse_args(arguments)
+    records = complete(results.load_folder(options.folder))
+    if not records:
+        print(f"{options.folder} holds no complete results", file=sys.stderr)
+        return 2
+    pictures = draw(records, options.folder)
+    shown = tables.all_tables(records)
+    print("\n".join(table.markdown() for table in shown))
+    if options.readme:
+        write_readme(options.readme, records, options.folder)
+    if not options.no_page:
+        comparisons = page.compare(
+            records, options.pictures, quality=options.quality, data=options.data, model=options.model
+        )
+        path = options.folder / "report.html"
+        results.write_atomically(path, page.render(records, shown, pictures, comparisons))
+        print(path)
+    return 0
+
+
+def complete(records: Sequence[Record]) -> list[Record]:
+    """The records that cover their whole data set, ours first; says which are left out."""
+    for record in records:
+        if not record.is_complete:
+            print(f"{record.name}: left out: not all pictures are measured yet", file=sys.stderr)
+    order = codecs.names()
+    whole = [record for record in records if record.is_complete]
+    return sorted(whole, key=lambda record: order.index(record.name) if record.name in order else len(order))
+
+
+def draw(records: Sequence[Record], folder: Path) -> list[Path]:
+    """Write the plots for which there is something to draw."""
+    paths = []
+    for name, metric in PLOTS.items():
+        curves = {record.name: curve for record in records if (curve := record.curve(metric))}
+        if curves:
+            others = published.curves(records[0].dataset["name"], metric)
+            plots.rate_distortion(curves, others, metric=metric, path=folder / name)
+            paths.append(folder / name)
+    points = tables.anchored(records)
+    if points:
+        plots.speed(points, folder / SPEED_PLOT)
+        paths.append(folder / SPEED_PLOT)
+    return paths
+
+
+def write_readme(readme: Path, records: Sequence[Record], folder: Path) -> None:
+    """Rewrite what stands between README's markers."""
+    text = tables.readme_text(records, plot_link(readme, folder))
+    results.write_atomically(readme, tables.put_between_markers(readme.read_text(), text))
+
+
+def plot_link(readme: Path, folder: Path) -> str:
+    """Where the PSNR plot lies, seen from README."""
+    return Path(os.path.relpath(folder / next(iter(PLOTS)), readme.resolve().parent)).as_posix()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("folder", type=Path, help="what rd_curve.py was given as --out")
+    parser.add_argument("--readme", type=Path, help="rewrite this document between its markers")
+    parser.add_argument("--no-page", action="store_true", help="do not write report.html")
+    parser.add_argument("--model", type=Path, help="weights of vaecodec, if it was not the built-in file")
+    parser.add_argument("--data", help="where the pictures are, if not where their name says")
+    parser.add_argument("--pictures", type=int, default=2, help="how many pictures the page shows")
+    parser.add_argument("--quality", type=int, default=20, help="quality of vaecodec whose bytes the others must match")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

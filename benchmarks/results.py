@@ -1,0 +1,188 @@
+"""What a benchmark leaves behind: one JSON file a codec and data set, whose rows are kept as they are measured."""
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from benchmarks.metrics import Point, to_db
+
+Row = dict[str, Any]
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass
+class Record:
+    """The rows of one codec on one data set, and the file they are kept in.
+
+    Attributes:
+        codec: name, version and settings; for vaecodec the settings hold the model id.
+        dataset: name, sha256 and images (their names, in order).
+        machine: what times depend on.
+        rows: one a picture and quality; see benchmarks/README.md for the fields.
+    """
+
+    path: Path
+    codec: dict[str, Any]
+    dataset: dict[str, Any]
+    machine: dict[str, Any]
+    rows: list[Row] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """The codec's name."""
+        return str(self.codec["name"])
+
+    @property
+    def qualities(self) -> list[int]:
+        """All qualities that were measured, in order."""
+        return sorted({row["quality"] for row in self.rows})
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every picture has been measured at every quality that any picture has."""
+        return bool(self.rows) and len(self.rows) == len(self.dataset["images"]) * len(self.qualities)
+
+    def missing(self, image: str, qualities: Iterable[int]) -> list[int]:
+        """The qualities at which a picture has not been measured yet."""
+        done = {row["quality"] for row in self.rows if row["image"] == image}
+        return [quality for quality in qualities if quality not in done]
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """Keep rows, on disk too: whoever stops the run now loses nothing."""
+        self.rows += rows
+        head = {
+            "codec": self.codec, "dataset": self.dataset, "machine": self.machine, "commit": commit(),
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        }  # fmt: skip
+        write_atomically(self.path, _one_row_a_line(head, self.rows))
+
+    def at(self, quality: int) -> dict[str, float]:
+        """Means over the pictures at one quality: bpp, psnr_db, encode_s, decode_s; empty if it was not measured."""
+        rows = [row for row in self.rows if row["quality"] == quality and row["psnr_db"] is not None]
+        names = ("bpp", "psnr_db", "encode_s", "decode_s") if rows else ()
+        return {name: sum(row[name] for row in rows) / len(rows) for name in names}
+
+    def curve(self, metric: str = "psnr_db") -> list[Point]:
+        """The mean curve: at each quality the means over pictures of bpp and of the metric, each taken a picture first.
+
+        MS-SSIM goes to dB after the mean. Pictures without this metric (too small for MS-SSIM) count for neither mean.
+        """
+        points = []
+        for quality in self.qualities:
+            rows = [row for row in self.rows if row["quality"] == quality and row[metric] is not None]
+            if rows:
+                rate, value = (sum(row[name] for row in rows) / len(rows) for name in ("bpp", metric))
+                points.append(Point(rate, to_db(value) if metric == "ms_ssim" else value))
+        return points
+
+
+def open_record(path: Path, codec: dict[str, Any], dataset: dict[str, Any], *, again: bool = False) -> Record:
+    """Begin or continue a record.
+
+    Rows on disk are kept if codec (version, settings, model), pictures and machine are still the same: a file's rows
+    are all of what its head says. Otherwise, or with `again`, they will be measured anew.
+
+    Raises:
+        FileExistsError: the file holds the results of another data set.
+    """
+    fresh = Record(path, codec, dataset, machine())
+    if not path.exists():
+        return fresh
+    old = load(path)
+    if old.dataset != dataset:
+        raise FileExistsError(
+            f"{path} holds results of {old.dataset['name']} ({len(old.dataset['images'])} images), not of these"
+            f" {len(dataset['images'])} images of {dataset['name']}: name another --out"
+        )
+    same = not again and (old.codec, old.machine) == (fresh.codec, fresh.machine)
+    return old if same else fresh
+
+
+def load(path: Path) -> Record:
+    """Read a record.
+
+    Raises:
+        KeyError: it is not one.
+    """
+    data = json.loads(path.read_text())
+    return Record(path, data["codec"], data["dataset"], data["machine"], data["rows"])
+
+
+def load_folder(folder: Path) -> list[Record]:
+    """All records in a folder, by codec name; other JSON is passed over."""
+    paths = [path for path in sorted(folder.glob("*.json")) if '"rows"' in path.read_text()]
+    return [load(path) for path in paths]
+
+
+def write_for_compressai(record: Record, path: Path) -> None:
+    """Write the mean curve in the layout of CompressAI's `results`, so that its plot tool overlays it."""
+    means = [mean for quality in record.qualities if (mean := record.at(quality))]
+    names = {"bpp": "bpp", "psnr-rgb": "psnr_db", "encoding_time": "encode_s", "decoding_time": "decode_s"}
+    curves = {theirs: [round(mean[ours], 6) for mean in means] for theirs, ours in names.items()}
+    if all(row["ms_ssim"] is not None for row in record.rows):
+        of = [[row["ms_ssim"] for row in record.rows if row["quality"] == quality] for quality in record.qualities]
+        curves["ms-ssim-rgb"] = [round(sum(values) / len(values), 6) for values in of]
+    description = f"{record.codec['version']}, {record.dataset['name']}, means over images"
+    layout = {"name": record.name, "description": description, "results": curves}
+    write_atomically(path, json.dumps(layout, indent=1) + "\n")
+
+
+def machine() -> dict[str, Any]:
+    """What times depend on: processor, threads and versions."""
+    import torch
+
+    return {
+        "cpu": _processor(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        **{name: _version(name) for name in ("torch", "pillow", "numpy")},
+    }
+
+
+def commit() -> str | None:
+    """The checkout's commit, with "-dirty" if tracked files differ from it; None outside a repository."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return result.stdout.strip() or None
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that it is either the old or the new one whenever the run is stopped."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+def _one_row_a_line(head: dict[str, Any], rows: Sequence[Row]) -> str:
+    """JSON whose differences can be read."""
+    lines = [f"{json.dumps(name)}: {json.dumps(value, allow_nan=False)}" for name, value in head.items()]
+    body = ",\n".join(json.dumps(row, allow_nan=False) for row in rows)
+    return "{\n" + ",\n".join(lines) + ',\n"rows": [\n' + body + "\n]\n}\n"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]} ({len(names)} logical)" if names else platform.machine()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,69 @@
+"""Where the time of a picture goes: clocks around the methods of the network and of the entropy coder."""
+
+import functools
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from vaecodec.entropy import coder
+from vaecodec.model.network import Network
+
+REST = "colour, tiles, checks and I/O"
+STAGES: dict[str, list[tuple[Any, str]]] = {
+    "analysis": [(Network, "analyze")],
+    "hyper and context": [(Network, "to_steps"), (Network, "walk_latents")],
+    "entropy coding": [(coder, "encode"), (coder.Decoder, "read"), (coder.Decoder, "finish")],
+    "synthesis": [(Network, "synthesize")],
+}
+
+
+class Stopwatch:
+    """Seconds by stage, each without the stages that it calls: the walk over the latents calls the entropy coder."""
+
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(STAGES, 0.0)
+        self._inner: list[float] = []
+
+    def around(self, stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, its time added to a stage."""
+
+        @functools.wraps(function)
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            self._inner.append(0.0)
+            start = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                elapsed = time.perf_counter() - start
+                self.seconds[stage] += elapsed - self._inner.pop()
+                if self._inner:
+                    self._inner[-1] += elapsed
+
+        return timed
+
+
+@contextmanager
+def watched() -> Iterator[Stopwatch]:
+    """Clocks on all stages as long as the block runs. For one thread on a CPU: a GPU's work is not waited for."""
+    watch = Stopwatch()
+    originals = [(owner, name, getattr(owner, name)) for places in STAGES.values() for owner, name in places]
+    try:
+        for stage, places in STAGES.items():
+            for owner, name in places:
+                setattr(owner, name, watch.around(stage, getattr(owner, name)))
+        yield watch
+    finally:
+        for owner, name, original in originals:
+            setattr(owner, name, original)
+
+
+def profile(run: Callable[[], object], repeats: int) -> dict[str, float]:
+    """Mean seconds of one run by stage, and the rest."""
+    with watched() as watch:
+        start = time.perf_counter()
+        for _ in range(repeats):
+            run()
+        total = time.perf_counter() - start
+    seconds = {**watch.seconds, REST: total - sum(watch.seconds.values())}
+    return {stage: round(value / repeats, 6) for stage, value in seconds.items()}
