@@ -7,7 +7,7 @@ IMG ?=
 # The CPU build of torch is small; a GPU build that is already in the environment is kept.
 TORCH ?= torch==2.13.0
 
-.PHONY: help demo test check wheel clean
+.PHONY: help demo test check bench wheel clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -29,6 +29,10 @@ test: $(VENV)/.installed-test  ## all tests: offline, no GPU, warnings are error
 check: $(VENV)/.installed-test  ## the quick half: formatting, lint, types, tests that are not slow
 	$(BIN)/python -m ruff format --check . && $(BIN)/python -m ruff check . && $(BIN)/python -m mypy
 	$(BIN)/python -m pytest -q -m "not slow"
+
+bench: $(VENV)/.installed-bench  ## rate-distortion on Kodak (see benchmarks/README.md); half an hour
+	$(BIN)/python benchmarks/rd_curve.py --data kodak --out out/benchmark/kodak
+	$(BIN)/python benchmarks/report.py out/benchmark/kodak
 
 wheel: $(VENV)/.installed-dist  ## build sdist and wheel into dist/
 	$(BIN)/python -m build
