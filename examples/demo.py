@@ -16,7 +16,7 @@ import vaecodec
 from vaecodec.pixels import psnr_db
 
 QUALITIES = (10, 40, 75)
-SHOWN_QUALITY = 10
+SHOWN_QUALITY = 40  # low enough to see differences, high enough for JPEG to have a file of that size
 CROP_PX = 300
 ZOOM = 2
 OUT = Path("out")
