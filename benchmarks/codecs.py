@@ -1,47 +1,15 @@
 """The codecs that are compared, each one adapter: a picture to the bytes of a file, and these bytes to a picture."""
 
 import io
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, features
 
 import vaecodec
-
-
-class UnavailableError(Exception):
-    """A codec cannot be measured here; the message says why."""
-
-
-@dataclass(frozen=True, eq=False)  # told apart by identity, so that it can be part of a key
-class Codec:
-    """A codec under one name and with one set of settings.
-
-    Attributes:
-        name: what results and plots call it.
-        version: of everything that decides its bytes.
-        settings: all that was not left at its default.
-        qualities: the values of its own quality scale that are measured.
-        encode: RGB picture and quality to the bytes of a complete file.
-        decode: these bytes to an RGB picture, its pixels loaded.
-        timing_only: its pictures mean nothing (untrained weights), its times do.
-    """
-
-    name: str
-    version: str
-    settings: dict[str, Any]
-    qualities: tuple[int, ...]
-    encode: Callable[[Image.Image, int], bytes]
-    decode: Callable[[bytes], Image.Image]
-    timing_only: bool = False
-
-    def describe(self) -> dict[str, Any]:
-        """What results say of it."""
-        return {"name": self.name, "version": self.version, "settings": self.settings}
-
+from benchmarks import peers
+from benchmarks.adapter import Codec, UnavailableError, needs
 
 DEFAULT = ("vaecodec", "jpeg", "jpeg-420", "jpeg-444", "webp", "avif", "avif-444", "jpeg2000", "heic", "jxl")
 
@@ -57,8 +25,6 @@ def open_codec(name: str, *, device: str = "cpu", model: Path | None = None) -> 
     Raises:
         UnavailableError: the name is not known, or what the codec needs is not installed.
     """
-    from benchmarks import peers  # imports this file
-
     if name == "vaecodec":
         return _vaecodec(device, model)
     if name in _PILLOW:
@@ -70,18 +36,7 @@ def open_codec(name: str, *, device: str = "cpu", model: Path | None = None) -> 
 
 def names() -> tuple[str, ...]:
     """All codecs that there are adapters for, whether they can be used here or not."""
-    from benchmarks import peers
-
     return ("vaecodec", *_PILLOW, *peers.OPENERS)
-
-
-@contextmanager
-def needs(package: str) -> Iterator[None]:
-    """A failing import inside means that the codec is unavailable."""
-    try:
-        yield
-    except (ImportError, OSError, RuntimeError) as error:  # a library of another build fails in all three ways
-        raise UnavailableError(f"{package} cannot be imported ({error})") from error
 
 
 def _vaecodec(device: str, model: Path | None) -> Codec:

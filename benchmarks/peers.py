@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.codecs import Codec, UnavailableError, needs
+from benchmarks.adapter import Codec, UnavailableError, needs
 
 COMPRESSAI_STRIDE_PX = 64
 
