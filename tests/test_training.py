@@ -507,6 +507,7 @@ def test_on_a_terminal_a_bar_tells_how_it_goes(
 
 
 @pytest.mark.slow
+@pytest.mark.skipif("VAECODEC_TORCHRUN" not in os.environ, reason="starts torchrun: set VAECODEC_TORCHRUN=1")
 def test_several_processes_make_one_run(photos: Path, tiny_weights: Path, tmp_path: Path) -> None:
     """Started by torchrun, two processes share gradients; one of them writes log and weights."""
     out = tmp_path / "x.safetensors"

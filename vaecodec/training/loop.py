@@ -160,7 +160,9 @@ def train(recipe: Recipe, *, resume: bool = False, watch: Watch | None = None) -
         else:
             torch.manual_seed(recipe.seed)
             run = Run(recipe, starting_model(recipe, pictures), workers)
-        return _Session(run, pictures, watch).finish()
+        result = _Session(run, pictures, watch).finish()
+        workers.wait()
+        return result
     finally:
         workers.leave()
 

@@ -33,6 +33,11 @@ class Workers:
         distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
         return cls(distributed.get_rank(), distributed.get_world_size(), chosen)
 
+    def wait(self) -> None:
+        """Wait until every process has come this far: one that leaves early may take the others' connections down."""
+        if self.count > 1:
+            distributed.barrier()
+
     def leave(self) -> None:
         """Part from the other processes."""
         if distributed.is_initialized():
