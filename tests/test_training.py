@@ -143,16 +143,29 @@ def test_crops_are_of_the_size_asked_for_and_in_range() -> None:
     assert len({crop.sum().item() for crop in batch}) > 10
 
 
+# --- objective --------------------------------------------------------------------------------------------------------
+
+
+def test_a_grid_raises_the_excess_and_nothing_else_does() -> None:
+    """Means of 16x16 patches have steps at their borders only; the original, and an even blur of it, have no excess."""
+    x = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(1)).cumsum(2).cumsum(3) / 1024
+    means = torch.nn.functional.avg_pool2d(x, 16).repeat_interleave(16, 2).repeat_interleave(16, 3)
+    assert torch.equal(objective.grid_excess(x, x), torch.zeros(2))
+    assert objective.grid_excess(x * 0.5, x).max() < 1e-6
+    assert objective.grid_excess((x + 3 * means) / 4, x).min() > 0.9
+    assert objective.border_ratio(means + 0.01 * x).min() > 10
+
+
 # --- recipe -----------------------------------------------------------------------------------------------------------
 
 
 def test_schedules_follow_progress() -> None:
-    """Steps count where they are given, else minutes; warm-up, constant, cosine to 2 %; large crops at the end."""
+    """Steps count where they are given, else minutes; warm-up, then linearly down to 1 %; large crops at the end."""
     recipe = Recipe(Path(), Path(), minutes=10)
     assert recipe.progress(7, 300) == 0.5
     assert dataclasses.replace(recipe, steps=70).progress(7, 300) == 0.1
-    rates = [recipe.learning_rate_at(progress, 10**6) / recipe.learning_rate for progress in (0, 0.6, 5 / 6, 1)]
-    assert rates == pytest.approx([1, 1, 0.51, 0.02])
+    rates = [recipe.learning_rate_at(progress, 10**6) / recipe.learning_rate for progress in (0, 0.5, 1, 1.01)]
+    assert rates == pytest.approx([1, 0.505, 0.01, 0.01])
     assert recipe.learning_rate_at(0, 0) == pytest.approx(recipe.learning_rate / recipe.warmup_steps)
     assert [recipe.patch_at(progress) for progress in (0.74, 0.75)] == [128, 256]
 
@@ -169,8 +182,8 @@ def test_the_document_shows_this_recipe() -> None:
     """The table of docs/training.md has the numbers of the code."""
     recipe, text = Recipe(Path(), Path()), (ROOT / "docs" / "training.md").read_text()
     for shown in (
-        f"from {objective.SEAM_WEIGHT_LOW:g} to {objective.SEAM_WEIGHT_HIGH:g}",
-        f"{objective.LAMBDA_MIN:g} at quality 1 to {objective.LAMBDA_MAX:.2f} at quality 100",
+        f"MSE * (1 + {objective.GRID_WEIGHT:g} * grid excess)",
+        f"{objective.LAMBDA_MIN:.5f} at quality 1 to {objective.LAMBDA_MAX:.2f} at quality 100",
         f"gradient norm clipped at {recipe.clip_norm:g}",
         f"{recipe.warmup_steps} steps of linear warm-up",
         f"{recipe.batch} of {recipe.patch_px} x {recipe.patch_px} px a step; {recipe.final_patch_px} x",

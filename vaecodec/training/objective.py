@@ -10,8 +10,10 @@ from vaecodec.model.transforms import LATENT_STRIDE, Architecture
 from vaecodec.model.vae import Vae
 from vaecodec.training.scale_network import ScaleNetwork
 
-LAMBDA_MIN, LAMBDA_MAX = 0.0005, 0.30  # weight of the mean squared error on the 0..255 scale, at quality 1 and 100
-SEAM_WEIGHT_LOW, SEAM_WEIGHT_HIGH = 0.5, 0.05  # of the excess of errors across patch borders, at quality 1 and 100
+LAMBDA_MIN, LAMBDA_MAX = 0.00045, 0.60  # weight of the mean squared error on the 0..255 scale, at quality 1 and 100
+GRID_WEIGHT = 2.0  # by how much of itself the squared error counts more, for a grid of ratio 2 in the picture
+SMALLEST_STEP = 0.5 / 255  # between neighbouring pixels, on the mean: ratios of flat pictures say nothing
+LIKELY_RATIOS = (0.8, 1.25)  # of originals; drawings with lines at every 16th pixel are not what a grid looks like
 LAMBDA_MIDDLE = (LAMBDA_MIN * LAMBDA_MAX) ** 0.5
 
 
@@ -34,11 +36,6 @@ class Losses(NamedTuple):
 def rd_lambda(level: Tensor) -> Tensor:
     """Weight of the distortion at quality levels in 0..1: log-linear."""
     return LAMBDA_MIN * (LAMBDA_MAX / LAMBDA_MIN) ** level
-
-
-def seam_weight(level: Tensor) -> Tensor:
-    """Weight of `seam_excess` at quality levels in 0..1: squared error alone leaves a grid that low qualities show."""
-    return SEAM_WEIGHT_LOW * (SEAM_WEIGHT_HIGH / SEAM_WEIGHT_LOW) ** level
 
 
 def round_straight_through(x: Tensor) -> Tensor:
@@ -83,27 +80,34 @@ class TrainingModel(nn.Module):
         return Outcome(pictures, latent_bits.sum((1, 2, 3)), hyper_bits.sum((1, 2, 3)))
 
 
-def seam_excess(error: Tensor) -> Tensor:
-    """How much worse the error's steps are across the borders of 16x16 patches than elsewhere, [B], at least 0.
+def border_ratio(pictures: Tensor) -> Tensor:
+    """Mean step [B, 2] across the borders of latents relative to elsewhere, along rows and along columns.
 
-    Args:
-        error: decoded minus original pictures [B, 3, H, W].
+    About 1 in photographs; in pictures [B, 3, H, W] with a visible grid it is larger.
     """
-    excess = torch.zeros(len(error), device=error.device)
+    ratios = []
     for dim in (2, 3):
-        steps = error.diff(dim=dim).square().mean((1, 5 - dim))  # [B, H - 1 or W - 1]
-        border = torch.arange(1, steps.shape[1] + 1, device=error.device) % LATENT_STRIDE == 0
-        excess = excess + torch.relu(steps[:, border].mean(1) - steps[:, ~border].mean(1))
-    return excess
+        steps = pictures.diff(dim=dim).abs().mean((1, 5 - dim))  # [B, H - 1 or W - 1]
+        border = torch.arange(1, steps.shape[1] + 1, device=steps.device) % LATENT_STRIDE == 0
+        ratios.append(steps[:, border].mean(1) / steps[:, ~border].mean(1).clamp_min(SMALLEST_STEP))
+    return torch.stack(ratios, 1)
+
+
+def grid_excess(pictures: Tensor, x: Tensor) -> Tensor:
+    """How far [B] the `border_ratio` of pictures is from that of their originals, squared: 0 where no grid shows.
+
+    Squared error alone leaves a grid that is plain to see at low quality and costs it next to nothing.
+    """
+    excess = border_ratio(pictures) / border_ratio(x).clamp(*LIKELY_RATIOS) - 1
+    return excess.clamp(-1, 1).square().mean(1)
 
 
 def losses(model: nn.Module, x: Tensor, level: Tensor) -> Losses:
     """Rate + lambda * distortion, each sample weighted by lambda^-1/2 so that no quality drowns the others."""
     outcome = model(x, level)
     bpp = (outcome.latent_bits + outcome.hyper_bits) / (x.shape[2] * x.shape[3])
-    error = outcome.pictures - x
-    mse = error.square().mean((1, 2, 3))
+    mse = (outcome.pictures - x).square().mean((1, 2, 3))
     weight = rd_lambda(level)
-    distortion = mse + seam_weight(level) * seam_excess(error)
+    distortion = mse * (1 + GRID_WEIGHT * grid_excess(outcome.pictures, x))
     total = ((bpp + weight * 255**2 * distortion) * (weight / LAMBDA_MIDDLE) ** -0.5).mean()
     return Losses(total, bpp.detach().mean(), mse.detach().mean())

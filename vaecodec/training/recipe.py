@@ -1,6 +1,5 @@
 """What one training run is: every choice in one frozen record, and the schedules that follow from it."""
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -63,7 +62,9 @@ class Recipe:
         return self.final_patch_px if progress >= 0.75 else self.patch_px
 
     def learning_rate_at(self, progress: float, step: int) -> float:
-        """Linear warm-up over the first steps, constant, then a cosine to 2 % over the last third."""
+        """Linear warm-up over the first steps, then linear down to 1 % at the end.
+
+        A rate that stays high only wanders: all runs gained most while it fell (docs/training.md).
+        """
         warmup = min(1.0, (step + 1) / self.warmup_steps)
-        decay = max(0.0, min(1.0, (progress - 2 / 3) * 3))
-        return self.learning_rate * warmup * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * decay)))
+        return self.learning_rate * warmup * (0.01 + 0.99 * (1 - min(1.0, progress)))

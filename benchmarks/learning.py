@@ -1,0 +1,109 @@
+"""Learning curves: the BD-rate of training runs over steps and hours, from the logs that training writes."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+if not __package__:  # run as a file: the names in this folder must not hide other packages' modules
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import matplotlib
+
+matplotlib.use("Agg")
+import numpy as np
+from matplotlib import pyplot as plt
+from PIL import Image
+
+from benchmarks.codecs import open_codec
+from benchmarks.metrics import Point, bd_rate, bpp, psnr_db
+from benchmarks.results import commit, machine, write_atomically
+from vaecodec.training.data import Pictures
+from vaecodec.training.recipe import PATCH_STEP_PX
+
+IMAGES = 8  # the folder's first, as in training
+JPEG_QUALITIES = (2, 5, 10, 15, 20, 30, 40, 50, 60, 70, 80, 90, 95, 98)
+INK, GRID_COLOUR = "#0b5c8a", "#d9d9d9"
+
+
+@dataclass(frozen=True)
+class Validation:
+    """How a run stood: steps and hours of it and of all runs before it, and its BD-rate against JPEG in percent."""
+
+    run: str
+    steps: int
+    hours: float
+    bd_rate_percent: float
+
+
+def jpeg_curve(folder: Path) -> list[Point]:
+    """Pillow's JPEG on the pictures that training validates on, cut as they are cut there: mean bpp and mean PSNR."""
+    codec = open_codec("jpeg")
+    rows = []
+    for picture in Pictures(folder, PATCH_STEP_PX, limit=IMAGES).pictures:
+        height, width = (length - length % PATCH_STEP_PX for length in picture.shape[:2])
+        samples = picture[:height, :width].numpy()
+        for quality in JPEG_QUALITIES:
+            data = codec.encode(Image.fromarray(samples), quality)
+            rows.append((bpp(len(data), width, height), psnr_db(samples, np.asarray(codec.decode(data)))))
+    return [Point(*mean) for mean in np.reshape(rows, (-1, len(JPEG_QUALITIES), 2)).mean(0).tolist()]
+
+
+def validations(logs: Sequence[Path], anchor: Sequence[Point], *, steps: int, hours: float) -> Iterator[Validation]:
+    """Every validation in the logs of runs that went on from one another, the first after so many steps and hours."""
+    for log in logs:
+        rows: list[dict[str, Any]] = [json.loads(line) for line in log.read_text().splitlines()]
+        for row in rows:
+            if row.get("event") == "validation":
+                percent = bd_rate(anchor, [Point(point["bpp"], point["psnr_db"]) for point in row["curve"]]).percent
+                if percent is not None:
+                    yield Validation(
+                        log.parent.name, steps + row["step"], round(hours + row["minutes"] / 60, 3), round(percent, 2)
+                    )
+        steps += max(row["step"] for row in rows)
+        hours += max(row["minutes"] for row in rows) / 60
+
+
+def plot(curve: Sequence[Validation], path: Path) -> None:
+    """BD-rate over hours, as a picture."""
+    figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
+    axes.plot([point.hours for point in curve], [point.bd_rate_percent for point in curve], "o-", color=INK)
+    axes.set_xlabel("hours of training on two CPU cores")
+    axes.set_ylabel("BD-rate against JPEG, %")
+    axes.grid(color=GRID_COLOUR)
+    axes.set_axisbelow(True)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def table(curve: Sequence[Validation]) -> str:
+    """The same as Markdown."""
+    lines = ["| steps | hours | BD-rate against JPEG |", "|---:|---:|---:|"]
+    lines += [f"| {p.steps:,} | {p.hours:.1f} | \N{MINUS SIGN}{-p.bd_rate_percent:.1f} % |" for p in curve]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Read logs, write learning.json and learning.png, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("logs", nargs="+", type=Path, help="log.jsonl of runs that went on from one another, in order")
+    parser.add_argument("--validation", type=Path, required=True, help="the folder that they validated on")
+    parser.add_argument("--steps", type=int, default=0, help="steps before the first run")
+    parser.add_argument("--hours", type=float, default=0.0, help="hours before the first run")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/training"))
+    args = parser.parse_args()
+    curve = list(validations(args.logs, jpeg_curve(args.validation), steps=args.steps, hours=args.hours))
+    args.out.mkdir(parents=True, exist_ok=True)
+    record = {
+        "images": IMAGES, "machine": machine(None), "commit": commit(), "curve": [asdict(point) for point in curve]
+    }  # fmt: skip
+    write_atomically(args.out / "learning.json", json.dumps(record, indent=1) + "\n")
+    plot(curve, args.out / "learning.png")
+    print(table(curve))
+
+
+if __name__ == "__main__":
+    main()
