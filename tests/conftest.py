@@ -29,8 +29,7 @@ def picture(height: int, width: int, channels: int = 3, *, seed: int = 0) -> NDA
     return np.clip(np.stack(planes, -1), 0, 255).astype(np.uint8)
 
 
-@pytest.fixture(scope="session")
-def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def make_tiny_weights(folder: Path) -> Path:
     """A weights file of a few channels, from the KLT of synthetic pictures, exported as a real one is."""
     from vaecodec.model.transforms import Architecture
     from vaecodec.training.data import Pictures
@@ -49,9 +48,15 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model = TrainingModel(arch)
     pictures = Pictures.from_arrays([picture(128, 128, seed=n) for n in range(12)])
     start_from_klt(model, torch.stack([crop.permute(2, 0, 1) for crop in pictures.pictures]).float() / 255)
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    path = folder / "tiny.safetensors"
     export(model, pictures, path, Calibration(crops=8, qualities=4, patch_px=128))
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of `make_tiny_weights`."""
+    return make_tiny_weights(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture(scope="session")

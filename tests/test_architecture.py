@@ -12,6 +12,9 @@ PACKAGE = Path(__file__).parents[1] / "vaecodec"
 # room: (rooms it may import, third-party packages it may import). docs/architecture.md shows the same table.
 TABLE = {
     "errors": (set(), set()),
+    "files": (set(), set()),
+    "forks": (set(), set()),
+    "memory": ({"errors"}, set()),
     "records": ({"errors"}, set()),
     "bitstream": ({"errors", "records"}, set()),
     "sources": ({"bitstream", "errors"}, set()),
@@ -19,17 +22,33 @@ TABLE = {
     "pixels": ({"errors", "metadata"}, {"numpy", "PIL"}),
     "targets": ({"errors"}, set()),
     "entropy": ({"errors", "entropy"}, {"numpy", "constriction"}),
-    "model": ({"errors", "entropy", "model"}, {"numpy", "torch", "safetensors"}),
-    "tiles": ({"bitstream", "entropy", "errors", "pixels"}, {"numpy"}),
+    "model": ({"errors", "entropy", "files", "forks", "model"}, {"numpy", "torch", "safetensors"}),
+    "rows": ({"errors"}, {"numpy"}),
+    "canvas": ({"bitstream", "memory", "pixels"}, {"numpy"}),
+    "grid": ({"bitstream", "canvas"}, {"numpy"}),
+    "tile": ({"bitstream", "entropy", "errors", "pixels"}, {"numpy"}),
+    "decoder": ({"bitstream", "canvas", "errors", "grid", "pixels", "tile"}, {"numpy"}),
+    "encoder": ({"bitstream", "canvas", "grid", "pixels", "rows", "tile"}, set()),
+    "tiles": ({"bitstream", "canvas", "decoder", "encoder", "errors", "grid", "rows", "tile"}, {"numpy"}),
+    "latents": ({"bitstream", "entropy", "errors", "pixels", "tiles"}, {"numpy"}),
     "codec": (
-        {"bitstream", "errors", "metadata", "model", "pixels", "sources", "targets", "tiles"}, {"numpy", "PIL"}
+        {"bitstream", "errors", "latents", "memory", "metadata", "model", "pixels", "sources", "targets", "tiles"},
+        {"numpy", "PIL"},
     ),
     "pillow_plugin": ({"bitstream", "codec", "errors", "sources"}, {"PIL"}),
+    "data": ({"bitstream", "codec", "errors", "sources"}, set()),
+    "transcode": (
+        {"bitstream", "codec", "errors", "files", "pixels", "transcode"}, {"numpy", "PIL", "fsspec", "ray"}
+    ),
+    "pages": ({"pages"}, {"numpy", "PIL"}),
     "cli": (
-        {"", "bitstream", "cli", "codec", "errors", "metadata", "model", "pixels", "sources", "training"},
+        {
+            "", "bitstream", "cli", "codec", "errors", "files", "metadata", "model", "pages", "pixels", "sources",
+            "training", "transcode",
+        },
         {"PIL", "click", "numpy", "rich", "pytorch_msssim", "ssimulacra2"},
     ),
-    "__init__": ({"bitstream", "codec", "errors", "pillow_plugin", "sources"}, set()),
+    "__init__": ({"bitstream", "codec", "errors", "forks", "pillow_plugin", "sources"}, set()),
     "__main__": ({"cli"}, set()),
     "training": (
         {"entropy", "errors", "model", "pixels", "tiles", "training"}, {"numpy", "torch", "PIL"}

@@ -1,12 +1,14 @@
-"""The benchmarks measure what they say, keep what they have measured, and report nothing else."""
+"""Measures, data sets and codecs of the benchmarks are what they say."""
 
-import dataclasses
+import functools
 import hashlib
 import json
 import math
 import re
-import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +21,9 @@ from PIL import Image
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT))  # benchmarks/ is not part of the installed package
 
-from benchmarks import codecs, datasets, metrics, published, rd_curve, results  # noqa: E402
+from benchmarks import codecs, datasets, metrics, published  # noqa: E402
 from benchmarks.metrics import Point  # noqa: E402
 
-ROW_FIELDS = {
-    "image", "width", "height", "quality", "file_bytes", "bpp", "psnr_db", "ms_ssim", "ssimulacra2", "encode_s",
-    "decode_s",
-}  # fmt: skip
 CURVES = st.lists(st.floats(0.05, 4), min_size=3, max_size=8, unique=True).map(sorted)
 
 
@@ -37,11 +35,6 @@ def folder(tmp_path: Path) -> Path:
     for number in range(2):
         Image.fromarray(picture(40, 56, seed=number)).save(data / f"{number}.png")
     return data
-
-
-def run(folder: Path, out: Path, *more: str) -> int:
-    """The command with the quick codecs."""
-    return rd_curve.main(["--data", str(folder), "--out", str(out), "--codecs", "jpeg,webp", "--repeats", "1", *more])
 
 
 # --- measures ---------------------------------------------------------------------------------------------------------
@@ -124,6 +117,49 @@ def test_missing_data_is_told_with_the_places(tmp_path: Path, monkeypatch: pytes
             datasets.find(data)
 
 
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[str]:
+    """The address of a server on this machine that has one file, a.png."""
+    (tmp_path / "www").mkdir()
+    (tmp_path / "www" / "a.png").write_bytes(b"a picture")
+    handler = functools.partial(QuietHandler, directory=tmp_path / "www")
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/"
+        server.shutdown()
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    """Serves files and writes no log."""
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+def test_kodak_is_downloaded_and_checked(home: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the folder, pooch fetches every file into a cache, and a file with another checksum is refused."""
+    pooch = pytest.importorskip("pooch")
+    monkeypatch.setattr(pooch, "os_cache", lambda project: tmp_path / "cache" / project)
+    monkeypatch.setattr(datasets, "ROOT", tmp_path / "a" / "b")
+    monkeypatch.setattr(datasets, "KODAK_URL", home)
+    monkeypatch.setattr(datasets, "KODAK_SUMS", tmp_path / "sums")
+    monkeypatch.delenv("VAECODEC_DATA", raising=False)
+    (tmp_path / "sums").write_text(f"{hashlib.sha256(b'a picture').hexdigest()}  a.png\n")
+    dataset = datasets.find("kodak")
+    assert [picture.path.read_bytes() for picture in dataset.pictures] == [b"a picture"] and dataset.name == "kodak"
+    dataset.pictures[0].path.unlink()
+    (tmp_path / "sums").write_text(f"{hashlib.sha256(b'another').hexdigest()}  a.png\n")
+    with pytest.raises(FileNotFoundError, match="cannot be downloaded"):
+        datasets.find("kodak")
+
+
+def test_the_checksums_of_kodak_are_those_of_its_24_pictures() -> None:
+    """One SHA-256 a picture."""
+    lines = datasets.KODAK_SUMS.read_text().splitlines()
+    assert [line.split()[1] for line in lines] == [f"kodim{number:02}.png" for number in range(1, 25)]
+    assert all(re.fullmatch("[0-9a-f]{64}", line.split()[0]) for line in lines)
+
+
 def test_without_arguments_there_is_a_sample() -> None:
     """The sample is one RGB picture large enough for MS-SSIM."""
     pytest.importorskip("matplotlib")
@@ -161,9 +197,7 @@ def test_every_codec_decodes_its_own_files(name: str, tiny_weights: Path) -> Non
     assert json.loads(json.dumps(codec.describe())) == codec.describe()
 
 
-@pytest.mark.parametrize(
-    ("name", "package"), [("heic", "pillow_heif"), ("jxl", "pillow_jxl"), ("mbt2018-mean", "compressai")]
-)
+@pytest.mark.parametrize(("name", "package"), [("heic", "pillow_heif"), ("jxl", "pillow_jxl")])
 def test_a_codec_whose_package_is_missing_is_left_out(name: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is not installed is a reason, not a crash; so is a name that nobody knows."""
     monkeypatch.setitem(sys.modules, package, None)
@@ -171,106 +205,3 @@ def test_a_codec_whose_package_is_missing_is_left_out(name: str, package: str, m
         codecs.open_codec(name)
     with pytest.raises(codecs.UnavailableError, match="must be one of"):
         codecs.open_codec("jpg")
-
-
-# --- the run ----------------------------------------------------------------------------------------------------------
-
-
-def test_a_run_leaves_one_file_a_codec(folder: Path, tmp_path: Path, tiny_weights: Path) -> None:
-    """Results have the documented fields, honest sizes, and CompressAI's layout beside them."""
-    assert run(folder, tmp_path / "out", "--codecs", "jpeg,vaecodec,nonsense", "--model", str(tiny_weights)) == 0
-    data = json.loads((tmp_path / "out" / "vaecodec.json").read_text())
-    assert set(data) == {"codec", "dataset", "machine", "commit", "date", "rows"}
-    assert data["codec"]["settings"]["model_id"] == hashlib.sha256(tiny_weights.read_bytes()).hexdigest()[:8]
-    assert set(data["machine"]) == {"cpu", "threads", "python", "torch", "pillow", "numpy"}
-    assert {frozenset(row) for row in data["rows"]} == {frozenset(ROW_FIELDS)}
-    jpeg = codecs.open_codec("jpeg")
-    image = datasets.find(str(folder)).pictures[1].load()
-    row = next(
-        r for r in results.load(tmp_path / "out" / "jpeg.json").rows if r["image"] == "1.png" and r["quality"] == 50
-    )
-    assert row["file_bytes"] == len(jpeg.encode(image, 50))
-    assert row["bpp"] == pytest.approx(8 * row["file_bytes"] / 40 / 56, abs=1e-6)
-    layout = json.loads((tmp_path / "out" / "compressai" / "jpeg.json").read_text())
-    assert set(layout) == {"name", "description", "results"}
-    assert set(layout["results"]) == {"bpp", "psnr-rgb", "encoding_time", "decoding_time"}
-    assert len(layout["results"]["bpp"]) == len(jpeg.qualities)
-
-
-def test_finished_rows_are_not_measured_again(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second run measures nothing; lost rows alone are measured; another version or --again measures all."""
-    out, measured = tmp_path / "out", []
-    original = rd_curve.measure
-    monkeypatch.setattr(
-        rd_curve,
-        "measure",
-        lambda image, jobs, **options: measured.append(len(jobs)) or original(image, jobs, **options),
-    )
-    run(folder, out)
-    everything = measured.copy()
-    measured.clear()
-    run(folder, out)
-    assert measured == []
-    record = results.load(out / "webp.json")
-    del record.rows[-1]
-    record.add([])
-    run(folder, out)
-    assert measured == [1] and results.load(out / "webp.json").is_complete
-    for name in ("jpeg", "webp"):
-        record = results.load(out / f"{name}.json")
-        dataclasses.replace(record, codec={**record.codec, "version": "older"}).add([])
-    measured.clear()
-    run(folder, out)
-    assert measured == everything
-    measured.clear()
-    run(folder, out, "--again")
-    assert measured == everything
-
-
-def test_a_stopped_run_keeps_its_pictures(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever stops the run loses at most the picture that was being measured."""
-    original = rd_curve.measure
-    images = iter(range(2))
-
-    def stop_at_second(*arguments: object, **options: object) -> object:
-        if next(images) == 1:
-            raise KeyboardInterrupt
-        return original(*arguments, **options)
-
-    monkeypatch.setattr(rd_curve, "measure", stop_at_second)
-    with pytest.raises(KeyboardInterrupt):
-        run(folder, tmp_path / "out")
-    record = results.load(tmp_path / "out" / "jpeg.json")
-    assert {row["image"] for row in record.rows} == {"0.png"}
-    assert not record.is_complete
-
-
-def test_results_of_other_pictures_are_not_overwritten(folder: Path, tmp_path: Path) -> None:
-    """A folder belongs to one data set."""
-    assert run(folder, tmp_path / "out") == 0
-    before = (tmp_path / "out" / "jpeg.json").read_text()
-    assert run(folder, tmp_path / "out", "--images", "1") == 2
-    assert (tmp_path / "out" / "jpeg.json").read_text() == before
-
-
-def test_a_codec_that_does_not_decode_its_file_is_named(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A broken codec takes no further part, the exit code says so, and the others are measured."""
-    original = codecs.open_codec
-
-    def with_broken_webp(name: str, **options: object) -> codecs.Codec:
-        codec = original(name, **options)
-        return dataclasses.replace(codec, decode=lambda _: Image.new("RGB", (1, 1))) if name == "webp" else codec
-
-    monkeypatch.setattr(codecs, "open_codec", with_broken_webp)
-    assert run(folder, tmp_path / "out") == 1
-    assert "webp: broken" in capsys.readouterr().err
-    assert results.load(tmp_path / "out" / "jpeg.json").is_complete
-    assert not (tmp_path / "out" / "webp.json").exists()
-
-
-def test_the_scripts_run_as_files() -> None:
-    """`python benchmarks/X.py` works from anywhere, and this folder's `codecs` does not hide Python's."""
-    for name in ("rd_curve.py", "throughput.py", "report.py"):
-        subprocess.run([sys.executable, ROOT / "benchmarks" / name, "--help"], check=True, capture_output=True, cwd="/")

@@ -14,12 +14,45 @@ import pytest
 from conftest import picture
 from PIL import Image
 
+import vaecodec
+
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT))  # benchmarks/ is not part of the installed package
 
-from benchmarks import datasets, rd_curve, results, tables  # noqa: E402
-from benchmarks.metrics import Point  # noqa: E402
+from benchmarks import published, rd_curve, readme, results, tables  # noqa: E402
+from benchmarks.metrics import Point, bd_rate  # noqa: E402
 from benchmarks.results import Record  # noqa: E402
+
+
+def timed(encode_s: float, decode_s: float, **more: object) -> dict[str, object]:
+    """What throughput.json says of a codec; vaecodec takes 0.1 s to encode and 0.04 s to decode."""
+    return {
+        "quality": 4, "file_bytes": 900, "encode_s": encode_s, "decode_s": decode_s,
+        "encode_ratio": 0.1 / encode_s, "decode_ratio": 0.04 / decode_s, **more,
+    }  # fmt: skip
+
+
+def a_run(megapixels: float, threads: int, **more: object) -> dict[str, object]:
+    """One size in throughput.json."""
+    stages = {"analysis": 0.06, "synthesis": 0.04}
+    ours = timed(0.1, 0.04, encode_stages_s=stages, decode_stages_s=stages)
+    return {
+        "threads": threads, "width": 768, "height": 512, "megapixels": megapixels, "repeats": 5,
+        "peak_rss_bytes": 300 * 2**20, "codecs": {"vaecodec": ours, **more}, "batch": None,
+    }  # fmt: skip
+
+
+UNTRAINED = timed(
+    0.5, 0.4, timing_only=True, encode_stages_s={"network": 0.45, "entropy coding": 0.05},
+    decode_stages_s={"network": 0.3, "entropy coding": 0.1},
+)  # fmt: skip
+BATCH = {
+    "pictures": 8, "encode_s": 0.5, "encode_one_by_one_s": 0.8, "decode_s": 0.25, "decode_one_by_one_s": 0.32,
+}  # fmt: skip
+SPEED = {
+    "machine": {"cpu": "a <cpu>"}, "cli_cold_s": {"encode": 1, "decode": 0.9, "info": 0.1},
+    "runs": [{**a_run(0.393, 2, **{"mbt2018-mean": UNTRAINED}), "batch": BATCH}, a_run(2.0, 2), a_run(2.0, 1)],
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -81,6 +114,8 @@ def test_a_report_shows_what_was_recorded(tmp_path: Path, capsys: pytest.Capture
     for record in (made_up("vaecodec", 0.5), made_up("jpeg", 1), made_up("webp", 0.8)):
         write(record, tmp_path)
     write(made_up("avif", 1, rows=made_up("avif", 1).rows[:-1]), tmp_path)
+    (tmp_path / "other.json").write_text('{"rows": [1]}')
+    (tmp_path / "list.json").write_text("[{}]")
     assert report.main([str(tmp_path), "--no-page"]) == 0
     printed = capsys.readouterr()
     assert "| vaecodec | \N{MINUS SIGN}50.0 % | \N{MINUS SIGN}50.0 % |" in printed.out
@@ -99,7 +134,7 @@ def test_the_page_needs_nothing_from_outside(folder: Path, tmp_path: Path, tiny_
 
     (folder / "1.png").rename(folder / "a<b>&.png")
     out, weights = tmp_path / "out", str(tiny_weights)
-    run(folder, out, "--codecs", "vaecodec,jpeg,webp", "--model", weights)
+    run(folder, out, "--codecs", "vaecodec,jpeg,webp", "--points", "2", "--model", weights)
     assert report.main([str(out), "--data", str(folder), "--pictures", "2", "--model", weights]) == 0
     text = (out / "report.html").read_text()
     assert set(re.findall(r'(?:src|href)="([^:]*:)', text)) == {"data:"}
@@ -115,38 +150,83 @@ def test_nearest_file_is_found_whichever_way_quality_runs() -> None:
     from benchmarks import page
 
     for sign in (1, -1):
-        codec = SimpleNamespace(
-            qualities=(1, 100), encode=lambda _, quality, sign=sign: bytes(1000 + sign * 7 * quality)
-        )
-        image = Image.new("RGB", (8, 8))
-        assert abs(len(page._nearest(codec, image, 1000 + sign * 300)) - 1000 - sign * 300) <= 4
+        codec = SimpleNamespace(encode=lambda _, quality, sign=sign: bytes(1000 + sign * 7 * quality))
+        image, wanted = Image.new("RGB", (8, 8)), 1000 + sign * 300
+        assert abs(len(page._nearest(codec, image, wanted, between=(1, 100))) - wanted) <= 4
+    for rising in ({10: 100, 20: 200, 30: 300}, {30: 100, 20: 200, 10: 300}):
+        brackets = [page._bracket(rising, wanted) for wanted in (50, 150, 250, 900)]
+        ends = (10, 10), (10, 20), (20, 30), (30, 30)
+        assert brackets == list(ends if rising[10] == 100 else reversed(ends))
 
 
 def test_readme_is_rewritten_between_its_markers_only() -> None:
     """What stands around the markers stays, twice gives the same as once, and a missing marker is an error."""
-    document = f"before\n{tables.BEGIN}\nold\n{tables.END}\nafter\n"
-    once = tables.put_between_markers(document, "new\n")
-    assert once == f"before\n{tables.BEGIN}\nnew\n{tables.END}\nafter\n"
-    assert tables.put_between_markers(once, "new\n") == once
-    for broken in ("", tables.BEGIN, tables.END + tables.BEGIN, document + document):
+    document = f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n"
+    once = readme.put_between_markers(document, "new\n")
+    assert once == f"before\n{readme.BEGIN}\nnew\n{readme.END}\nafter\n"
+    assert readme.put_between_markers(once, "new\n") == once
+    for broken in ("", readme.BEGIN, readme.END + readme.BEGIN, document + document):
         with pytest.raises(ValueError, match="rd-table"):
-            tables.put_between_markers(broken, "new\n")
+            readme.put_between_markers(broken, "new\n")
 
 
 def test_readme_table_tells_the_records(tmp_path: Path) -> None:
-    """README's text has the BD-rates against the three formats, and rate and PSNR at five qualities."""
+    """README's text has the BD-rates of every codec on every set, rate and PSNR by quality, and times in turn."""
     pytest.importorskip("bjontegaard")
     from benchmarks import report
 
     records = [made_up("vaecodec", 0.5), made_up("jpeg", 1), made_up("webp", 0.625), made_up("avif", 0.4)]
-    text = tables.readme_text(records, "p.png")
-    row = "| PSNR | \N{MINUS SIGN}50.0 % | \N{MINUS SIGN}20.0 % | +25.0 % |"
-    assert row in text and row.replace("PSNR", "MS-SSIM") in text
-    assert "30: 0.18 bpp, 28.8 dB" in text and "![" in text.splitlines()[0] and "(p.png)" in text
-    readme = tmp_path / "README.md"
-    readme.write_text(f"a\n{tables.BEGIN}\n{tables.END}\nb\n")
-    report.write_readme(readme, records, tmp_path / "results")
-    assert row in readme.read_text() and "(results/psnr.png)" in readme.read_text()
+    other = {**records[0].dataset, "name": "clic2025-valid"}
+    for record, cost in zip(records, (0.6, 1, 0.7, 0.3), strict=True):
+        write(record, tmp_path / "results" / "kodak")
+        write(made_up(record.name, cost, dataset=other), tmp_path / "results" / "clic")
+    (tmp_path / "results" / "throughput.json").write_text(json.dumps(SPEED))
+    document = tmp_path / "README.md"
+    document.write_text(f"a\n{readme.BEGIN}\n{readme.END}\nb\n")
+    report.write_readme(document, records, tmp_path / "results" / "kodak")
+    text = document.read_text()
+    half, minus = "\N{MINUS SIGN}50.0 %", "\N{MINUS SIGN}"
+    assert f"| **vaecodec** | {half} | {half} | {minus}40.0 % |  | 100 | 40 |" in text
+    assert f"| webp | {minus}37.5 % | {minus}37.5 % | {minus}30.0 % | {minus}20.0 % |  |  |" in text
+    assert f"| mbt2018-mean, {tables.TIMING_ONLY} |  |  |  |  | 500 | 400 |" in text
+    assert "30: 0.18 bpp, 28.8 dB" in text and "(results/kodak/psnr.png)" in text
+    assert "encode 0.2 and decode 0.1 times CompressAI's mbt2018-mean" in text
+
+
+def test_speed_is_shown_where_it_was_measured() -> None:
+    """The tables have every codec's times and ratios, vaecodec's sizes, batches, stages and memory."""
+    speed, sizes, batches, stages = (
+        table(SPEED) for table in (tables.speed_table, tables.size_table, tables.batch_table, tables.stage_table)
+    )
+    assert speed.rows[1] == [
+        f"mbt2018-mean ({tables.TIMING_ONLY})", "4", "900", "500.0", "400.0", "0.2 x", "0.1 x"
+    ]  # fmt: skip
+    assert "info 0.10 s" in speed.note
+    assert sizes.rows[0][:5] == ["0.4 MP", "2", "0.10", "0.04", "300"] and sizes.rows[0][-2:] == ["0.2 x", "0.1 x"]
+    assert sizes.rows[1][-2:] == ["", ""]
+    assert batches.rows[0] == ["encode, 8 of 0.4 MP, 2 threads", "16.00", "10.00"]
+    assert stages.rows[0] == ["encode, 0.4 MP, 2 threads", "60", "40"]
+    assert "encode: network 450 ms" in stages.note
+
+
+def test_speed_of_codecs_in_turn_goes_before_that_of_the_curves() -> None:
+    """The plot's times are those of throughput.json; codecs that it lacks are left out."""
+    pytest.importorskip("bjontegaard")
+    records = [made_up("vaecodec", 0.5), made_up("jpeg", 1)]
+    assert tables.anchored(records, None)["vaecodec"] == pytest.approx((20, -50))
+    assert tables.anchored(records, SPEED) == {"vaecodec": pytest.approx((40, -50))}
+
+
+def test_batches_on_a_gpu_are_shown(tmp_path: Path) -> None:
+    """A row for each codec, action and batch, with and without transfers."""
+    row = {
+        "codec": "jpeg", "batch": 8, "action": "decode", "images_per_s": 1234.5, "megapixels_per_s": 485.4,
+        "images_per_s_with_transfers": 600, "megapixels_per_s_with_transfers": 236,
+    }  # fmt: skip
+    cuda = {"machine": {"device": "a GPU"}, "codecs": {"jpeg": "torchcodec 1"}, "batches": [row]}
+    table = tables.cuda_table(cuda)
+    assert table.rows == [["jpeg, decode", "8", "1,234.5", "485.4", "600.0", "236.0"]]
+    assert "torchcodec 1; on a GPU" in table.note
 
 
 def test_readme_shows_the_recorded_results_of_the_shipped_model() -> None:
@@ -158,86 +238,41 @@ def test_readme_shows_the_recorded_results_of_the_shipped_model() -> None:
     if not (folder / "vaecodec.json").exists():
         pytest.skip("no results are recorded yet in benchmarks/results/kodak")
     records = report.complete(results.load_folder(folder))
-    readme = ROOT / "README.md"
-    text = tables.readme_text(records, report.plot_link(readme, folder))
-    assert tables.put_between_markers(readme.read_text(), text) == readme.read_text(), (
-        "run report.py --readme README.md"
+    document = ROOT / "README.md"
+    text = report.readme_text(document, records, folder)
+    assert readme.put_between_markers(document.read_text(), text) == document.read_text(), (
+        "run benchmarks/record.py --steps report"
     )
     weights = (ROOT / "pretrained" / "vaec-1.safetensors").read_bytes()
     recorded = next(record for record in records if record.name == "vaecodec").codec["settings"]["model_id"]
-    assert recorded == hashlib.sha256(weights).hexdigest()[:8], "the weights have changed since: measure again"
+    assert recorded == hashlib.sha256(weights).hexdigest()[:8], "the weights have changed: run benchmarks/record.py"
 
 
-# --- throughput -------------------------------------------------------------------------------------------------------
-
-
-def test_a_stage_does_not_count_the_stages_inside_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Seconds of nested stages add up to the whole, each counted once."""
-    from benchmarks import stages
-
-    now = iter(range(100))
-    monkeypatch.setattr(stages, "time", SimpleNamespace(perf_counter=lambda: next(now)))
-    watch = stages.Stopwatch()
-    inner = watch.around("entropy coding", lambda: None)
-    watch.around("hyper and context", lambda: (inner(), inner()))()
-    assert watch.seconds["entropy coding"] == 2
-    assert watch.seconds["hyper and context"] == 5 - 2
-
-
-def test_throughput_measures_every_stage(tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One size gives times of all codecs in turn, their ratio, and a profile; the clocks are taken off again."""
-    torch = pytest.importorskip("torch")
-    from benchmarks import stages, throughput
-
-    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
-    monkeypatch.setattr(throughput, "picture_of", lambda *_: Image.fromarray(picture(96, 144)))
-    arguments = [
-        "--threads",
-        "1",
-        "--megapixels",
-        "0.01",
-        "--codecs",
-        "jpeg",
-        "--repeats",
-        "1",
-        "--model",
-        str(tiny_weights),
-    ]
-    before = stages.Network.walk_latents
-    result = throughput.measure(throughput._parser().parse_args(arguments))
-    assert stages.Network.walk_latents is before
-    assert set(result["seconds"]) == {"vaecodec", "jpeg"} and set(result["ratio"]) == {"jpeg"}
-    assert all(seconds > 0 for seconds in result["stages_s"]["encode"].values())
-    assert result["stages_s"]["decode"]["analysis"] == 0
-    assert json.loads(json.dumps(result)) == result
-
-
-def test_pictures_of_a_size_are_tiled(folder: Path) -> None:
-    """A picture of any size is made of mirrored copies of the first one."""
-    from benchmarks import throughput
-
-    image = throughput.picture_of(0.02, str(folder))
-    assert image.width * image.height == pytest.approx(20_000, rel=0.02)
-    source = datasets.find(str(folder)).pictures[0].load()
-    assert image.crop((0, 0, 56, 40)) == source
-    assert image.crop((56, 0, 112, 40)) == source.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+def test_measured_jpeg_agrees_with_the_published_curve() -> None:
+    """The harness is sound: on Kodak our JPEG is within 2 % BD-rate of the curve that CompressAI published."""
+    pytest.importorskip("bjontegaard")
+    path = ROOT / "benchmarks" / "results" / "kodak" / "jpeg.json"
+    if not path.exists():
+        pytest.skip("no results are recorded yet in benchmarks/results/kodak")
+    difference = bd_rate(published.curves("kodak")["jpeg"], results.load(path).curve())
+    assert difference.percent is not None and abs(difference.percent) < 2
+    assert difference.low_db < 24.5 and difference.high_db > 40
 
 
 # --- the law ----------------------------------------------------------------------------------------------------------
 
 
-def test_benchmarks_use_the_codec_as_everybody_does() -> None:
-    """Public names and vaecodec.pixels only, except for the clocks, which must reach inside."""
-    allowed = {"vaecodec", "vaecodec.pixels"}
-    inside = {"stages.py": {"vaecodec.entropy", "vaecodec.model.network"}}
-    for path in sorted((ROOT / "benchmarks").glob("*.py")):
+def test_codecs_are_compared_as_everybody_uses_them() -> None:
+    """What takes part in a comparison imports public names and vaecodec.pixels only; the clocks alone reach inside."""
+    allowed = {"vaecodec", "vaecodec.pixels"} | {f"vaecodec.{name}" for name in vaecodec.__all__}
+    comparing = "adapter codecs datasets gpu_throughput metrics page peers rd_curve report results throughput timings"
+    for name in comparing.split():
         found = set()
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(ast.parse((ROOT / "benchmarks" / f"{name}.py").read_text())):
             if isinstance(node, ast.Import):
                 found |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
                 found |= {
                     f"{node.module}.{alias.name}" if node.module == "vaecodec" else node.module for alias in node.names
                 }
-        ours = {name for name in found if name.split(".")[0] == "vaecodec" and name != "vaecodec.Codec"}
-        assert ours <= allowed | inside.get(path.name, set()), path.name
+        assert {each for each in found if each.split(".")[0] == "vaecodec"} <= allowed, name

@@ -1,40 +1,168 @@
-"""The golden files decode to the golden pictures, and the damaged ones are refused with the right code."""
+"""The conformance vectors: they agree with this installation, cover the format, and stay as they were made."""
 
 import hashlib
+import importlib
 import json
+import re
+import shutil
+import tomllib
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from click.testing import CliRunner
 
 from vaecodec import Codec
-from vaecodec.errors import VaecError
+from vaecodec.cli import conformance, main
+from vaecodec.errors import VaecMismatchError, VaecModelError
 
-HERE = Path(__file__).parent / "conformance"
-MANIFEST = json.loads((HERE / "manifest.json").read_text())
+ROOT = Path(__file__).parents[1]
+VECTORS = conformance.folder() / "vectors"
+MANIFEST = conformance.manifest()
+
+# A limit of the caller; a length that TILE_LEN has refused before; numbers that no sane weights reach.
+CODES_WITHOUT_VECTOR = {"MAX_PIXELS", "CODER_WORDS", "NONFINITE"}
 
 
 @pytest.mark.parametrize("name", MANIFEST["valid"])
-def test_golden_file_decodes_to_its_picture(shipped: Codec, name: str) -> None:
-    """At most one level of difference, on at most 0.1 % of samples; size and mode exactly."""
-    data = (HERE / "vectors" / f"{name}.vaec").read_bytes()
-    assert hashlib.sha256(data).hexdigest() == MANIFEST["valid"][name]["sha256"]
-    decoded, expected = shipped.decode(data), Image.open(HERE / "vectors" / f"{name}.png")
-    assert (decoded.size, decoded.mode) == (expected.size, expected.mode)
-    difference = np.abs(np.asarray(decoded).astype(int) - np.asarray(expected))
-    assert difference.max() <= 1
-    assert (difference > 0).mean() <= 0.001
+def test_valid_vector_decodes_to_its_picture(shipped: Codec, name: str) -> None:
+    """Size, mode and metadata exactly, pixels within the limits of the manifest."""
+    conformance.check_valid(shipped, name, MANIFEST["valid"][name])
 
 
 @pytest.mark.parametrize("name", MANIFEST["invalid"])
-def test_damaged_golden_file_is_refused(shipped: Codec, name: str) -> None:
-    """The error has the code that the manifest says."""
-    with pytest.raises(VaecError) as caught:
-        shipped.decode((HERE / "vectors" / f"{name}.vaec").read_bytes())
-    assert caught.value.code == MANIFEST["invalid"][name]["code"]
+def test_must_fail_vector_is_refused(shipped: Codec, name: str) -> None:
+    """The error has the class and the code that the manifest says."""
+    conformance.check_invalid(shipped, name, MANIFEST["invalid"][name])
 
 
-def test_manifest_is_of_the_shipped_model(shipped: Codec) -> None:
+def test_vectors_are_untouched_and_no_others_lie_there() -> None:
+    """Every file has the hash in the manifest, and there is none that the manifest does not name."""
+    expected = {
+        f"{name}.vaec": facts["sha256"] for part in ("valid", "invalid") for name, facts in MANIFEST[part].items()
+    }
+    expected |= {f"{name}.png": facts["png_sha256"] for name, facts in MANIFEST["valid"].items()}
+    assert {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in VECTORS.iterdir()} == expected
+
+
+def test_vectors_ship_with_the_package() -> None:
+    """Both parts are put where an installed package looks for them, and are small."""
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    for part in ("vectors", "manifest.json"):
+        assert build["force-include"][f"tests/conformance/{part}"] == f"vaecodec/conformance/{part}"
+    assert sum(path.stat().st_size for path in VECTORS.iterdir()) < 300_000
+
+
+def test_vectors_are_of_the_shipped_model(shipped: Codec) -> None:
     """Vectors and weights belong together."""
     assert MANIFEST["model_id"] == shipped.network.model_id.hex()
+
+
+def test_vectors_cover_the_format() -> None:
+    """At least 40 valid and 20 must-fail vectors: all pixel formats, tile modes and ends of quality, several tiles."""
+    valid = MANIFEST["valid"].values()
+    assert len(valid) >= 40
+    assert len(MANIFEST["invalid"]) >= 20
+    assert {facts["mode"] for facts in valid} == {"L", "LA", "RGB", "RGBA"}
+    assert {mode for facts in valid for mode in facts["tiles"]} == {"learned", "zlib", "solid"}
+    assert {facts["quality"] for facts in valid} >= {1, 2, 50, 75, 99, 100}
+    assert {key for facts in valid for key in facts["metadata"]} == {"icc_profile", "exif", "xmp"}
+    assert any(facts["tiles"] == ["learned", "solid", "zlib", "learned"] for facts in valid)
+
+
+def test_every_error_of_the_document_has_a_vector() -> None:
+    """Each class and code that docs/format.md lists is the answer to some must-fail vector, and to no other one."""
+    rows = re.findall(r"^\| \d+ \| .* \| (Vaec\w+) \| ([A-Z_, ]+) \|$", (ROOT / "docs/format.md").read_text(), re.M)
+    documented = {(error, code) for error, codes in rows for code in codes.split(", ")}
+    found = {(facts["error"], facts["code"]) for facts in MANIFEST["invalid"].values()}
+    assert len(documented) > 20
+    assert found == {(error, code) for error, code in documented if code not in CODES_WITHOUT_VECTOR}
+
+
+def test_the_document_counts_them() -> None:
+    """docs/reliability.md says how many there are."""
+    text = " ".join((ROOT / "docs/reliability.md").read_text().split())
+    assert f"has {len(MANIFEST['valid'])} files that must decode" in text
+    assert f"and {len(MANIFEST['invalid'])} that must be refused" in text
+
+
+@pytest.mark.slow
+def test_the_writer_still_makes_these_vectors(shipped: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its code names the files that lie there; on its way it checks each of them against what it should test."""
+    monkeypatch.syspath_prepend(conformance.folder())
+    make_vectors = importlib.import_module("make_vectors")
+    expected = {f"vectors/{path.name}" for path in VECTORS.iterdir()} | {"manifest.json"}
+    assert make_vectors.make(shipped).keys() == expected
+
+
+@pytest.fixture
+def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the vectors that a test may spoil."""
+    shutil.copytree(VECTORS, tmp_path / "vectors")
+    shutil.copy(conformance.folder() / "manifest.json", tmp_path)
+    monkeypatch.setattr(conformance, "folder", lambda: tmp_path)
+    return tmp_path
+
+
+def edit(folder: Path, part: str, name: str, **facts: object) -> None:
+    """Change what the manifest of a copy expects of one vector."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest[part][name] |= facts
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_doctor_checks_the_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`vaecodec doctor --conformance` says how many agree, and without the option leaves them alone."""
+    monkeypatch.setattr("vaecodec.cli.doctor.Codec", Codec)  # it was a stand-in's if another test imported the module
+    result = CliRunner().invoke(main, ["doctor", "--conformance"])
+    assert result.exit_code == 0, result.output
+    assert f"{len(MANIFEST['valid'])} vectors decode" in result.stdout
+    assert "vectors" not in CliRunner().invoke(main, ["doctor"]).stdout
+
+
+def test_every_kind_of_disagreement_is_told_by_name(copy: Path, shipped: Codec) -> None:
+    """Other pixels, mode, size, metadata, error, no error, other bytes and a missing file: each names its vector."""
+    files = copy / "vectors"
+    for name, other in (("size-64x64", "quality-1"), ("mode-rgba", "mode-l"), ("quality-1", "quality-100")):
+        shutil.copy(files / f"{other}.png", files / f"{name}.png")
+        edit(copy, "valid", name, png_sha256=sha256(files / f"{name}.png"))
+    edit(copy, "valid", "meta-xmp", metadata={})
+    edit(copy, "invalid", "bad-magic", code="VERSION")
+    shutil.copy(files / "mode-l.vaec", files / "bad-version.vaec")
+    edit(copy, "invalid", "bad-version", sha256=sha256(files / "bad-version.vaec"))
+    (files / "bad-feature.vaec").write_bytes(b"")
+    (files / "mode-la.png").unlink()
+    with pytest.raises(VaecMismatchError) as caught:
+        conformance.check_all(shipped)
+    told = re.findall(
+        r"(?:: |; )([a-z0-9-]+): (size is|mode is|metadata is|largest|the error|it decodes|\S+ is not|\S+ cannot)",
+        str(caught.value),
+    )
+    assert caught.value.code == "CONFORMANCE"
+    assert dict(told) == {
+        "size-64x64": "size is", "mode-rgba": "mode is", "quality-1": "largest", "meta-xmp": "metadata is",
+        "bad-magic": "the error", "bad-version": "it decodes", "bad-feature": "bad-feature.vaec is not",
+        "mode-la": "mode-la.png cannot",
+    }  # fmt: skip
+
+
+def test_a_difference_in_too_many_samples_is_told(copy: Path, shipped: Codec) -> None:
+    """One level is allowed only in so many samples as the manifest says."""
+    path = copy / "vectors" / "quality-40.png"
+    decoded = shipped.decode(path.with_suffix(".vaec"))
+    decoded.point(lambda level: min(level + 1, 255)).save(path)
+    edit(copy, "valid", "quality-40", png_sha256=sha256(path))
+    with pytest.raises(VaecMismatchError, match="differing_samples"):
+        conformance.check_valid(shipped, "quality-40", conformance.manifest()["valid"]["quality-40"])
+
+
+def test_vectors_of_another_model_or_none_at_all(copy: Path, tiny: Codec) -> None:
+    """Weights that the vectors were not made with, and a package without vectors, are VaecModelError."""
+    with pytest.raises(VaecModelError, match="made with the model"):
+        conformance.check_all(tiny)
+    (copy / "manifest.json").unlink()
+    with pytest.raises(VaecModelError, match="not installed"):
+        conformance.check_all(tiny)

@@ -1,12 +1,16 @@
 """A weights file is accepted only if every name, shape, dtype, value and bound is as the code says."""
 
 import json
+import os
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import picture
 from safetensors.torch import load, save
 
+from vaecodec import Codec
 from vaecodec.errors import VaecModelError
 from vaecodec.model import weights
 
@@ -18,10 +22,17 @@ def parts(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
 
 
 def refused(tmp_path: Path, data: bytes) -> str:
+    """The code with which a weights file is refused, in less than a second."""
     path = tmp_path / "bad.safetensors"
     path.write_bytes(data)
+    return refused_file(path)
+
+
+def refused_file(path: Path) -> str:
+    start_s = time.process_time()
     with pytest.raises(VaecModelError) as caught:
         weights.load(path, "cpu")
+    assert time.process_time() - start_s < 1
     return caught.value.code
 
 
@@ -42,12 +53,19 @@ def test_built_in_weights_are_the_pinned_ones() -> None:
     assert len(data) <= 20_000_000
 
 
-def test_built_in_weights_that_were_exchanged(monkeypatch: pytest.MonkeyPatch, tiny_weights: Path) -> None:
-    """Other bytes in the place of the built-in weights are refused before they are parsed."""
-    monkeypatch.setattr(weights, "default_path", lambda: tiny_weights)
-    with pytest.raises(VaecModelError) as caught:
-        weights.load(None, "cpu")
-    assert caught.value.code == "MODEL_HASH"
+def test_built_in_weights_that_were_exchanged(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_weights: Path
+) -> None:
+    """Other weights, or a flipped bit, in the place of the built-in ones are refused before they are parsed."""
+    data = bytearray(weights.default_path().read_bytes())
+    data[-1] ^= 1
+    (tmp_path / "flipped.safetensors").write_bytes(data)
+    monkeypatch.setattr(weights, "_parse", None)
+    for path in (tiny_weights, tmp_path / "flipped.safetensors"):
+        monkeypatch.setattr(weights, "default_path", lambda path=path: path)
+        with pytest.raises(VaecModelError) as caught:
+            weights.load(None, "cpu")
+        assert caught.value.code == "MODEL_HASH"
 
 
 @pytest.mark.parametrize("name", ["missing.safetensors", "."])
@@ -63,9 +81,34 @@ def test_file_too_large_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "huge.safetensors"
     with open(path, "wb") as file:
         file.truncate(10 << 30)
-    with pytest.raises(VaecModelError) as caught:
-        weights.load(path, "cpu")
-    assert caught.value.code == "MODEL_FILE"
+    assert refused_file(path) == "MODEL_FILE"
+
+
+def test_what_is_no_regular_file_is_not_read(tmp_path: Path) -> None:
+    """A device that never ends and a pipe that nobody writes to are refused: they have no size."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in (Path("/dev/zero"), tmp_path / "pipe"):
+        assert refused_file(path) == "MODEL_FILE"
+
+
+def test_a_file_that_grows_while_it_is_opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No more is read than the largest file may have, whatever its size was when it was looked at."""
+    path = tmp_path / "huge.safetensors"
+    with open(path, "wb") as file:
+        file.truncate(10 << 30)
+    monkeypatch.setattr(Path, "stat", lambda _: os.stat_result((0, 0, 0, 0, 0, 0, 100, 0, 0, 0)))
+    assert refused_file(path) == "MODEL_SCHEMA"
+
+
+def test_the_shipped_weights_cut_wrong_or_full_of_nan(tmp_path: Path) -> None:
+    """At the size of the real file, too, each of these is refused in less than a second."""
+    data = weights.default_path().read_bytes()
+    tensors, metadata = parts(weights.default_path())
+    for length in (9, 1000, len(data) // 2, len(data) - 1):
+        assert refused(tmp_path, data[:length]) == "MODEL_SCHEMA"
+    assert refused(tmp_path, data + b"\0") == "MODEL_SCHEMA"
+    nan = {name: tensor * float("nan") if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    assert refused(tmp_path, save(nan, metadata)) == "MODEL_VALUES"
 
 
 @pytest.mark.parametrize(
@@ -98,7 +141,9 @@ def test_schema_violations(tmp_path: Path, tiny_weights: Path) -> None:
         save(tensors, {**metadata, "format": "other"}),
         save(tensors, {"format": metadata["format"]}),
         *(save(tensors, {**metadata, "architecture": json.dumps({**arch, **change})})
-          for change in ({"latent_channels": 10**9}, {"latent_channels": 1.5}, {"scale_channels": 7}, {"depth": 3})),
+          for change in ({"latent_channels": 10**9}, {"latent_channels": 1.5}, {"scale_channels": 7}, {"depth": 3},
+                         {"analysis_blocks": 1024})),
+        save({**tensors, "hyper_tables.counts": tensors["hyper_tables.counts"][:0].clone()}, metadata),
     ]  # fmt: skip
     for data in bad_files:
         assert refused(tmp_path, data) == "MODEL_SCHEMA"
@@ -115,6 +160,9 @@ def test_values_out_of_range(tmp_path: Path, tiny_weights: Path) -> None:
     assert refused(tmp_path, save({**tensors, "scales.0.bias": bias}, metadata)) == "EXACT_BOUND"
     shift = tensors["scales.shift"] * 0
     assert refused(tmp_path, save({**tensors, "scales.shift": shift}, metadata)) == "EXACT_BOUND"
+    for part, extreme in (("0.bias", -(1 << 63)), ("dequantize", -(1 << 31)), ("shift", (1 << 31) - 1)):
+        changed = {**tensors, f"scales.{part}": torch.full_like(tensors[f"scales.{part}"], extreme)}
+        assert refused(tmp_path, save(changed, metadata)) == "EXACT_BOUND"
     counts = tensors["latent_tables.counts"].clone()
     counts[0, 5, 0] += 1
     assert refused(tmp_path, save({**tensors, "latent_tables.counts": counts}, metadata)) == "TABLE"
@@ -130,3 +178,16 @@ def test_loading_leaves_torch_alone(tiny_weights: Path) -> None:
         torch.set_default_dtype(torch.float32)
     assert torch.equal(torch.get_rng_state(), state)
     assert {parameter.dtype for parameter in network.vae.parameters()} == {torch.float32}
+
+
+def test_finite_weights_that_lead_to_no_numbers(tmp_path: Path, tiny_weights: Path) -> None:
+    """Weights so large that latents become NaN are named as the cause, without a warning of numpy's."""
+    tensors, metadata = parts(tiny_weights)
+    path = tmp_path / "absurd.safetensors"
+    huge = {
+        name: torch.full_like(tensor, 3e4) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()
+    }
+    path.write_bytes(save(huge, metadata))
+    with pytest.raises(VaecModelError) as caught:
+        Codec(path, "cpu").encode(picture(32, 32))
+    assert caught.value.code == "MODEL_VALUES"

@@ -17,6 +17,7 @@ from vaecodec.errors import (
     VaecTruncatedError,
     VaecUnsupportedError,
 )
+from vaecodec.forks import watch as _watch_forks
 from vaecodec.pillow_plugin import register
 from vaecodec.sources import info
 
@@ -47,6 +48,9 @@ __all__ = [
     "register",
     "verify",
 ]
+
+
+_watch_forks()  # here, because numpy and torch may be loaded before the fork and the codec after it
 
 
 def __getattr__(name: str) -> Any:

@@ -6,7 +6,7 @@ rule, so what is written can be read. Nothing is allocated from a field that has
 
 import io
 import zlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, BinaryIO, NoReturn, TypeAlias
 
@@ -57,6 +57,7 @@ __all__ = [
     "MAX_METADATA_BYTES",
     "MAX_SIDE",
     "VERSION",
+    "Assembled",
     "Bitstream",
     "Header",
     "IndexEntry",
@@ -66,10 +67,12 @@ __all__ = [
     "Tile",
     "TileBox",
     "TileMode",
+    "assemble",
     "check_size",
     "is_vaec",
     "read",
     "read_info",
+    "read_tile",
     "write",
 ]
 
@@ -105,12 +108,32 @@ def check_size(width: int, height: int, *, max_pixels: int | None = DEFAULT_MAX_
         raise VaecLimitError(f"{found}, must be at most {max_pixels} pixels (max_pixels)", code="MAX_PIXELS")
 
 
+class Assembled:
+    """A file that is known but not joined: its parts in order, and how many bytes they have."""
+
+    def __init__(self, front: bytes, tiles: Sequence[Tile], tail: bytes, file_bytes: int) -> None:
+        self._front, self._tiles, self._tail, self._file_bytes = front, tiles, tail, file_bytes
+
+    def __len__(self) -> int:
+        return self._file_bytes
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield self._front
+        yield from (tile.payload for tile in self._tiles)
+        yield self._tail
+
+
 def write(header: Header, tiles: Sequence[Tile], metadata: Mapping[str, bytes] | None = None) -> bytes:
-    """Assembles a file; `read` is its inverse.
+    """Makes the bytes of a file; `read` is its inverse. Arguments and errors are those of `assemble`."""
+    return b"".join(assemble(header, tiles, metadata))
+
+
+def assemble(header: Header, tiles: Sequence[Tile], metadata: Mapping[str, bytes] | None = None) -> Assembled:
+    """Assembles a file.
 
     Args:
         header: size, format and model of the image.
-        tiles: one for each of `header.boxes()`, in that order.
+        tiles: one for each of `header.boxes()`, in that order; asked for now, and again when the file is written.
         metadata: any of icc_profile, exif and xmp, stored as given.
 
     Raises:
@@ -124,17 +147,19 @@ def write(header: Header, tiles: Sequence[Tile], metadata: Mapping[str, bytes] |
         raise VaecFormatError(f"model_id has {len(header.model_id)} bytes, must have 4", code="MODEL_ID")
     if len(tiles) != header.tile_count:
         raise VaecFormatError(f"tile count is {len(tiles)}, must be {header.tile_count}", code="TILE_COUNT")
-    index = bytearray()
+    index, payload_bytes = bytearray(), 0
     for number, (box, tile) in enumerate(zip(header.boxes(), tiles, strict=True)):
         _check_tile(number, box, tile.mode, len(tile.payload))
         mode_length = tile.mode << _LENGTH_BITS | len(tile.payload)
         payload_crc = zlib.crc32(tile.payload)
         index += INDEX_ENTRY.pack(mode_length=mode_length, payload_crc=payload_crc, content_crc=tile.content_crc)
-    body = b"".join(tile.payload for tile in tiles) + _write_metadata(metadata or {})
+        payload_bytes += len(tile.payload)
+    tail = _write_metadata(metadata or {})
     fields["flags_compat"] = HAS_METADATA if metadata else 0
-    fields["file_bytes"] = HEADER.size_bytes + len(index) + len(body)
+    fields["file_bytes"] = HEADER.size_bytes + len(index) + payload_bytes + len(tail)
     header_crc = _record_crc(HEADER.pack(**fields, header_crc=0), index)
-    return HEADER.pack(**fields, header_crc=header_crc) + index + body
+    front = HEADER.pack(**fields, header_crc=header_crc) + index
+    return Assembled(front, tiles, tail, fields["file_bytes"])
 
 
 def read_info(file: BinaryIO, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> Info:
@@ -171,7 +196,7 @@ def read(
     file = io.BytesIO(data)
     info = _read_info(file, max_pixels, report)
     file.seek(HEADER.size_bytes + len(info.index) * INDEX_ENTRY.size_bytes)
-    tiles = tuple(_read_tile(file, number, entry, report) for number, entry in enumerate(info.index))
+    tiles = tuple(read_tile(file, number, entry, report) for number, entry in enumerate(info.index))
     return Bitstream(info.header, tiles, info.metadata, tuple(damage))
 
 
@@ -225,7 +250,15 @@ def _parse_index(index_bytes: bytes, boxes: list[TileBox]) -> tuple[IndexEntry, 
     return tuple(entries)
 
 
-def _read_tile(file: BinaryIO, number: int, entry: IndexEntry, report: Report) -> Tile | None:
+def read_tile(file: BinaryIO, number: int, entry: IndexEntry, report: Report) -> Tile | None:
+    """Reads a payload and checks its CRC.
+
+    Args:
+        file: standing where the payload begins.
+        number: of the tile.
+        entry: what the index says about it.
+        report: told what is wrong with it; if this does not raise, the tile is None.
+    """
     what = f"payload of tile {number}"
     try:
         payload = _take(file, entry.payload_bytes, what, tile=number)
@@ -326,7 +359,9 @@ def _check_length(found_bytes: int, file_bytes: int, index_end: int, report: Rep
     if found_bytes < index_end:
         raise VaecTruncatedError(f"{found}, must have {index_end} for its tile index", code="SHORT_FILE")
     if found_bytes > file_bytes:
-        raise VaecFormatError(f"{found}, must have {file_bytes} (file_bytes)", code="TRAILING_DATA")
+        # How many it has is not told, since of a longer file only one byte more may have been read.
+        message = f"file has more than {file_bytes} bytes (file_bytes), must end there"
+        raise VaecFormatError(message, code="TRAILING_DATA")
     if found_bytes < file_bytes:
         report(VaecTruncatedError(f"{found}, must have {file_bytes} (file_bytes)", code="SHORT_FILE"))
 

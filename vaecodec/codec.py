@@ -1,9 +1,10 @@
 """The path of a pixel: pictures to .vaec bytes and back, with the weights loaded once."""
 
 import functools
+import os
 import threading
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vaecodec import bitstream, pixels, sources, targets, tiles
+from vaecodec import bitstream, latents, pixels, sources, targets, tiles
 from vaecodec.bitstream import DEFAULT_MAX_PIXELS, Header, Info, PixelFormat, TileMode
-from vaecodec.errors import VaecImageError, VaecModelError, VaecResourceError
+from vaecodec.errors import VaecError, VaecImageError, VaecModelError
+from vaecodec.memory import Result, first_that_fits, shortage_as_error
 from vaecodec.metadata import merge_metadata
 
 if TYPE_CHECKING:
@@ -32,7 +34,10 @@ class Codec:
         model: path of a weights file; None is the built-in one.
         device: "auto" (CUDA where there is one, else CPU) or a torch device such as "cpu" or "cuda:1".
 
-    The weights are loaded at the first picture that needs them. Torch's global settings are left as they are.
+    The weights are loaded at the first picture that needs them. Torch's global settings are left as they are, but for
+    one case: a process that was forked while torch was loaded is left with one torch thread, as it is in workers of
+    torch's DataLoader, because torch would wait for the threads of the parent for ever.
+    A picture for which the device's memory does not suffice is computed in parts, then on the CPU, with a warning.
     """
 
     def __init__(self, model: str | Path | None = None, device: str = "auto") -> None:
@@ -48,8 +53,11 @@ class Codec:
 
         Raises:
             VaecModelError: they are missing, damaged, or for a device that is not there.
+            VaecResourceError: neither the device nor the computer has memory for them.
         """
-        return _load_network(self.model, self.device)
+        if self.device == "cpu":
+            return first_that_fits(lambda: _load_network(self.model, "cpu"))
+        return first_that_fits(lambda: _load_network(self.model, self.device), self._network_on_cpu)
 
     def encode(
         self,
@@ -85,7 +93,7 @@ class Codec:
             VaecResourceError: memory ran out.
         """
         wanted = targets.choose(quality, DEFAULT_QUALITY, bytes=target_bytes, bpp=target_bpp, psnr_db=target_psnr)
-        with ExitStack() as files, _memory_errors():
+        with ExitStack() as files, _clear_errors():
             opened = pixels.open_source(image)
             if isinstance(opened, Image.Image) and opened is not image:
                 files.callback(opened.close)
@@ -117,12 +125,10 @@ class Codec:
         """
         if output not in ("pil", "numpy", "torch") or on_error not in ("raise", "partial"):
             raise VaecImageError(f"output={output!r}, on_error={on_error!r}: see the documentation", code="ARGUMENT")
-        with _memory_errors():
+        with _clear_errors():
             partial = on_error == "partial"
             stream = bitstream.read(sources.read_all(source), max_pixels=max_pixels, partial=partial)
-            samples, damage = tiles.decode_tiles(
-                stream.tiles, stream.header, self._network_for(stream), partial=partial
-            )
+            samples, damage = self._decode_tiles(stream, partial=partial)
             for error in (*stream.damage, *damage):
                 warnings.warn(str(error), UserWarning, stacklevel=2)
             return self._present(samples, stream.metadata, output)
@@ -135,18 +141,101 @@ class Codec:
         """Decode several files; arguments and errors as `decode`."""
         return [self.decode(source, **options) for source in files]
 
-    def _encode_samples(self, samples: NDArray[np.uint8], quality: int, metadata: dict[str, bytes]) -> targets.Attempt:
+    # --- what latents give beside files: `vaecodec.latents` says what exactly, docs/uses.md what it is worth ---
+
+    def sample(
+        self,
+        size: tuple[int, int],
+        *,
+        seed: int = 0,
+        temperature: float = 1.0,
+        quality: int | None = None,
+        output: Output = "pil",
+    ) -> Any:
+        """Draw a picture of (width, height) pixels from the model's own prior: see `latents.draw`."""
+        bitstream.check_size(*size)
+        with _clear_errors():
+            chosen, network = _quality(quality), self.network
+            drawn = self._on_device(
+                network, lambda where: latents.draw(*size, chosen, where, seed=seed, temperature=temperature)
+            )
+            header = Header(PixelFormat.RGB, *size, network.model_id, chosen)
+            return self.decode(bitstream.write(header, drawn), output=output)
+
+    def interpolate(
+        self, a: pixels.Source, b: pixels.Source, steps: int, *, quality: int | None = None, output: Output = "pil"
+    ) -> list[Any]:
+        """Pictures between two of equal size, both included, equally spaced in latent space: see `latents.blends`."""
+        with _clear_errors():
+            chosen, first, last = _quality(quality), _open_samples(a), _open_samples(b)
+            blended = self._on_device(self.network, lambda where: latents.blends(first, last, steps, chosen, where))
+            return [self._present(samples, {}, output) for samples in blended]
+
+    def features(self, image: pixels.Source, quality: int | None = None) -> latents.Features:
+        """The latents of a picture as float32 arrays: see `latents.Features`."""
+        with _clear_errors():
+            chosen, samples = _quality(quality), _open_samples(image)
+            return self._on_device(self.network, lambda where: latents.features_of_picture(samples, chosen, where))
+
+    def features_from_bytes(self, source: sources.Source) -> latents.Features:
+        """The latents that a .vaec file holds, without synthesizing its pixels: see `latents.features_of_stream`."""
+        with _clear_errors():
+            stream = bitstream.read(sources.read_all(source))
+            network = self._network_for(stream) or self.network
+            return self._on_device(network, lambda where: latents.features_of_stream(stream, where))
+
+    def rate_map(self, image: pixels.Source, quality: int | None = None) -> NDArray[np.float32]:
+        """Bits that a file spends on each 16x16 block of a picture [rows, columns]: see `latents.block_bits`."""
+        return self.rate_map_from_bytes(self.encode(image, _quality(quality)))
+
+    def rate_map_from_bytes(self, source: sources.Source) -> NDArray[np.float32]:
+        """The same of a .vaec file."""
+        with _clear_errors():
+            stream = bitstream.read(sources.read_all(source))
+            network = self._network_for(stream)
+            if network is None:
+                return latents.block_bits(stream, None)
+            return self._on_device(network, lambda where: latents.block_bits(stream, where))
+
+    def anomaly_score(self, image: pixels.Source, quality: int | None = None) -> float:
+        """Bits per pixel under the model: high where a picture is unlike photographs, see `latents.bits_per_pixel`."""
+        with _clear_errors():
+            chosen, samples = _quality(quality), _open_samples(image)
+            return self._on_device(self.network, lambda where: latents.bits_per_pixel(samples, chosen, where))
+
+    def _encode_samples(
+        self, samples: NDArray[np.uint8], quality: int, metadata: dict[str, bytes]
+    ) -> targets.Attempt[bytes]:
         height, width, channels = samples.shape
         network = self.network
         pixel_format = PixelFormat.from_mode(pixels.MODES[channels - 1])
         header = Header(pixel_format, width, height, network.model_id, quality)
-        coded, decoded = tiles.encode_tiles(samples, header, network)
+        coded, squared_error = self._on_device(network, lambda where: tiles.encode_tiles(samples, header, where))
         colour = channels - pixel_format.has_alpha
         return targets.Attempt(
             data=bitstream.write(header, coded, metadata),
-            psnr_db=lambda: pixels.psnr_db(samples[..., :colour], decoded[..., :colour]),
+            psnr_db=lambda: pixels.decibels(squared_error, width * height * colour),
             pixels=width * height,
         )
+
+    def _decode_tiles(self, stream: bitstream.Bitstream, *, partial: bool) -> tuple[tiles.Samples, list[VaecError]]:
+        def decode(network: "Network | None") -> tuple[tiles.Samples, list[VaecError]]:
+            return tiles.decode_tiles(stream.tiles, stream.header, network, partial=partial)
+
+        network = self._network_for(stream)
+        return decode(None) if network is None else self._on_device(network, decode)
+
+    def _on_device(self, network: "Network", work: "Callable[[Network], Result]") -> Result:
+        """The work done by the network, or by its twin on the CPU if the memory of its device does not suffice."""
+        if network.device.type == "cpu":
+            return work(network)
+        return first_that_fits(lambda: work(network), lambda: work(self._network_on_cpu()))
+
+    def _network_on_cpu(self) -> "Network":
+        warnings.warn(
+            f"not enough memory on the device {self.device!r}: computing on the CPU", UserWarning, stacklevel=2
+        )
+        return _load_network(self.model, "cpu")
 
     def _network_for(self, stream: bitstream.Bitstream) -> "Network | None":
         """The network, if a tile needs it, and only if it is the one that the file names."""
@@ -183,7 +272,12 @@ def decode(source: sources.Source, *, model: str | Path | None = None, device: s
 
 
 def verify(
-    source: sources.Source, *, deep: bool = False, model: str | Path | None = None, device: str = "auto"
+    source: sources.Source,
+    *,
+    deep: bool = False,
+    max_pixels: int | None = DEFAULT_MAX_PIXELS,
+    model: str | Path | None = None,
+    device: str = "auto",
 ) -> Info:
     """Check every CRC of a file, and with `deep` also decode it.
 
@@ -191,38 +285,67 @@ def verify(
         What `vaecodec.info` tells of it.
 
     Raises:
-        VaecError: the file is damaged, or (deep) needs other weights.
+        VaecError: the file is damaged, has more than `max_pixels`, or (deep) needs other weights.
     """
-    data = sources.read_all(source)
-    bitstream.read(data, max_pixels=None)
-    if deep:
-        decode(data, model=model, device=device, output="numpy", max_pixels=None)
-    return sources.info(data, max_pixels=None)
+    with _clear_errors():
+        data = sources.read_all(source)
+        bitstream.read(data, max_pixels=max_pixels)
+        if deep:
+            decode(data, model=model, device=device, output="numpy", max_pixels=max_pixels)
+        return sources.info(data, max_pixels=max_pixels)
+
+
+def _quality(quality: int | None) -> int:
+    """The quality asked for, checked."""
+    return targets.check_quality(DEFAULT_QUALITY if quality is None else quality)
+
+
+def _open_samples(image: pixels.Source) -> pixels.Samples:
+    """Samples [H, W, C] of a picture of at most DEFAULT_MAX_PIXELS."""
+    opened = pixels.open_source(image)
+    with ExitStack() as files:
+        if isinstance(opened, Image.Image) and opened is not image:
+            files.callback(opened.close)
+        bitstream.check_size(*pixels.size_of(opened))
+        return pixels.to_samples(opened)
 
 
 _loading = threading.Lock()
 
 
+def _renew_lock() -> None:
+    """A thread that was loading when the process forked does not exist in the child, and would never let go."""
+    global _loading
+    _loading = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
 def _load_network(model: str | None, device: str) -> "Network":
+    from vaecodec.model import network  # deferred, as `weights` is: torch takes a second to load
+
     with _loading:
+        network.settle_after_fork()
         return _cached_network(model, device)
 
 
 @functools.lru_cache(maxsize=4)
 def _cached_network(model: str | None, device: str) -> "Network":
-    from vaecodec.model import weights  # the one deferred import on the way of a pixel: torch takes a second to load
+    from vaecodec.model import weights  # deferred, as above
 
     return weights.load(None if model is None else Path(model), device)
 
 
 @contextmanager
-def _memory_errors() -> Iterator[None]:
-    """Memory that runs out is VaecResourceError, whoever notices it."""
-    try:
-        yield
-    except MemoryError as error:
-        raise VaecResourceError("not enough memory for this picture") from error
-    except RuntimeError as error:  # torch's allocators raise subclasses or plain RuntimeError
-        if "out of memory" in str(error).lower() or "can't allocate memory" in str(error):
-            raise VaecResourceError(f"not enough memory for this picture ({error})") from error
-        raise
+def _clear_errors() -> Iterator[None]:
+    """Memory that runs out, and CUDA in a forked process, as errors of this package."""
+    with shortage_as_error():
+        try:
+            yield
+        except RuntimeError as error:
+            if "forked subprocess" not in str(error):
+                raise
+            message = 'CUDA does not work in a forked process: use the start method "spawn", or device="cpu"'
+            raise VaecModelError(message, code="FORKED") from error

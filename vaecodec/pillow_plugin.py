@@ -3,12 +3,18 @@
 Opening reads header, tile index and metadata and allocates no pixels; loading and saving go through `vaecodec.codec`,
 which is imported only then. Whatever is wrong with a file or an image comes as an OSError, mostly a VaecError, because
 that is what users of Pillow catch. Pixels are shown as stored: EXIF orientation is left to `ImageOps.exif_transpose`.
+
+`Image.save` empties a file of that name before it asks the plugin, whatever the format, so this is the one way of
+writing that is not whole or nothing: where encoding fails, the disk is full or the program is stopped, the old file is
+gone, and an empty or short one may be left, which no reader takes for a picture. `vaecodec.encode` and the command line
+have no such gap.
 """
 
+import io
 import mimetypes
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO, Any, BinaryIO, cast
 
 from PIL import Image, ImageFile
@@ -120,7 +126,9 @@ class VaecDecoder(ImageFile.PyDecoder):
 
         on_error = "partial" if ImageFile.LOAD_TRUNCATED_IMAGES else "raise"
         data = cast(IO[bytes], self.fd).read()
-        samples = codec.decode(data, output="numpy", max_pixels=None, on_error=on_error)
+        # Pillow's own limit was kept when the file was opened; another size now means another file.
+        max_pixels = self.state.xsize * self.state.ysize
+        samples = codec.decode(data, output="numpy", max_pixels=max_pixels, on_error=on_error)
         channels = Image.getmodebands(self.mode)
         expected = (self.state.ysize, self.state.xsize) + ((channels,) if channels > 1 else ())
         if samples.shape != expected:
@@ -171,7 +179,20 @@ def _save(image: Image.Image, file: IO[bytes], filename: str | bytes) -> None:
         # The pixels are in memory already, so a limit on them would protect nobody.
         chosen = {name: options[name] for name in SAVE_OPTIONS if name in options}
         data = codec.encode(image, max_pixels=None, **chosen)
-    file.write(data)
+    _write(file, data)
+
+
+def _write(file: IO[bytes], data: bytes) -> None:
+    """Writes all of it now: an error when Pillow closes the file would come too late for it to remove the file."""
+    try:
+        file.write(data)
+        if hasattr(file, "flush"):
+            file.flush()
+    except OSError:
+        if isinstance(file, io.BufferedRandom):  # as Pillow opens files: closing it a second time raises no more
+            with suppress(OSError):
+                file.close()
+        raise
 
 
 def _save_all(image: Image.Image, file: IO[bytes], filename: str | bytes) -> None:

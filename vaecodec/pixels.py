@@ -7,14 +7,15 @@ Pixels are stored as given: EXIF orientation travels as metadata and is never ap
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol, Self, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageCms, ImageColor
 
-from vaecodec.errors import VaecImageError
+from vaecodec.errors import VaecImageError, VaecLimitError
 from vaecodec.metadata import METADATA_KEYS, as_info, carried_metadata
 
 MODES = ("L", "LA", "RGB", "RGBA")
@@ -59,11 +60,14 @@ def open_source(source: Source) -> Opened:
         A Pillow image, or a uint8 array [H, W, C] that may share memory with the source.
 
     Raises:
-        VaecImageError: the source has another type (TYPE), dtype (DTYPE) or shape (SHAPE), or no pixels (SIZE).
+        VaecImageError: the source has another type (TYPE), dtype (DTYPE) or shape (SHAPE), or no pixels (SIZE), or the
+            file is one that Pillow stumbles over (READ).
+        VaecLimitError: the file declares more pixels than Pillow allows (MAX_PIXELS).
         OSError: Pillow cannot read the file (FileNotFoundError and PIL.UnidentifiedImageError included).
     """
     if isinstance(source, (str, os.PathLike)):
-        return Image.open(source)
+        with _reading():
+            return Image.open(source)
     if isinstance(source, Image.Image):
         if min(source.size) <= 0:
             raise _no_pixels(*source.size)
@@ -99,12 +103,13 @@ def to_samples(opened: Opened) -> Samples:
 
     Raises:
         VaecImageError: more than 8 bits a sample (BIT_DEPTH), an unknown mode (MODE), a malformed
-            `info["transparency"]` (TRANSPARENCY), or a conversion that Pillow refuses (CONVERT).
+            `info["transparency"]` (TRANSPARENCY), a conversion that Pillow refuses (CONVERT), or a damaged file that
+            Pillow stumbles over (READ).
         OSError: Pillow cannot decode the file.
     """
     if not isinstance(opened, Image.Image):
         return np.require(opened, requirements=("C", "W"))
-    opened.load()
+    _load(opened)
     samples = np.array(_converted(opened, _stored_mode(opened)))
     return np.atleast_3d(samples)
 
@@ -128,7 +133,7 @@ def metadata_of(opened: Opened) -> dict[str, bytes]:
     """
     if not isinstance(opened, Image.Image):
         return {}
-    opened.load()
+    _load(opened)
     return carried_metadata(opened, _stored_mode(opened))
 
 
@@ -168,19 +173,32 @@ def psnr_db(a: Samples, b: Samples) -> float:
         b: uint8 array of the same shape.
 
     Returns:
-        Decibels; `math.inf` where a equals b. Squares are summed exactly, a few rows at a time.
+        Decibels; `math.inf` where a equals b.
+
+    Raises:
+        VaecImageError: (a ValueError) the shapes differ or hold no samples (SHAPE).
+    """
+    return decibels(squared_error(a, b), a.size)
+
+
+def squared_error(a: Samples, b: Samples) -> int:
+    """Sums the squared differences of two uint8 arrays of one shape, exactly, a few rows at a time.
 
     Raises:
         VaecImageError: (a ValueError) the shapes differ or hold no samples (SHAPE).
     """
     if a.shape != b.shape or a.size == 0:
         raise VaecImageError(f"shapes are {a.shape} and {b.shape}, must be equal and not empty", code="SHAPE")
-    rows = max(1, _PSNR_CHUNK_SAMPLES * len(a) // a.size)
-    squared_error = 0
+    rows, total = max(1, _PSNR_CHUNK_SAMPLES * len(a) // a.size), 0
     for top in range(0, len(a), rows):
         difference = np.subtract(a[top : top + rows], b[top : top + rows], dtype=np.int32)
-        squared_error += int(np.sum(difference * difference, dtype=np.int64))
-    return 10 * math.log10(255**2 * a.size / squared_error) if squared_error else math.inf
+        total += int(np.sum(difference * difference, dtype=np.int64))
+    return total
+
+
+def decibels(squared_error: int, count: int) -> float:
+    """PSNR in dB of so many samples with this sum of squared errors; `math.inf` where that is 0."""
+    return 10 * math.log10(255**2 * count / squared_error) if squared_error else math.inf
 
 
 def flatten_alpha(image: Image.Image, background: str | tuple[int, ...]) -> Image.Image:
@@ -198,7 +216,7 @@ def flatten_alpha(image: Image.Image, background: str | tuple[int, ...]) -> Imag
         VaecImageError: the background is not an opaque colour (BACKGROUND), or the image as in `to_samples`.
     """
     colour = _opaque_colour(background)
-    image.load()
+    _load(image)
     stored_mode = _stored_mode(image)
     if stored_mode not in _ALPHA_MODE.values():
         return image
@@ -212,6 +230,25 @@ def flatten_alpha(image: Image.Image, background: str | tuple[int, ...]) -> Imag
     flat.info = {key: image.info[key] for key in image.info.keys() - {"transparency", *METADATA_KEYS}}
     flat.info.update(as_info(metadata))
     return flat
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Makes errors of this package of what Pillow's readers raise beside OSError: they fail in many ways."""
+    try:
+        yield
+    except (OSError, MemoryError, Warning):
+        raise
+    except Image.DecompressionBombError as error:
+        raise VaecLimitError(f"{error} Pillow's own limit is Image.MAX_IMAGE_PIXELS.", code="MAX_PIXELS") from error
+    except Exception as error:
+        message = f"the picture cannot be read, it is damaged or not supported ({type(error).__name__}: {error})"
+        raise VaecImageError(message, code="READ") from error
+
+
+def _load(image: Image.Image) -> None:
+    with _reading():
+        image.load()
 
 
 def _no_pixels(width: int, height: int) -> VaecImageError:

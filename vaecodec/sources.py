@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from typing import BinaryIO
 
 from vaecodec import bitstream
-from vaecodec.bitstream import DEFAULT_MAX_PIXELS, Info
+from vaecodec.bitstream import DEFAULT_MAX_PIXELS, HEADER, Info
 from vaecodec.errors import VaecFormatError
+
+_CHUNK_BYTES = 1 << 24
 
 Source = bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO
 
@@ -28,7 +30,7 @@ def open_binary(source: Source) -> Iterator[BinaryIO]:
             yield file
     elif hasattr(source, "read"):
         seekable = getattr(source, "seekable", None)
-        yield source if seekable and seekable() else io.BytesIO(source.read())
+        yield source if seekable and seekable() else io.BytesIO(_claimed(source))
     else:
         raise VaecFormatError(
             f"expected bytes, a path or an open binary file, got {type(source).__name__}", code="SOURCE"
@@ -36,11 +38,26 @@ def open_binary(source: Source) -> Iterator[BinaryIO]:
 
 
 def read_all(source: Source) -> bytes:
-    """All bytes of the source, from a file's present position on. Raises as `open_binary`."""
+    """The bytes of the source, from a file's present position on; raises as `open_binary`.
+
+    No more than can matter: of a file that is longer than its header says one byte more, and of one that is no .vaec
+    file only the beginning, so that neither a huge file nor a device without end fills the memory before it is refused.
+    """
     if isinstance(source, bytes):
         return source
     with open_binary(source) as file:
-        return file.read()
+        return _claimed(file)
+
+
+def _claimed(file: BinaryIO) -> bytes:
+    """What `read_all` returns, of a file that may be a pipe or a device."""
+    parts = [file.read(HEADER.size_bytes)]
+    if len(parts[0]) == HEADER.size_bytes and bitstream.is_vaec(parts[0]):
+        left_bytes = HEADER.unpack(parts[0])["file_bytes"] + 1 - HEADER.size_bytes
+        while left_bytes > 0 and (part := file.read(min(left_bytes, _CHUNK_BYTES))):
+            parts.append(part)
+            left_bytes -= len(part)
+    return b"".join(parts)
 
 
 def info(source: Source, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> Info:

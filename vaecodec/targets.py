@@ -1,24 +1,27 @@
 """What the caller wants of a file, as a search over quality: a quality, a size, a rate or a PSNR."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 from vaecodec.errors import VaecImageError, VaecTargetError
 
 QUALITY_MIN, QUALITY_MAX = 1, 100
 
 
-class Attempt(NamedTuple):
+File = TypeVar("File", bound=Sized)  # bytes, or anything else whose length is that of the file
+
+
+class Attempt(NamedTuple, Generic[File]):
     """One encoding: the file, its PSNR in dB (computed when asked for) and the picture's number of pixels."""
 
-    data: bytes
+    data: File
     psnr_db: Callable[[], float]
     pixels: int
 
 
-Encode = Callable[[int], Attempt]
+Encode = Callable[[int], Attempt[File]]
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class FixedQuality:
 
     quality: int
 
-    def search(self, encode: Encode) -> bytes:
+    def search(self, encode: Encode[File]) -> File:
         """The file."""
         return encode(self.quality).data
 
@@ -39,7 +42,7 @@ class SizeTarget:
     limit: float
     unit: str
 
-    def search(self, encode: Encode) -> bytes:
+    def search(self, encode: Encode[File]) -> File:
         """The file.
 
         Raises:
@@ -62,7 +65,7 @@ class SizeTarget:
             )
         return best.data
 
-    def _size(self, attempt: Attempt) -> float:
+    def _size(self, attempt: Attempt[File]) -> float:
         return len(attempt.data) if self.unit == "bytes" else 8 * len(attempt.data) / attempt.pixels
 
 
@@ -72,7 +75,7 @@ class PsnrTarget:
 
     least_db: float
 
-    def search(self, encode: Encode) -> bytes:
+    def search(self, encode: Encode[File]) -> File:
         """The file.
 
         Raises:
@@ -115,9 +118,18 @@ def choose(
     if isinstance(value, bool) or not hasattr(value, "__float__") or not math.isfinite(value) or value <= 0:
         raise VaecImageError(f"{name} is {value!r}, expected a positive number", code="ARGUMENT")
     if name == "quality":
-        if value != int(value) or not QUALITY_MIN <= value <= QUALITY_MAX:
-            raise VaecImageError(f"quality is {value!r}, allowed are whole numbers 1..100", code="ARGUMENT")
-        return FixedQuality(int(value))
+        return FixedQuality(check_quality(value))
     if name == "target_psnr":
         return PsnrTarget(float(value))
     return SizeTarget(float(value), "bytes" if name == "target_bytes" else "bits per pixel")
+
+
+def check_quality(quality: float) -> int:
+    """The quality as an int.
+
+    Raises:
+        VaecImageError: (ARGUMENT) it is no whole number from 1 to 100.
+    """
+    if quality != int(quality) or not QUALITY_MIN <= quality <= QUALITY_MAX:
+        raise VaecImageError(f"quality is {quality!r}, allowed are whole numbers 1..100", code="ARGUMENT")
+    return int(quality)

@@ -2,7 +2,12 @@
 
 from vaecodec.cli.commands import main
 from vaecodec.cli.train import train as _train
+from vaecodec.cli.transcode import transcode as _transcode
+from vaecodec.cli.uses import html as _html
+from vaecodec.cli.uses import rate_map as _rate_map
+from vaecodec.cli.uses import sample as _sample
 
-main.add_command(_train)
+for _command in (_train, _transcode, _sample, _rate_map, _html):
+    main.add_command(_command)
 
 __all__ = ["main"]

@@ -19,6 +19,7 @@ from typing import Any, Generic, TypeVar
 import click
 from PIL import Image, UnidentifiedImageError
 
+from vaecodec.cli import streams
 from vaecodec.errors import (
     VaecChecksumError,
     VaecCorruptError,
@@ -146,7 +147,7 @@ class Console:
             self._print_json({**label, "status": report.status, **report.facts, **extra})
             return
         if is_answer:
-            click.echo(report.text)
+            self._answer(report.text)
         elif not self.is_quiet:
             self.say(report.text)
         for warning in heard:
@@ -169,12 +170,12 @@ class Console:
         if hasattr(self._bar, "console"):
             self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:
-            click.echo(f"\r\033[K{line}" if self._bar else line, err=True)
+            streams.say(f"\r\033[K{line}" if self._bar else line)
 
     @contextmanager
     def progress(self, total: int) -> Iterator[Callable[[], None]]:
         """Shows a progress bar over `total` inputs on a terminal; yields what to call after each."""
-        if total < 2 or self.is_quiet or self.is_json or self.hides_progress or not sys.stderr.isatty():
+        if total < 2 or self.is_quiet or self.is_json or self.hides_progress or not streams.is_terminal(sys.stderr):
             yield lambda: None
             return
         bar: Any
@@ -192,7 +193,16 @@ class Console:
             self.say(", ".join(f"{count} {status}" for status, count in counts.items()) or "no input found")
 
     def _print_json(self, record: dict[str, Any]) -> None:
-        click.echo(json.dumps(record, allow_nan=False))
+        self._answer(json.dumps(record, allow_nan=False))
+
+    def _answer(self, text: str) -> None:
+        """Without its answers there is nothing left to do for the program."""
+        try:
+            streams.print_answer(text)
+        except OSError as error:
+            if not isinstance(error, BrokenPipeError):  # whoever reads, such as `head`, has seen enough
+                self.say(f"error: cannot write to stdout: {error.strerror} [{OutputError.default_code}]")
+            sys.exit(EXIT_FAILED)
 
 
 def run(items: Sequence[Item], task: Task[Item, Value], *, console: Console, threads: int = 1) -> int:

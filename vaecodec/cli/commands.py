@@ -4,21 +4,26 @@ What loads numpy or torch is imported by the commands that need it: help, versio
 """
 
 import os
-import signal
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from vaecodec import __version__, sources
 from vaecodec.bitstream import Info
-from vaecodec.cli import reports
+from vaecodec.cli import reports, streams
 from vaecodec.cli.batch import Console, Report, Task, exit_code, printable, reading, run
-from vaecodec.cli.options import METADATA_KEYS, byte_size, codec_options, console_options, file_options, positive
+from vaecodec.cli.options import (
+    METADATA_KEYS,
+    byte_size,
+    codec_options,
+    console_options,
+    file_options,
+    max_pixels_option,
+    positive,
+)
 from vaecodec.cli.outputs import STDIO, Job, Placement, expand, plan, write_output
 
 if TYPE_CHECKING:
@@ -56,22 +61,14 @@ inputs_argument = click.argument("inputs", nargs=-1, required=True, metavar="IN.
 class Group(click.Group):
     """Turns signals into exit codes once everything is cleaned up."""
 
-    def invoke(self, ctx: click.Context) -> Any:
-        """Runs the command; Ctrl-C exits with 130, SIGTERM with 143."""
-        is_main = threading.current_thread() is threading.main_thread()
-        before = signal.signal(signal.SIGTERM, _terminate) if is_main else None
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Runs the command line; Ctrl-C exits with 130, SIGTERM with 143."""
         try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            click.echo("interrupted", err=True)
-            ctx.exit(130)
-        finally:
-            if is_main:
-                signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    sys.exit(128 + number)
+            with streams.stopping_on_signals():
+                return super().main(*args, **options)
+        except streams.Stopped:
+            streams.say("interrupted")
+            raise
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_CODES)
@@ -162,17 +159,18 @@ def info(ctx: click.Context, /, inputs: tuple[str, ...]) -> None:
 @main.command()
 @inputs_argument
 @click.option("--deep", is_flag=True, help="Decode, too.")
+@max_pixels_option
 @codec_options
 @console_options
 @click.pass_context
-def verify(ctx: click.Context, /, inputs: tuple[str, ...], deep: bool, model: str | None, device: str) -> None:
+def verify(ctx: click.Context, /, inputs: tuple[str, ...], deep: bool, max_pixels: int, **given: Any) -> None:
     """Check .vaec files: every checksum, and with --deep that they decode."""
     from vaecodec import codec
 
     def look(path: str) -> Info:
         with reading():
             data = sources.read_all(_source(path))
-        return codec.verify(data, deep=deep, model=model, device=device)
+        return codec.verify(data, deep=deep, max_pixels=max_pixels if deep else None, **given)
 
     done = "ok, decodes" if deep else "ok"
     _answer(ctx, inputs, look, lambda path, _: Report("ok", f"{printable(path)}: {done}", {"deep": deep}))
@@ -208,9 +206,10 @@ def compare(ctx: click.Context, /, reference: str, inputs: tuple[str, ...], mode
 
 
 @main.command()
+@click.option("--conformance", is_flag=True, help="Decode the conformance vectors, too: files with known pictures.")
 @console_options
 @click.pass_context
-def doctor(ctx: click.Context) -> None:
+def doctor(ctx: click.Context, /, conformance: bool) -> None:
     """Check this installation: versions, Pillow plugin, weights, exact arithmetic, a round trip."""
     from vaecodec.cli.doctor import Check, checks
 
@@ -221,7 +220,7 @@ def doctor(ctx: click.Context) -> None:
         answers=True,
         key="check",
     )
-    ctx.exit(run(checks(), task, console=ctx.ensure_object(Console)))
+    ctx.exit(run(checks(with_vectors=conformance), task, console=ctx.ensure_object(Console)))
 
 
 def _placement(
@@ -238,7 +237,7 @@ def _plan(ctx: click.Context, /, inputs: Sequence[str], place: Placement) -> lis
     if any(job.target == STDIO for job in jobs):
         if ctx.ensure_object(Console).is_json:
             raise click.UsageError("--json writes to stdout, where the output goes: give -o")
-        if sys.stdout.isatty():
+        if streams.is_terminal(sys.stdout):
             raise click.UsageError("the output would go to the terminal: give -o, or redirect it")
     return jobs
 
@@ -280,8 +279,8 @@ def _answer(
     ctx.exit(run(paths, Task(str, look, tell, answers=True), console=ctx.ensure_object(Console)))
 
 
-def _source(path: str) -> bytes | str:
-    return sys.stdin.buffer.read() if path == STDIO else path
+def _source(path: str) -> sources.Source:
+    return streams.stdin() if path == STDIO else path
 
 
 def _times_ns(source: str) -> tuple[int, int] | None:

@@ -1,4 +1,4 @@
-"""Checks of this installation, for `vaecodec doctor`: versions, plugin, weights, exact arithmetic, a round trip."""
+"""Checks of this installation, for `vaecodec doctor`: versions, plugin, weights, exact arithmetic, conformance."""
 
 import platform
 from collections.abc import Callable
@@ -12,6 +12,7 @@ from PIL import Image
 import vaecodec
 from vaecodec import bitstream, pixels, sources
 from vaecodec.bitstream import TileMode
+from vaecodec.cli import conformance
 from vaecodec.codec import Codec
 from vaecodec.errors import VaecModelError
 
@@ -26,8 +27,12 @@ class Check(NamedTuple):
     look: Callable[[], str]
 
 
-def checks() -> list[Check]:
-    """Returns all checks, from the ground up: one that fails usually fails those below it."""
+def checks(*, with_vectors: bool = False) -> list[Check]:
+    """Returns all checks, from the ground up: one that fails usually fails those below it.
+
+    Args:
+        with_vectors: also decode the conformance vectors, which takes some seconds, on every device.
+    """
     packages = [Check(name, partial(version, name)) for name in PACKAGES]
     return [
         Check("vaecodec", lambda: f"{vaecodec.__version__}, format {bitstream.VERSION}"),
@@ -38,6 +43,7 @@ def checks() -> list[Check]:
         Check("weights", lambda: f"model {Codec(device='cpu').network.model_id.hex()}"),
         Check("exact arithmetic", _exact_arithmetic),
         Check("round trip", _round_trip),
+        *([Check("conformance", _conformance)] if with_vectors else []),
     ]
 
 
@@ -75,3 +81,7 @@ def _round_trip() -> str:
             raise VaecModelError(f"PSNR on {device} is {psnr_db:.1f} dB, must be {_LEAST_PSNR_DB}", code="ROUND_TRIP")
         found.append(f"{psnr_db:.1f} dB on {device}")
     return f"{len(data)} bytes, {', '.join(found)}"
+
+
+def _conformance() -> str:
+    return "; ".join(f"{device}: {conformance.check_all(Codec(device=device))}" for device in _devices())

@@ -92,6 +92,10 @@ codec_options = _together(
     click.option("--model", metavar="PATH", help="A weights file instead of the built-in one."),
     click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ..."),
 )
+max_pixels_option = click.option(
+    "--max-pixels", type=click.IntRange(min=1), default=DEFAULT_MAX_PIXELS, show_default=True, metavar="N",
+    help="Refuse larger pictures before they are decoded.",
+)  # fmt: skip
 file_options = _together(
     click.option("-o", "--output", metavar="PATH", help="The output of a single input; - is stdout."),
     click.option("--out-dir", metavar="DIR", help="Folder for outputs; keeps the tree below an input folder."),
@@ -102,8 +106,7 @@ file_options = _together(
     click.option("-p", "--preserve", is_flag=True, help="Give the output the times of the input."),
     click.option("-j", "--jobs", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
                  help="Files at a time."),
-    click.option("--max-pixels", type=click.IntRange(min=1), default=DEFAULT_MAX_PIXELS, show_default=True, metavar="N",
-                 help="Refuse larger pictures."),
+    max_pixels_option,
     click.option("--metadata", type=metadata_keys, default="all", show_default=True, metavar="NAMES",
                  help="What to keep: all, none, or some of icc,exif,xmp."),
     click.option("--strip", is_flag=True, help="Keep no metadata (with --auto-orient, to keep photos upright)."),

@@ -3,9 +3,6 @@
 import glob
 import os
 import re
-import secrets
-import stat
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,7 +11,9 @@ from pathlib import Path
 import click
 
 from vaecodec.cli.batch import InputError, OutputError, printable
+from vaecodec.cli.streams import write_stdout
 from vaecodec.errors import VaecError
+from vaecodec.files import write_whole
 
 STDIO = "-"
 _PATTERN_MARK = re.compile(r"[*?\[]")
@@ -138,39 +137,19 @@ def write_output(job: Job, data: bytes, *, overwrite: bool, times_ns: tuple[int,
     """
     try:
         if job.target == STDIO:
-            sys.stdout.buffer.write(data)
-            sys.stdout.buffer.flush()
+            write_stdout(data)
             return
         if job.folder:
             os.makedirs(job.folder, exist_ok=True)
-        path = Path(os.path.realpath(job.target))  # a link stays a link
+        path = Path(job.target)
         if path.exists() and not path.is_file():
             path.write_bytes(data)  # a device or a pipe: nothing there to replace
-        elif not overwrite and path.exists():
-            raise _exists(job.target)
         else:
-            _replace(path, data, times_ns)
-    except VaecError:
-        raise
+            write_whole(path, data, overwrite=overwrite, times_ns=times_ns)
     except OSError as error:
+        if isinstance(error, FileExistsError) and os.path.isfile(job.target):
+            raise _exists(job.target) from error
         raise OutputError(f"cannot write {printable(job.target)}: {error.strerror or error}") from error
-
-
-def _replace(path: Path, data: bytes, times_ns: tuple[int, int] | None) -> None:
-    temporary = path.with_name(f".vaecodec-{secrets.token_hex(8)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if path.exists():
-            os.chmod(temporary, stat.S_IMODE(path.stat().st_mode))
-        if times_ns:
-            os.utime(temporary, ns=times_ns)
-        os.replace(temporary, path)
-    except BaseException:  # Ctrl-C and SIGTERM, too, must leave nothing behind
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _split(arguments: list[str], place: Placement) -> tuple[list[str], Placement]:

@@ -2,7 +2,6 @@
 
 import io
 import os
-import sys
 import time
 import warnings
 from collections.abc import Mapping
@@ -15,10 +14,11 @@ import numpy as np
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from vaecodec import bitstream, pixels
+from vaecodec import bitstream, pixels, sources
 from vaecodec.cli.batch import OutputError, reading
 from vaecodec.cli.comparison import finite
 from vaecodec.cli.outputs import STDIO
+from vaecodec.cli.streams import read_stdin, stdin
 from vaecodec.codec import Codec
 from vaecodec.errors import VaecError, VaecImageError
 from vaecodec.metadata import METADATA_KEYS
@@ -113,7 +113,8 @@ def decode(codec: Codec, options: DecodeOptions, source: str) -> Product:
         VaecError: as `Codec.decode`.
     """
     start_s = time.perf_counter()
-    data, damage = read_file(source), None
+    with reading():
+        data, damage = sources.read_all(stdin() if source == STDIO else source), None
     try:
         image = codec.decode(data, max_pixels=options.max_pixels)
     except VaecError as error:
@@ -122,7 +123,7 @@ def decode(codec: Codec, options: DecodeOptions, source: str) -> Product:
         damage = error
         image = codec.decode(data, max_pixels=options.max_pixels, on_error="partial")
     if options.is_upright:
-        ImageOps.exif_transpose(image, in_place=True)
+        image = _upright(image)
     saved = save_picture(image, options.format, kept=options.kept)
     facts = {"width": image.width, "height": image.height, "mode": image.mode, "format": options.format}
     seconds = round(time.perf_counter() - start_s, 3)
@@ -132,7 +133,7 @@ def decode(codec: Codec, options: DecodeOptions, source: str) -> Product:
 def read_file(source: str) -> bytes:
     """Returns all bytes of a file, or of stdin for "-"; raises InputError."""
     with reading():
-        return sys.stdin.buffer.read() if source == STDIO else Path(source).read_bytes()
+        return read_stdin() if source == STDIO else Path(source).read_bytes()
 
 
 def open_picture(source: str | bytes, *, max_pixels: int, upright: bool = False) -> Picture:
@@ -253,6 +254,15 @@ def load_samples(codec: Codec, source: str) -> tuple[pixels.Samples, int]:
         return np.atleast_3d(codec.decode(data, output="numpy")), len(data)
     with open_picture(data, max_pixels=bitstream.DEFAULT_MAX_PIXELS) as image:
         return pixels.to_samples(image), len(data)
+
+
+def _upright(image: Picture) -> Picture:
+    """The picture turned as its EXIF says, without that tag; as it is, EXIF included, where Pillow cannot read that."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception as error:  # Pillow's reader and writer of EXIF fail in many ways
+        warnings.warn(f"EXIF cannot be read ({error}): the picture is left as it is stored", UserWarning, stacklevel=2)
+        return image
 
 
 def _verified_psnr_db(codec: Codec, image: Picture, data: bytes) -> float | None:

@@ -11,6 +11,7 @@ import click
 
 from vaecodec.cli.batch import Console, Report, exit_code, printable
 from vaecodec.cli.options import console_options, positive
+from vaecodec.cli.streams import is_terminal
 from vaecodec.errors import VaecError
 
 if TYPE_CHECKING:
@@ -58,6 +59,9 @@ folder = click.Path(exists=True, file_okay=False, path_type=Path)
     help="Side of the crops, a multiple of 64; in the last quarter twice that. 128.",
 )
 @click.option("--validation", type=folder, help="Pictures to measure rate and PSNR on now and then.")
+@click.option(
+    "--degrade", metavar="KIND", help="Learn to restore: noise:5-25 adds Gaussian noise of 5 to 25 levels to the input."
+)
 @click.option("--learning-rate", type=positive, metavar="NUMBER", help="0.001 if nothing is said.")
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Of crops and noise; 1.")
 @console_options
@@ -136,7 +140,7 @@ def _progress(console: Console) -> Iterator["Callable[[Status], None] | None"]:
 
 
 def _is_terminal() -> bool:
-    return sys.stderr.isatty()
+    return is_terminal(sys.stderr)
 
 
 def _describe(status: "Status") -> str:

@@ -215,6 +215,20 @@ def ideal_bits(tables: Tables, rows: IntArray, symbols: IntArray) -> float:
     return float(bits + value_bits.sum())
 
 
+def symbol_bits(tables: Tables, rows: IntArray, symbols: IntArray) -> npt.NDArray[np.float64]:
+    """Computes what each symbol costs an ideal coder; arguments and errors as `ideal_bits`, which is their sum.
+
+    Returns:
+        float64 [n]: bits, with those of an escaped value beside its escape; 0 in rows below first_coded_row.
+    """
+    tables.check(rows, symbols)
+    columns, escaped = tables.columns(rows, symbols)
+    bits = PRECISION - np.log2(tables.counts[rows, columns])
+    bits[escaped] += PRECISION - np.log2(ESCAPE_COUNTS[symbols[escaped].astype(np.intp) + ESCAPE_LIMIT])
+    bits[rows < tables.first_coded_row] = 0
+    return bits
+
+
 def _read_only_copy(array: IntArray) -> npt.NDArray[np.int64]:
     copy = np.array(array, np.int64, order="C")
     copy.setflags(write=False)

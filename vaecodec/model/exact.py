@@ -7,20 +7,24 @@ from the actual weights when they are loaded. Float32 would not do: see docs/arc
 Reference: Ballé, Johnston, Minnen, "Integer Networks for Data Compression with Latent-Variable Models" (ICLR 2019), §3.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vaecodec.errors import VaecMismatchError, VaecModelError
+from vaecodec.errors import VaecModelError
+from vaecodec.model.precision import full_precision
 from vaecodec.model.priors import SCALE_ROWS
 
 HYPER_LIMIT = 127  # hyper-latents are clamped to +-127 before they choose anything
 ACTIVATION_LIMIT = 4095  # hidden values are clamped to 0..4095
 ROW_FRACTION_BITS = 8  # row coordinates are counted in 1/256 of a row
 ROW_LIMIT = 1 << 15  # the last layer's output is clamped to +-2^15 such steps before the quality's offset is added
+MAX_SHIFT = 40
 EXACT_LIMIT = 1 << 53  # float64 holds every integer below
+TEST_SIDE = 16  # width of the hyper-latents of an ordinary tile: libraries choose their kernels by size, too
 
 
 @dataclass(frozen=True)
@@ -40,24 +44,32 @@ class IntegerScales:
     dequantize: Tensor
     row_offset: Tensor
 
-    def prove_exact(self) -> int:
-        """The largest magnitude that any sum can reach, from the L1 norms of the weights.
+    def prove_exact(self) -> list[int]:
+        """The largest magnitude that the sums of each layer can reach, from the L1 norms of its weights.
 
         Raises:
-            VaecModelError: (EXACT_BOUND) it is not below 2^53, or a shift is not in 1..40.
+            VaecModelError: (EXACT_BOUND) one is not below 2^53, or a shift is not in 1..40.
         """
-        worst = 0
-        largest_input = HYPER_LIMIT * int(self.dequantize.abs().max())
+        bounds = list[int]()
         for number, layer in enumerate(self.layers):
-            norm = layer.weight.to(torch.int64).abs().sum((1, 2, 3))
-            bound = int((norm * largest_input + layer.bias.abs()).max()) + (1 << max(layer.shift, 0))
-            if not 1 <= layer.shift <= 40 or bound >= EXACT_LIMIT:
-                raise VaecModelError(
-                    f"scale layer {number}: sums up to {bound} with shift {layer.shift}, allowed below 2^53 and 1..40",
-                    code="EXACT_BOUND",
-                )
-            worst, largest_input = max(worst, bound), ACTIVATION_LIMIT
-        return worst
+            if not 1 <= layer.shift <= MAX_SHIFT:
+                raise _no_proof(f"scale layer {number}: shift is {layer.shift}, allowed 1..{MAX_SHIFT}")
+            largest_input = max(self.input_range(number))
+            # Python's integers: abs() and products of int32 and int64 tensors wrap around at their ends.
+            norms = layer.weight.to(torch.int64).abs().sum((1, 2, 3)).tolist()
+            sums = (norm * largest_input + abs(bias) for norm, bias in zip(norms, layer.bias.tolist(), strict=True))
+            bound = max(sums) + (1 << layer.shift)
+            if bound >= EXACT_LIMIT:
+                raise _no_proof(f"scale layer {number}: sums up to {bound}, allowed below 2^53")
+            bounds.append(bound)
+        return bounds
+
+    def input_range(self, number: int) -> tuple[int, int]:
+        """The smallest and the largest input of a layer: of the first at the largest of all dequantization factors."""
+        if number > 0:
+            return 0, ACTIVATION_LIMIT
+        largest = HYPER_LIMIT * max(-int(self.dequantize.min()), int(self.dequantize.max()))
+        return -largest, largest
 
 
 class ExactScales:
@@ -75,7 +87,7 @@ class ExactScales:
 
     def rows(self, z: Tensor, quality: int) -> Tensor:
         """Table rows uint8 [B, M, 4 h, 4 w] of integer hyper-latents z [B, Z, h, w] (any dtype) at quality 1..100."""
-        with torch.autocast(z.device.type, enabled=False), torch.inference_mode():
+        with full_precision(z.device):
             h = z.to(self.carrier).clamp(-HYPER_LIMIT, HYPER_LIMIT)
             h = h * self._dequantize[quality - 1][:, None, None]
             h = self._layer(0, h).clamp(0, ACTIVATION_LIMIT)
@@ -85,30 +97,76 @@ class ExactScales:
             h = self._shift(h + self._row_offset[quality - 1][:, None, None], ROW_FRACTION_BITS)
             return h.clamp(0, SCALE_ROWS - 1).to(torch.uint8)
 
-    def _layer(self, number: int, x: Tensor) -> Tensor:
+    def sums(self, number: int, x: Tensor) -> Tensor:
+        """Sums [B, out, h, w] of a layer over inputs x [B, in, h, w] of the carrier's dtype, before its division.
+
+        Rounding repairs what a Winograd or FFT kernel may leave at 1e-5.
+        """
         weight = self._weights[number]
-        total = F.conv2d(x, weight, self._biases[number], padding=weight.shape[-1] // 2)
-        return self._shift(total, self.stored.layers[number].shift)
+        return torch.round(F.conv2d(x, weight, self._biases[number], padding=weight.shape[-1] // 2))
+
+    def _layer(self, number: int, x: Tensor) -> Tensor:
+        return self._shift(self.sums(number, x), self.stored.layers[number].shift)
 
     def _shift(self, x: Tensor, bits: int) -> Tensor:
-        """floor((x + 2^(bits-1)) / 2^bits). Rounding first repairs what a Winograd or FFT kernel may leave at 1e-5."""
+        """floor((x + 2^(bits-1)) / 2^bits)."""
         if self.carrier == torch.int64:
             return (x + (1 << (bits - 1))) >> bits
-        return torch.floor((torch.round(x) + (1 << (bits - 1))) * 2.0**-bits)
+        return torch.floor((x + (1 << (bits - 1))) * 2.0**-bits)
 
     def self_test(self) -> None:
-        """Compare a fixed input with int64 arithmetic on the CPU.
+        """Compare with int64 arithmetic on the CPU: every sum of every layer, then the rows.
+
+        Rows alone would not do: the divisions between layers hide small errors of most inputs.
 
         Raises:
-            VaecMismatchError: (SELF_TEST) this device, build or setting does not compute integers exactly.
+            VaecModelError: (SELF_TEST) this device, build or setting does not compute integers exactly.
         """
-        channels = self._dequantize.shape[1]
-        pattern = (torch.arange(channels * 9).reshape(1, channels, 3, 3) * 7919) % (2 * HYPER_LIMIT + 1) - HYPER_LIMIT
-        oracle = ExactScales(self.stored, torch.device("cpu"), torch.int64)
-        here = pattern.to(self._dequantize.device)
-        for quality in (1, 50, 100):
-            if not torch.equal(self.rows(here, quality).cpu(), oracle.rows(pattern, quality)):
-                raise VaecMismatchError(
-                    f"{here.device} does not compute the scale network exactly: it cannot read or write .vaec",
+        device, oracle = self._dequantize.device, ExactScales(self.stored, torch.device("cpu"), torch.int64)
+        with full_precision(device):
+            pairs = [
+                (f"layer {number}", self.sums(number, x.to(device, self.carrier)), oracle.sums(number, x))
+                for number in range(len(self.stored.layers)) for x in _test_inputs(self.stored, number)
+            ]  # fmt: skip
+        for shift in {ROW_FRACTION_BITS, *(layer.shift for layer in self.stored.layers)}:
+            x = _around_ties(shift)
+            here = self._shift(x.to(device, self.carrier), shift)
+            pairs.append((f"division by 2^{shift}", here, oracle._shift(x, shift)))
+        z = _pattern(self._dequantize.shape[1], 3, -HYPER_LIMIT, HYPER_LIMIT)
+        pairs += [(f"quality {n}", self.rows(z.to(device), n), oracle.rows(z, n)) for n in (1, 50, 100)]
+        pairs += [("dequantization", self._dequantize, self.stored.dequantize)]
+        pairs += [("row offsets", self._row_offset, self.stored.row_offset)]
+        for name, here, expected in pairs:
+            if not torch.equal(here.cpu(), expected.to(here.dtype)):
+                raise VaecModelError(
+                    f"{device} does not compute the scale network exactly ({name}): it cannot read or write .vaec",
                     code="SELF_TEST",
                 )
+
+
+def _test_inputs(stored: IntegerScales, number: int) -> Iterator[Tensor]:
+    """Inputs int64 [1, in, h, w] of a layer: a pattern, and such as drive a sum near to its limits, all bits in use."""
+    low, high = stored.input_range(number)
+    weight = stored.layers[number].weight
+    yield _pattern(weight.shape[1], TEST_SIDE, low, high)
+    worst = weight[weight.to(torch.int64).abs().sum((1, 2, 3)).argmax()][None]
+    spread = _pattern(weight.shape[1], weight.shape[-1], 0, 15)
+    yield torch.where(worst > 0, high - spread, low + spread)
+    yield torch.where(worst > 0, low + spread, high - spread)
+
+
+def _around_ties(shift: int) -> Tensor:
+    """Integers [3, n] at and beside where the division by 2^shift rounds to another value: near 0 and at the limits."""
+    halves = torch.arange(-9, 10, device="cpu")
+    halves = torch.cat([halves, halves - 2 * ACTIVATION_LIMIT, halves + 2 * ACTIVATION_LIMIT])
+    return (halves << (shift - 1)) + torch.arange(-1, 2, device="cpu")[:, None]
+
+
+def _pattern(channels: int, side: int, low: int, high: int) -> Tensor:
+    """Integers low..high [1, channels, side, side] without a regularity that an error could hide in."""
+    numbers = torch.arange(channels * side**2, device="cpu") * 7919 % 4099
+    return (low + numbers * (high - low) // 4098).reshape(1, channels, side, side)
+
+
+def _no_proof(message: str) -> VaecModelError:
+    return VaecModelError(message, code="EXACT_BOUND")

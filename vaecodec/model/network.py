@@ -1,6 +1,8 @@
 """A loaded model at work: pixels to latents, the walk over all latents in bitstream order, latents to pixels."""
 
+import functools
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -8,9 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vaecodec import forks
 from vaecodec.entropy.tables import ESCAPE_LIMIT, Tables
 from vaecodec.errors import VaecCorruptError, VaecModelError
+from vaecodec.model import preview
 from vaecodec.model.exact import ExactScales
+from vaecodec.model.precision import full_precision
 from vaecodec.model.transforms import HYPER_STRIDE
 from vaecodec.model.vae import Vae, quality_level
 
@@ -25,19 +30,26 @@ class Latents(NamedTuple):
 class Prediction(NamedTuple):
     """What is known of a group of latents before their symbols: the question that `code` answers.
 
-    latent: "z" or "y". where: bool [C, h, w], the group. mean: float32 [n], in quantizer steps. tables, rows: what the
-    entropy coder needs, rows int [n]. The n latents of the group are in the order of `where` read row by row.
+    latent: "z" or "y". places: int64 [n], where the group's latents stand in [C, h, w] read row by row, ascending.
+    mean: float32 [C, h, w], in quantizer steps. tables, rows: what the entropy coder needs, rows int [n].
     """
 
     latent: Literal["z", "y"]
-    where: Tensor
+    places: Tensor
     mean: Tensor
     tables: Tables
     rows: NDArray[np.integer]
 
     def quantize(self, latents: Latents) -> NDArray[np.int32]:
-        """The encoder's answer [n]: the latents of this group, rounded to the nearest symbol that can be coded."""
-        values = (latents.z if self.latent == "z" else latents.y)[self.where] - self.mean
+        """The encoder's answer [n]: the latents of this group, rounded to the nearest symbol that can be coded.
+
+        Raises:
+            VaecModelError: (MODEL_VALUES) the weights lead to latents that are no numbers.
+        """
+        distance = (latents.z if self.latent == "z" else latents.y) - self.mean
+        values = distance.flatten().index_select(0, self.places)
+        if values.isnan().any():
+            raise VaecModelError("the weights turn this picture into latents that are NaN", code="MODEL_VALUES")
         symbols: NDArray[np.int32] = values.round().clamp(-ESCAPE_LIMIT, ESCAPE_LIMIT).cpu().numpy().astype(np.int32)
         symbols[self.rows < self.tables.first_coded_row] = 0
         return symbols
@@ -71,6 +83,11 @@ class Network:
     def no_latents(self, rows: int, columns: int) -> Tensor:
         """Zeros [M, rows, columns] float32 to collect the latents of a picture in."""
         return torch.zeros(self.vae.arch.latent_channels, rows, columns, dtype=torch.float32, device=self.device)
+
+    @staticmethod
+    def join(parts: list[Tensor], axis: int) -> Tensor:
+        """Latents [M, h, w] of two neighbouring regions as those of one, along rows (0) or columns (1)."""
+        return torch.cat(parts, 1 + axis)
 
     def analyze(self, pixels: NDArray[np.uint8], quality: int) -> Tensor:
         """Latents y [M, H/16, W/16] float32 of pixels [H, W, 3], H and W multiples of 16."""
@@ -109,7 +126,9 @@ class Network:
             for where, tables in zip((first, ~first), self.latent_tables, strict=True):
                 if where is not first:
                     mean = mean + vae.context(y_hat[None], features)[0]
-                prediction = Prediction("y", where, (mean * gain)[where], tables, scale_rows[where].cpu().numpy())
+                places = where.flatten().nonzero()[:, 0]  # several times quicker than masks, on a CPU
+                table_rows = scale_rows.flatten().index_select(0, places).cpu().numpy()
+                prediction = Prediction("y", places, mean * gain, tables, table_rows)
                 symbols = torch.from_numpy(code(prediction)).to(self.device, torch.float32)
                 residual = torch.zeros_like(mean).masked_scatter_(where, symbols)
                 y_hat = torch.where(where, mean + residual / gain, y_hat)
@@ -127,30 +146,48 @@ class Network:
                 memory_format=torch.channels_last
             )
             picture = self.vae.synthesis(y, level)[0]
-            if not torch.isfinite(picture).all():
+            if not torch.isfinite(picture.sum()):
                 raise VaecCorruptError("the latents do not synthesize to finite pixels", code="NONFINITE")
             return (picture * 255).round_().clamp_(0, 255).to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+
+    def preview(self, y_hat: Tensor, scale: int) -> NDArray[np.uint8]:
+        """Pixels [16 h / scale, 16 w / scale, 3] uint8, by a short cut, of dequantized latents [M, h, w]: `preview`."""
+        with self._inference():
+            return preview.apply(self._preview_map, y_hat, scale)
+
+    @functools.cached_property
+    def _preview_map(self) -> Tensor:
+        return preview.fit(self)  # two threads that ask first may both compute it, which harms nobody
 
     def _walk_hyper(self, rows: int, columns: int, quality: int, code: Code) -> Tensor:
         """Hyper-latents [Z, rows, columns] as integers in float32."""
         channels = self.vae.arch.hyper_channels
-        where = torch.ones(channels, rows, columns, dtype=torch.bool, device=self.device)
+        mean = torch.zeros(channels, rows, columns, dtype=torch.float32, device=self.device)
+        places = torch.arange(mean.numel(), device=self.device)
         band = (quality - 1) * len(self.hyper_tables) // 100
         table_rows = np.repeat(np.arange(channels, dtype=np.uint8), rows * columns)
-        mean = torch.zeros(table_rows.size, device=self.device, dtype=torch.float32)
-        symbols = code(Prediction("z", where, mean, self.hyper_tables[band], table_rows))
+        symbols = code(Prediction("z", places, mean, self.hyper_tables[band], table_rows))
         return torch.from_numpy(symbols).to(self.device, torch.float32).reshape(channels, rows, columns)
 
     def _level(self, quality: int) -> Tensor:
         return torch.tensor([quality_level(quality)], dtype=torch.float32, device=self.device)
 
-    def _inference(self) -> torch.inference_mode:
-        """No gradients. Callers' autocast is harmless: it moves pixels within the tolerance, and scales refuse it."""
-        return torch.inference_mode()
+    def _inference(self) -> AbstractContextManager[None]:
+        return full_precision(self.device)
+
+
+def settle_after_fork() -> None:
+    """Leaves torch with one thread in a process that was forked while torch was loaded: it would wait for the parent's.
+
+    To be called before torch computes anything for this package. Torch's DataLoader does the same to its workers.
+    """
+    if forks.is_bereft_thread():
+        torch.set_num_threads(1)
 
 
 def to_tensor(samples: NDArray[np.uint8], device: str) -> Tensor:
     """Samples [H, W, C] as a uint8 tensor [C, H, W] on a device."""
+    settle_after_fork()
     return torch.from_numpy(samples).permute(2, 0, 1).contiguous().to(pick_device(device))
 
 

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vaecodec.model.deblocking import Deblocking
+
 LATENT_STRIDE = 16  # pixels per latent position
 HYPER_STRIDE = 4  # latent positions per hyper-latent position
 GRID = 4  # pixels per position of the fine grid on which pictures are taken apart and rendered
@@ -43,9 +45,8 @@ class Block(nn.Module):
             last.weight.data.mul_(residual_gain)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.mix_out(self.mix_space(F.leaky_relu(self.mix_in(x), 0.1)))
-        value, gate = self.gate_in(x).chunk(2, 1)
-        return x + self.gate_out(value * torch.sigmoid(gate))
+        x = x + self.mix_out(self.mix_space(F.leaky_relu(self.mix_in(x), 0.1, inplace=True)))
+        return x + self.gate_out(F.glu(self.gate_in(x), 1))
 
 
 class GainCurve(nn.Module):
@@ -68,10 +69,10 @@ class GainCurve(nn.Module):
         return log_gain[:, :, None, None]
 
 
-def _in_float32(layer: nn.Conv2d, x: Tensor) -> Tensor:
+def _in_float32(layer: nn.Module, *inputs: Tensor) -> Tensor:
     """The layers next to pixels and latents: bfloat16 would add visible rounding noise at high quality."""
-    with torch.autocast(x.device.type, enabled=False):
-        return layer(x.float())
+    with torch.autocast(inputs[0].device.type, enabled=False):
+        return layer(*(x.float() for x in inputs))
 
 
 class AnalysisTransform(nn.Module):
@@ -119,6 +120,7 @@ class SynthesisTransform(nn.Module):
         self.render_space = nn.Conv2d(2 * render, 2 * render, 3, padding=1, groups=2 * render)
         self.render_out = nn.Conv2d(2 * render, render, 1)
         self.pixels_out = nn.Conv2d(render, 3 * GRID**2, 1)
+        self.deblocking = Deblocking(width, LATENT_STRIDE, GRID)
         for layer in (self.correction, self.overlap, self.render_space):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -136,10 +138,11 @@ class SynthesisTransform(nn.Module):
         content = _in_float32(self.content, y) + self.correction(h)
         content = F.pixel_shuffle(content, LATENT_STRIDE // GRID)  # [B, R, H/4, W/4]
         content = content + self.overlap(content)
-        hidden = F.leaky_relu(self.render_in(content * (1 + scale) + shift), 0.1)
+        hidden = F.leaky_relu(self.render_in(content * (1 + scale) + shift), 0.1, inplace=True)
         hidden = hidden + self.render_space(hidden)
         content = content + shift + (1 + gate) * self.render_out(hidden)
-        return F.pixel_shuffle(_in_float32(self.pixels_out, content), GRID) * 0.5 + 0.5
+        pictures = F.pixel_shuffle(_in_float32(self.pixels_out, content), GRID) * 0.5 + 0.5
+        return _in_float32(self.deblocking, pictures, h)
 
 
 class HyperAnalysis(nn.Sequential):

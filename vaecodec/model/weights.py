@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from vaecodec.entropy.tables import Tables
 from vaecodec.errors import VaecModelError
+from vaecodec.files import write_whole
 from vaecodec.model.exact import ExactScales, IntegerLayer, IntegerScales
 from vaecodec.model.network import Network, pick_device
 from vaecodec.model.priors import SCALE_ROWS
@@ -22,13 +22,15 @@ from vaecodec.model.vae import QUALITIES, Vae
 
 FORMAT = "vaecodec-weights-1"
 DEFAULT_FILE = "vaec-1.safetensors"
-DEFAULT_SHA256 = "417fe390eb9fcea6d31089bbe168919855ef4dd5d225c4fa1067d698626ee9ea"
+DEFAULT_SHA256 = "7eef2ebdb11077fa8f717944b079698f0fb781e365fdd85acca9d1a640cd775b"
 MODEL_ID_BYTES = 4
 MAX_FILE_BYTES = 64 << 20
 MAX_HEADER_BYTES = 64 << 10
 MAX_WIDTH = 1024
+MAX_BLOCKS = 32
 SCALE_LAYERS = 4
 MAX_BANDS = 100
+_TABLE_PARTS = ("radius", "counts", "first_coded_row")
 
 
 def default_path() -> Path:
@@ -54,9 +56,7 @@ def save(path: Path, vae: Vae, scales: IntegerScales, *, hyper: tuple[Tables, ..
         tensors[f"{name}.first_coded_row"] = torch.tensor([t.first_coded_row for t in group], dtype=torch.int32)
     metadata = {"format": FORMAT, "architecture": json.dumps(asdict(vae.arch), sort_keys=True)}
     data = format_safetensors({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+    write_whole(path, data)
     return hashlib.sha256(data).hexdigest()
 
 
@@ -64,10 +64,9 @@ def load(path: Path | None = None, device: str = "auto") -> Network:
     """Load a weights file, or the built-in one.
 
     Raises:
-        VaecModelError: the device cannot be used (DEVICE), or the file is missing or too large (MODEL_FILE), is not the
-            one that this package was built with (MODEL_HASH), or does not follow the schema (MODEL_SCHEMA,
-            MODEL_VALUES, EXACT_BOUND, TABLE).
-        VaecMismatchError: (SELF_TEST) the device does not compute the scale network exactly.
+        VaecModelError: the device cannot be used (DEVICE) or does not compute integers exactly (SELF_TEST), or the file
+            is missing or too large (MODEL_FILE), is not the one that this package was built with (MODEL_HASH), or does
+            not follow the schema (MODEL_SCHEMA, MODEL_VALUES, EXACT_BOUND, TABLE).
     """
     data = _read(path or default_path())
     digest = hashlib.sha256(data)
@@ -103,7 +102,8 @@ def _read(path: Path) -> bytes:
         size = path.stat().st_size
         if not 8 < size <= MAX_FILE_BYTES:
             raise VaecModelError(f"{path} has {size} bytes, allowed 9..{MAX_FILE_BYTES}", code="MODEL_FILE")
-        return path.read_bytes()
+        with open(path, "rb") as file:
+            return file.read(MAX_FILE_BYTES)  # a file that grows meanwhile is cut, and then refused
     except VaecModelError:
         raise
     except OSError as error:
@@ -130,9 +130,9 @@ def _parse(data: bytes) -> tuple[Architecture, dict[str, Tensor]]:
 
 def _check_architecture(arch: Architecture) -> None:
     for field in fields(arch):
-        value = getattr(arch, field.name)
-        if type(value) is not int or not 2 <= value <= MAX_WIDTH:
-            raise _schema(f"{field.name} is {value!r}, allowed 2..{MAX_WIDTH}")
+        value, limit = getattr(arch, field.name), MAX_BLOCKS if field.name.endswith("_blocks") else MAX_WIDTH
+        if type(value) is not int or not 2 <= value <= limit:
+            raise _schema(f"{field.name} is {value!r}, allowed 2..{limit}")
     if arch.latent_channels % 2 or arch.scale_channels % 2 or arch.hyper_channels > 256:
         raise _schema("latent_channels and scale_channels must be even, hyper_channels at most 256")
 
@@ -157,8 +157,9 @@ def _check_tensors(arch: Architecture, tensors: dict[str, Tensor]) -> None:
             raise _schema(f"{name} is {tensor.dtype}, expected {allowed[0]}")
         if name in floats and not torch.isfinite(tensor).all():
             raise VaecModelError(f"{name} holds NaN or infinity", code="MODEL_VALUES")
-    if not 1 <= len(tensors["hyper_tables.radius"]) <= MAX_BANDS:
-        raise _schema("hyper_tables must have 1 to 100 bands of quality")
+    bands = {len(tensors[f"hyper_tables.{part}"]) for part in _TABLE_PARTS}
+    if len(bands) > 1 or not bands <= set(range(1, MAX_BANDS + 1)):
+        raise _schema(f"hyper_tables have {sorted(bands)} bands of quality, must all have the same 1 to {MAX_BANDS}")
 
 
 def _schema_of(arch: Architecture) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[torch.dtype, tuple[int, ...]]]]:
@@ -188,7 +189,7 @@ def _empty(arch: Architecture) -> Vae:
 
 
 def _tables(tensors: dict[str, Tensor], name: str) -> tuple[Tables, ...]:
-    groups = zip(*(tensors[f"{name}.{part}"] for part in ("radius", "counts", "first_coded_row")), strict=True)
+    groups = zip(*(tensors[f"{name}.{part}"] for part in _TABLE_PARTS), strict=True)
     result = []
     for radius, counts, first_coded_row in groups:
         width = 2 * int(radius.max()) + 2

@@ -103,13 +103,14 @@ class Run:
             os.fsync(file.fileno())  # or a power failure could leave the new name without the new bytes
         os.replace(temporary, path)
 
-    def learn(self, x: Tensor, level: Tensor, learning_rate: float) -> Losses | None:
+    def learn(self, x: Tensor, level: Tensor, learning_rate: float, *, seen: Tensor | None = None) -> Losses | None:
         """One optimizer step; None where loss or gradient is not finite (the step is skipped and counted).
 
         Args:
             x: crops [B, 3, H, W] in 0..1.
             level: quality levels [B] in 0..1.
             learning_rate: of this step.
+            seen: what the codec is given instead of x, if it is to learn to restore.
 
         Raises:
             TrainingError: (NONFINITE) that has now happened more often than the recipe allows.
@@ -117,7 +118,7 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         with torch.autocast(self.device.type, torch.bfloat16):
-            outcome = losses(self.learner, x, level)
+            outcome = losses(self.learner, x, level, seen=seen)
         self.optimizer.zero_grad(set_to_none=True)
         outcome.total.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
@@ -226,7 +227,8 @@ class _Session:
         run, recipe = self.run, self.run.recipe
         x = self.pictures.batch(self.rng, recipe.batch, recipe.patch_at(progress)).to(run.device)
         level = torch.from_numpy(self.rng.random(recipe.batch, dtype=np.float32)).to(run.device)
-        outcome = run.learn(x, level, recipe.learning_rate_at(progress, run.step))
+        seen = recipe.noise.apply(x) if recipe.noise else None
+        outcome = run.learn(x, level, recipe.learning_rate_at(progress, run.step), seen=seen)
         if outcome:
             self.sums += [float(outcome.total.detach()), float(outcome.bpp), float(outcome.mse), 1]
 

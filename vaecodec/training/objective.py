@@ -102,9 +102,16 @@ def grid_excess(pictures: Tensor, x: Tensor) -> Tensor:
     return excess.clamp(-1, 1).square().mean(1)
 
 
-def losses(model: nn.Module, x: Tensor, level: Tensor) -> Losses:
-    """Rate + lambda * distortion, each sample weighted by lambda^-1/2 so that no quality drowns the others."""
-    outcome = model(x, level)
+def losses(model: nn.Module, x: Tensor, level: Tensor, *, seen: Tensor | None = None) -> Losses:
+    """Rate + lambda * distortion, each sample weighted by lambda^-1/2 so that no quality drowns the others.
+
+    Args:
+        model: the codec.
+        x: the pictures that are to come out [B, 3, H, W] in 0..1.
+        level: quality levels [B] in 0..1.
+        seen: what the codec is given instead of x, if it is to learn to restore.
+    """
+    outcome = model(x if seen is None else seen, level)
     bpp = (outcome.latent_bits + outcome.hyper_bits) / (x.shape[2] * x.shape[3])
     mse = (outcome.pictures - x).square().mean((1, 2, 3))
     weight = rd_lambda(level)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vaecodec.model.transforms import HYPER_STRIDE, LATENT_STRIDE, Architecture
+from vaecodec.training.degrade import Noise
 from vaecodec.training.errors import TrainingError
 
 PATCH_STEP_PX = LATENT_STRIDE * HYPER_STRIDE
@@ -19,10 +20,11 @@ class Recipe:
         weights: weights file to write at the end.
         init: klt, default, random, or the path of a weights file or of a checkpoint.
         validation: folder of pictures to measure now and then.
+        degrade: what the network sees instead of the pictures it is to give back, such as noise:5-25.
         architecture: of a klt or random start; others bring their own.
 
     Raises:
-        TrainingError: (RECIPE) a patch is not a positive multiple of 64 px.
+        TrainingError: (RECIPE) a patch is not a positive multiple of 64 px, or `degrade` is not understood.
     """
 
     data: Path
@@ -30,6 +32,7 @@ class Recipe:
     weights: Path | None = None
     init: str = "default"
     validation: Path | None = None
+    degrade: str | None = None
     architecture: Architecture = field(default_factory=Architecture)
     device: str = "auto"
     minutes: float = 60.0
@@ -48,10 +51,17 @@ class Recipe:
     seed: int = 1
 
     def __post_init__(self) -> None:
+        if self.degrade is not None:
+            Noise.parse(self.degrade)
         for name in ("patch_px", "final_patch_px"):
             value = getattr(self, name)
             if value < PATCH_STEP_PX or value % PATCH_STEP_PX:
                 raise TrainingError(f"{name} is {value}, must be a positive multiple of {PATCH_STEP_PX}", code="RECIPE")
+
+    @property
+    def noise(self) -> Noise | None:
+        """How pictures are made worse, if at all."""
+        return None if self.degrade is None else Noise.parse(self.degrade)
 
     def progress(self, step: int, elapsed_s: float) -> float:
         """How much of the run is done, 0..1 or a little more."""

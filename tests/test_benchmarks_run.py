@@ -1,0 +1,175 @@
+"""A run of the benchmark measures what is missing, keeps what it has, and breaks on nothing but usage."""
+
+import dataclasses
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import picture
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT))  # benchmarks/ is not part of the installed package
+
+from benchmarks import codecs, datasets, rd_curve, results  # noqa: E402
+
+ROW_FIELDS = {
+    "image", "width", "height", "quality", "file_bytes", "bpp", "psnr_db", "ms_ssim", "ssimulacra2", "encode_s",
+    "decode_s",
+}  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A data set of two small pictures."""
+    data = tmp_path / "two"
+    data.mkdir()
+    for number in range(2):
+        Image.fromarray(picture(40, 56, seed=number)).save(data / f"{number}.png")
+    return data
+
+
+def run(folder: Path, out: Path, *more: str) -> int:
+    """The command with the quick codecs."""
+    return rd_curve.main(["--data", str(folder), "--out", str(out), "--codecs", "jpeg,webp", "--repeats", "1", *more])
+
+
+def test_a_run_leaves_one_file_a_codec(folder: Path, tmp_path: Path, tiny_weights: Path) -> None:
+    """Results have the documented fields, honest sizes, and CompressAI's layout beside them."""
+    assert run(folder, tmp_path / "out", "--codecs", "jpeg,vaecodec,nonsense", "--model", str(tiny_weights)) == 0
+    data = json.loads((tmp_path / "out" / "vaecodec.json").read_text())
+    assert set(data) == {"codec", "dataset", "machine", "commit", "date", "rows"}
+    assert data["codec"]["settings"]["model_id"] == hashlib.sha256(tiny_weights.read_bytes()).hexdigest()[:8]
+    assert set(data["machine"]) == {"cpu", "threads", "python", "torch", "pillow", "numpy"}
+    assert data["machine"]["threads"] >= 1 and results.load(tmp_path / "out" / "jpeg.json").machine["threads"] is None
+    assert {frozenset(row) for row in data["rows"]} == {frozenset(ROW_FIELDS)}
+    jpeg = codecs.open_codec("jpeg")
+    image = datasets.find(str(folder)).pictures[1].load()
+    row = next(
+        r for r in results.load(tmp_path / "out" / "jpeg.json").rows if r["image"] == "1.png" and r["quality"] == 50
+    )
+    assert row["file_bytes"] == len(jpeg.encode(image, 50))
+    assert row["bpp"] == pytest.approx(8 * row["file_bytes"] / 40 / 56, abs=1e-6)
+    layout = json.loads((tmp_path / "out" / "compressai" / "jpeg.json").read_text())
+    assert set(layout) == {"name", "description", "results"}
+    assert set(layout["results"]) == {"bpp", "psnr-rgb", "encoding_time", "decoding_time"}
+    assert len(layout["results"]["bpp"]) == len(jpeg.qualities)
+
+
+def test_finished_rows_are_not_measured_again(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second run measures nothing; lost rows alone are measured; another version or --again measures all."""
+    out, measured = tmp_path / "out", []
+    original = rd_curve.measure
+    monkeypatch.setattr(
+        rd_curve,
+        "measure",
+        lambda image, jobs, **options: measured.append(len(jobs)) or original(image, jobs, **options),
+    )
+    run(folder, out)
+    everything = measured.copy()
+    measured.clear()
+    run(folder, out)
+    assert measured == []
+    record = results.load(out / "webp.json")
+    del record.rows[-1]
+    record.add([])
+    run(folder, out)
+    assert measured == [1] and results.load(out / "webp.json").is_complete
+    for name in ("jpeg", "webp"):
+        record = results.load(out / f"{name}.json")
+        dataclasses.replace(record, codec={**record.codec, "version": "older"}).add([])
+    measured.clear()
+    run(folder, out)
+    assert measured == everything
+    measured.clear()
+    run(folder, out, "--again")
+    assert measured == everything
+
+
+def test_a_stopped_run_keeps_its_pictures(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever stops the run loses at most the picture that was being measured."""
+    original = rd_curve.measure
+    images = iter(range(2))
+
+    def stop_at_second(*arguments: object, **options: object) -> object:
+        if next(images) == 1:
+            raise KeyboardInterrupt
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(rd_curve, "measure", stop_at_second)
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, tmp_path / "out")
+    record = results.load(tmp_path / "out" / "jpeg.json")
+    assert {row["image"] for row in record.rows} == {"0.png"}
+    assert not record.is_complete
+
+
+def test_fewer_points_are_spread_over_the_scale_and_filled_in_later(folder: Path, tmp_path: Path) -> None:
+    """--points keeps both ends of a scale; a later run without it adds the other qualities and keeps the first rows."""
+    out = tmp_path / "out"
+    run(folder, out, "--codecs", "webp", "--points", "3", "--repeats", "0")
+    record = results.load(out / "webp.json")
+    scale = codecs.open_codec("webp").qualities
+    assert record.qualities == [scale[0], scale[6], scale[12]] and record.is_complete
+    assert all(row["encode_s"] > 0 and row["decode_s"] > 0 for row in record.rows)
+    run(folder, out, "--codecs", "webp")
+    assert results.load(out / "webp.json").rows[:3] == record.rows[:3]
+    assert results.load(out / "webp.json").qualities == sorted(scale)
+
+
+def test_measures_that_are_not_wanted_are_null(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--metrics leaves the others out, and refuses names that are none."""
+    run(folder, tmp_path / "out", "--codecs", "webp", "--points", "2", "--metrics", "ms_ssim")
+    assert all(row["psnr_db"] is None for row in results.load(tmp_path / "out" / "webp.json").rows)
+    for arguments in (["--metrics", "psnr"], ["--points", "1"], ["--repeats", "-1"], ["--threads", "0"]):
+        with pytest.raises(SystemExit):
+            run(folder, tmp_path / "other", *arguments)
+    assert "must be of psnr_db, ms_ssim, ssimulacra2" in capsys.readouterr().err
+
+
+def test_a_measure_that_was_missing_is_taken_later(folder: Path, tmp_path: Path) -> None:
+    """Rows without a measure that is wanted now are measured again, if it can be taken; the others stay."""
+    arguments = (folder, tmp_path / "out", "--codecs", "webp", "--points", "2")
+    run(*arguments, "--metrics", "ms_ssim")
+    run(*arguments, "--metrics", "ms_ssim,psnr_db")
+    first = results.load(tmp_path / "out" / "webp.json")
+    assert first.is_complete and all(row["psnr_db"] and row["ms_ssim"] is None for row in first.rows)
+    run(*arguments, "--metrics", "ms_ssim,psnr_db")
+    assert results.load(tmp_path / "out" / "webp.json").rows == first.rows
+
+
+def test_results_of_other_pictures_are_not_overwritten(folder: Path, tmp_path: Path) -> None:
+    """A folder belongs to one data set."""
+    assert run(folder, tmp_path / "out") == 0
+    before = (tmp_path / "out" / "jpeg.json").read_text()
+    assert run(folder, tmp_path / "out", "--images", "1") == 2
+    assert (tmp_path / "out" / "jpeg.json").read_text() == before
+
+
+def test_a_codec_that_does_not_decode_its_file_is_named(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A broken codec takes no further part, the exit code says so, and the others are measured."""
+    original = codecs.open_codec
+
+    def with_broken_webp(name: str, **options: object) -> codecs.Codec:
+        codec = original(name, **options)
+        return dataclasses.replace(codec, decode=lambda _: Image.new("RGB", (1, 1))) if name == "webp" else codec
+
+    monkeypatch.setattr(codecs, "open_codec", with_broken_webp)
+    assert run(folder, tmp_path / "out") == 1
+    assert "webp: broken" in capsys.readouterr().err
+    assert results.load(tmp_path / "out" / "jpeg.json").is_complete
+    assert not (tmp_path / "out" / "webp.json").exists()
+
+
+@pytest.mark.slow
+def test_the_scripts_run_as_files() -> None:
+    """`python benchmarks/X.py` works from anywhere, and this folder's `codecs` does not hide Python's."""
+    for name in ("rd_curve.py", "throughput.py", "report.py", "record.py"):
+        subprocess.run([sys.executable, ROOT / "benchmarks" / name, "--help"], check=True, capture_output=True, cwd="/")

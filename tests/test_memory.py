@@ -1,0 +1,237 @@
+"""Laws of memory that runs out: parts of a tile, then the CPU, then a clear error; and all works again afterwards."""
+
+import gc
+import types
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import picture
+from stress import living
+
+import vaecodec
+from vaecodec import Codec, bitstream, codec, sources, tiles
+from vaecodec.bitstream import TileMode
+from vaecodec.errors import VaecFormatError, VaecModelError, VaecResourceError
+from vaecodec.memory import first_that_fits, is_shortage
+from vaecodec.model.network import Network
+
+SHORTAGES = [
+    MemoryError(),
+    torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried to ..."),
+    RuntimeError("std::bad_alloc"),
+    RuntimeError("could not create a primitive"),
+    VaecResourceError("not enough memory for this picture"),
+]
+TOO_LONG = 128 + 32
+
+
+def short_of_memory(network: Network, monkeypatch: pytest.MonkeyPatch, limit_px: float) -> list[int]:
+    """Lets the transforms of a network fail for pictures with a side above a limit; returns the sides that they saw."""
+    seen: list[int] = []
+
+    def watched(transform: Callable[..., Any], side_px: Callable[[Any], int]) -> Callable[..., Any]:
+        def run(x: Any, quality: int) -> Any:
+            seen.append(side_px(x))
+            if seen[-1] > limit_px:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+            return transform(x, quality)
+
+        return run
+
+    monkeypatch.setattr(network, "analyze", watched(network.analyze, lambda x: max(x.shape[:2])))
+    monkeypatch.setattr(network, "synthesize", watched(network.synthesize, lambda x: 16 * max(x.shape[1:])))
+    return seen
+
+
+@pytest.fixture
+def fragile(tiny_weights: Path) -> Iterator[Codec]:
+    """A codec with weights of its own, which tests may tamper with."""
+    codec._cached_network.cache_clear()
+    yield Codec(tiny_weights, "cpu")
+    codec._cached_network.cache_clear()
+
+
+@pytest.fixture
+def gpu(fragile: Codec, monkeypatch: pytest.MonkeyPatch) -> tuple[Codec, Network]:
+    """A codec that believes to be on a GPU, and the network there."""
+    cpu = fragile.network
+    there = Network(
+        cpu.vae, cpu.scales, hyper_tables=cpu.hyper_tables, latent_tables=cpu.latent_tables, model_id=cpu.model_id,
+        device=cpu.device,
+    )  # fmt: skip
+    pretender = types.SimpleNamespace(**{name: getattr(there, name) for name in dir(there) if name[:2] != "__"})
+    pretender.device = torch.device("cuda")
+    load = codec._load_network
+    monkeypatch.setattr(
+        codec, "_load_network", lambda model, device: pretender if device == "cuda" else load(model, device)
+    )
+    return Codec(fragile.model, "cuda"), pretender
+
+
+# --- what counts as a shortage ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", SHORTAGES, ids=str)
+def test_every_way_of_saying_it_is_understood(error: Exception) -> None:
+    """Python, CUDA, torch's allocator, C++ and oneDNN each have their own words."""
+    assert is_shortage(error)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of range"), ValueError("out of memory"), VaecFormatError("x")])
+def test_other_errors_are_no_shortage(error: Exception) -> None:
+    """They are not tried again, and come through as they are."""
+    calls: list[int] = []
+
+    def fail() -> None:
+        calls.append(1)
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        first_that_fits(fail, fail)
+    assert (caught.value, len(calls)) == (error, 1)
+
+
+def test_a_failed_attempt_is_forgotten_before_the_next_begins() -> None:
+    """What it held is free again: the error, which holds the frames that hold the memory, is gone."""
+
+    class Tensor:
+        pass
+
+    held: list[weakref.ref[Tensor]] = []
+
+    def greedy() -> str:
+        tensor = Tensor()
+        held.append(weakref.ref(tensor))
+        raise MemoryError
+
+    def modest() -> str:
+        return "held" if held[0]() else "free"
+
+    gc.disable()
+    try:
+        assert first_that_fits(greedy, modest) == "free"
+    finally:
+        gc.enable()
+
+
+# --- the stair --------------------------------------------------------------------------------------------------------
+
+
+def test_a_tile_is_computed_in_parts_where_memory_is_short(fragile: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of a tile decode to the same picture within one level, and what they encode is a file as any other."""
+    image = picture(250, 330, seed=3)
+    expected = fragile.encode(image, 60)
+    whole = fragile.decode(expected, output="numpy")
+    seen = short_of_memory(fragile.network, monkeypatch, 256)
+    parts = fragile.decode(expected, output="numpy")
+    assert max(seen) > 256 >= min(seen)
+    assert np.abs(parts.astype(int) - whole).max() <= 1
+    data = fragile.encode(image, 60)
+    assert {entry.mode for entry in sources.info(data).index} == {TileMode.LEARNED}
+    assert abs(len(data) - len(expected)) < 0.01 * len(expected) + 16
+
+
+def test_memory_that_is_short_even_for_parts_is_a_clear_error(fragile: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With no smaller part and no other device left: VaecResourceError, and a codec that is as good as before."""
+    image = picture(200, 200)
+    data = fragile.encode(image, 50)
+    with monkeypatch.context() as patch:
+        seen = short_of_memory(fragile.network, patch, 0)
+        for act in (lambda: fragile.encode(image, 50), lambda: fragile.decode(data)):
+            with pytest.raises(VaecResourceError, match="CUDA out of memory") as caught:
+                act()
+            assert caught.value.code == "MEMORY"
+        assert min(seen) <= TOO_LONG
+    assert fragile.encode(image, 50) == data
+
+
+def test_a_device_that_is_short_of_memory_leaves_it_to_the_cpu(
+    gpu: tuple[Codec, Network], fragile: Codec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When not even parts fit on the GPU, the CPU does the same, with a warning; the next picture may fit again."""
+    on_gpu, network = gpu
+    image = picture(150, 160)
+    data = fragile.encode(image, 50)
+    assert on_gpu.encode(image, 50) == data
+    with monkeypatch.context() as patch:
+        seen = short_of_memory(network, patch, 0)
+        with pytest.warns(UserWarning, match="not enough memory on the device 'cuda': computing on the CPU"):
+            assert on_gpu.encode(image, 50) == data
+        with pytest.warns(UserWarning, match="computing on the CPU"):
+            decoded = on_gpu.decode(data, output="numpy")
+        assert seen
+    assert np.array_equal(decoded, fragile.decode(data, output="numpy"))
+    assert np.array_equal(decoded, on_gpu.decode(data, output="numpy"))
+
+
+def test_weights_that_do_not_fit_on_the_device_are_used_on_the_cpu(
+    fragile: Codec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another program may have taken all of the GPU's memory; without the CPU's either, it is a clear error."""
+    load, image = codec._load_network, picture(40, 40)
+    full = {"cuda"}
+
+    def load_where_there_is_room(model: str | None, device: str) -> Network:
+        if device in full:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return load(model, device)
+
+    monkeypatch.setattr(codec, "_load_network", load_where_there_is_room)
+    with pytest.warns(UserWarning, match="computing on the CPU"):
+        data = Codec(fragile.model, "cuda").encode(image)
+    full.add("cpu")
+    with pytest.warns(UserWarning, match="on the CPU"), pytest.raises(VaecResourceError):
+        Codec(fragile.model, "cuda").encode(image)
+    with pytest.raises(VaecResourceError):
+        fragile.encode(image)
+    full.clear()
+    assert fragile.encode(image) == data
+
+
+@pytest.mark.parametrize("error", SHORTAGES, ids=str)
+@pytest.mark.parametrize("module", [tiles, bitstream], ids=lambda module: module.__name__)
+def test_a_shortage_anywhere_is_a_resource_error(
+    tiny: Codec, monkeypatch: pytest.MonkeyPatch, module: Any, error: Exception
+) -> None:
+    """Encode, decode and verify say so in one way, whoever noticed it."""
+    data = tiny.encode(picture(20, 30))
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    for name in ("encode_tiles", "decode_tiles", "read", "write"):
+        if hasattr(module, name):
+            monkeypatch.setattr(module, name, fail)
+    for act in (lambda: tiny.encode(picture(8, 8)), lambda: tiny.decode(data)):
+        with pytest.raises(VaecResourceError):
+            act()
+    with pytest.raises(VaecResourceError):
+        vaecodec.verify(data, deep=True, model=tiny.model, device="cpu")
+    monkeypatch.undo()
+    assert tiny.encode(picture(20, 30)) == data
+
+
+def test_cuda_in_a_forked_process_is_a_clear_error(tiny: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA cannot follow a process through a fork; the error says what to do instead."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise RuntimeError("Cannot re-initialize CUDA in forked subprocess. To use CUDA with multiprocessing, ...")
+
+    monkeypatch.setattr(tiles, "encode_tiles", refuse)
+    with pytest.raises(VaecModelError, match="spawn") as caught:
+        tiny.encode(picture(20, 30))
+    assert caught.value.code == "FORKED"
+
+
+@pytest.mark.slow
+def test_a_process_survives_that_every_allocation_fails() -> None:
+    """Under a limit on its memory, each call gives its result or VaecResourceError, and the next ones work."""
+    outcome = living.starvation(levels=3, side_px=256)
+    assert outcome.broken == []
+    assert outcome.facts.get("encode refused", 0) + outcome.facts["encode done"] == 3

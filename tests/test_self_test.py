@@ -1,0 +1,74 @@
+"""The start-up self-test refuses every build that computes the scale network wrongly, and no other."""
+
+import time
+
+import pytest
+import torch
+from exactness.builds import Build, builds
+
+from vaecodec import Codec
+from vaecodec.errors import VaecModelError
+from vaecodec.model import exact, weights
+from vaecodec.model.exact import ExactScales
+
+CPU = torch.device("cpu")
+
+
+def test_there_are_a_hundred_builds() -> None:
+    """No two of them have the same name."""
+    assert len({build.name for build in builds()}) == len(builds()) == 100
+
+
+@pytest.mark.parametrize("build", builds(), ids=lambda build: build.name)
+def test_a_perturbed_build_is_refused(shipped: Codec, build: Build) -> None:
+    """Every one of the hundred wrong builds is SELF_TEST."""
+    scales = ExactScales(shipped.network.scales.stored, CPU)
+    build.alter(scales)
+    with pytest.raises(VaecModelError) as caught:
+        scales.self_test()
+    assert caught.value.code == "SELF_TEST"
+
+
+@pytest.mark.parametrize("codec", ["tiny", "shipped"])
+def test_errors_that_rounding_repairs_are_accepted(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, codec: str
+) -> None:
+    """A kernel whose sums are off by less than a half, as Winograd's may be, gives the same rows and passes."""
+    plain = exact.F.conv2d
+
+    def sloppy(x: torch.Tensor, *args: object, **options: object) -> torch.Tensor:
+        total = plain(x, *args, **options)
+        return total + 0.4 * torch.sin(total) if x.dtype == torch.float64 else total
+
+    scales = request.getfixturevalue(codec).network.scales
+    monkeypatch.setattr(exact.F, "conv2d", sloppy)
+    scales.self_test()
+
+
+def test_the_self_test_runs_whenever_weights_are_loaded(shipped: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each device that weights are loaded for is tested once, before anything can be coded with it."""
+    tested = []
+    monkeypatch.setattr(ExactScales, "self_test", lambda scales: tested.append(scales._row_offset.device))
+    weights.load(device="cpu")
+    assert tested == [CPU]
+
+
+def test_the_self_test_is_quick(shipped: Codec) -> None:
+    """Loading must not become slow by it: 0.2 s of one processor at most, the best of five."""
+    times_s = []
+    for _ in range(5):
+        start = time.thread_time()
+        shipped.network.scales.self_test()
+        times_s.append(time.thread_time() - start)
+    assert min(times_s) < 0.2
+
+
+def test_the_caller_s_settings_do_not_reach_the_self_test(shipped: Codec) -> None:
+    """Autocast, another default dtype and another default device leave it as it is."""
+    scales = shipped.network.scales
+    try:
+        torch.set_default_dtype(torch.bfloat16)
+        with torch.autocast("cpu", torch.bfloat16), torch.device("meta"):
+            scales.self_test()
+    finally:
+        torch.set_default_dtype(torch.float32)

@@ -1,0 +1,124 @@
+"""The transcode command: a folder or bucket of pictures to .vaec files, here or on a Ray cluster, with a manifest."""
+
+from collections import Counter
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vaecodec.cli.batch import EXIT_FAILED, Console, Report, exit_code, printable
+from vaecodec.cli.options import console_options, max_pixels_option
+from vaecodec.errors import VaecError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator, Sequence
+
+    from vaecodec.transcode.manifest import Record
+    from vaecodec.transcode.worker import Job, Work
+
+USAGE_CODES = {"PLACE", "OTHER_SETTINGS", "TARGET_TAKEN", "NO_RAY", "NO_CLUSTER", "NO_PLACE"}
+EXAMPLES = """\b
+Examples:
+  vaecodec transcode photos archive                one picture after the other, in this process
+  vaecodec transcode photos archive --ray          workers on all processors of this machine
+  vaecodec transcode photos archive --ray auto     workers on the cluster of which this machine is a part
+  cat archive/manifest/*.jsonl                     what came of each picture
+"""
+
+
+@click.command(epilog=EXAMPLES)
+@click.argument("source", metavar="SRC")
+@click.argument("target", metavar="DST")
+@click.option("-q", "--quality", type=click.IntRange(1, 100), default=75, show_default=True, help="As for encode.")
+@click.option(
+    "--ray",
+    "address",
+    is_flag=False,
+    flag_value="local",
+    metavar="[ADDRESS]",
+    help="Spread the work by Ray Data (extra [dist]): on this machine, or on the cluster at ADDRESS.",
+)
+@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="At most so many; else all processors.")
+@click.option(
+    "--gpu-share",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SHARE",
+    help="Encode on GPUs: so much of one for each worker, such as 1 or 0.25.",
+)
+@click.option("--model", metavar="PATH", help="A weights file instead of the built-in one, on every machine.")
+@max_pixels_option
+@console_options
+@click.pass_context
+def transcode(ctx: click.Context, /, source: str, target: str, **given: Any) -> None:  # fmt: skip
+    """Encode all pictures of a folder, or of a bucket that fsspec can open (s3://bucket/photos), to .vaec files in DST.
+
+    DST/manifest/ tells of each picture its size, bits per pixel and PSNR, or why it failed. A run that was stopped goes
+    on when it is started again: what is done is skipped, what failed is tried again.
+    """
+    if given["address"] is None and (given["workers"] or given["gpu_share"]):
+        raise click.UsageError("--workers and --gpu-share are for Ray: give --ray, too (or use encode -j)")
+    from vaecodec.cli.pictures import is_picture_name
+    from vaecodec.transcode import run
+
+    console = ctx.ensure_object(Console)
+    try:
+        work = _work(source, target, given)
+        plan = run.plan(work, is_picture_name)
+        records = run.run(plan, work.target, _answers(plan.jobs, work, given))
+        counts = _tell(console, records, len(plan.jobs) + len(plan.refused))
+    except VaecError as error:
+        if error.code in USAGE_CODES:
+            raise click.UsageError(str(error)) from error
+        console.fail({"path": target}, error)
+        ctx.exit(exit_code([error], 1))
+    counts["skipped"] += plan.skipped
+    console.sum_up(+counts)
+    ctx.exit(EXIT_FAILED if counts["failed"] else 0)
+
+
+def _work(source: str, target: str, given: dict[str, Any]) -> "Work":
+    from vaecodec.codec import Codec
+    from vaecodec.transcode.places import open_place
+    from vaecodec.transcode.worker import Work
+
+    places = open_place(source), open_place(target)
+    model_id = Codec(given["model"], "cpu").network.model_id.hex()
+    on_cluster = "cuda" if given["gpu_share"] else "cpu"
+    device = "auto" if given["address"] is None else on_cluster
+    return Work(*places, given["quality"], given["model"], model_id, device, given["max_pixels"])
+
+
+def _answers(jobs: "Sequence[Job]", work: "Work", given: dict[str, Any]) -> "Iterator[Record]":
+    if given["address"] is None:
+        from vaecodec.transcode.worker import Transcoder
+
+        return map(Transcoder(work), jobs)
+    from vaecodec.transcode import cluster
+
+    where = cluster.Cluster(given["address"], given["workers"], given["gpu_share"] or 0.0)
+    return cluster.answers(jobs, work, where)
+
+
+def _tell(console: Console, records: "Generator[Record]", total: int) -> Counter[str]:
+    """Tells what came of each picture, as it comes; returns how many came to what."""
+    counts: Counter[str] = Counter()
+    with console.progress(total) as advance, closing(records):
+        for record in records:
+            counts[record["status"]] += 1
+            label = {"path": record["path"]}
+            if record["status"] == "failed":
+                console.fail(label, VaecError(record["message"], code=record["code"]))
+            else:
+                console.report(label, _report(record), is_answer=False, heard=record.get("warnings", ()))
+            advance()
+    return counts
+
+
+def _report(record: "Record") -> Report:
+    facts = {name: value for name, value in record.items() if name not in ("path", "status", "warnings")}
+    quality = "identical" if record["psnr_db"] is None else f"{record['psnr_db']:.2f} dB"
+    text = (
+        f"{printable(record['path'])} -> {printable(record['output'])}  {record['width']} x {record['height']},"
+        f" {record['output_bytes']:,} bytes, {record['bpp']:.3f} bpp, {quality}"
+    )
+    return Report(record["status"], text, facts)

@@ -1,0 +1,179 @@
+"""The commands beside coding: sample, map and html. `vaecodec.latents` and `vaecodec.pages` do the work."""
+
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vaecodec import __version__
+from vaecodec.cli import streams
+from vaecodec.cli.batch import Console, Report, Task, printable, run
+from vaecodec.cli.options import codec_options, console_options, max_pixels_option
+from vaecodec.cli.outputs import STDIO, Job, Placement, expand, plan, write_output
+
+if TYPE_CHECKING:
+    from vaecodec.codec import Codec
+    from vaecodec.pages.comparison import Shown
+
+Made = tuple[bytes, dict[str, Any]]
+
+quality_option = click.option(
+    "-q", "--quality", type=click.IntRange(1, 100), default=75, show_default=True, help="1 (small) to 100 (fine)."
+)
+force_option = click.option("-f", "--force", is_flag=True, help="Overwrite the output (never an input).")
+
+
+def picture_size(text: str) -> tuple[int, int]:
+    """Returns (width, height) of a size such as 512x512.
+
+    Raises:
+        click.BadParameter: it is none.
+    """
+    match = re.fullmatch(r"(\d{1,9})x(\d{1,9})", text)
+    if not match:
+        raise click.BadParameter(f"{text!r} is not a size such as 512x512.")
+    return int(match[1]), int(match[2])
+
+
+@click.command()
+@click.option("--size", type=picture_size, default="512x512", show_default=True, metavar="WxH", help="In pixels.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The same one, the same picture."
+)
+@click.option(
+    "--temperature", type=click.FloatRange(min=0), default=1.0, show_default=True, metavar="NUMBER",
+    help="1: as the model believes; lower: tamer; 0: the most probable.",
+)  # fmt: skip
+@click.option("-o", "--output", required=True, metavar="PATH", help="Picture file to write; - is stdout, as PNG.")
+@quality_option
+@force_option
+@codec_options
+@console_options
+@click.pass_context
+def sample(ctx: click.Context, /, output: str, force: bool, **given: Any) -> None:
+    """Draw a picture that nobody took: what the model believes pictures look like."""
+    from vaecodec.cli import pictures
+    from vaecodec.codec import Codec
+
+    form = pictures.output_format(output if output != STDIO else None, None)
+
+    def make() -> Made:
+        codec = Codec(given["model"], given["device"])
+        options = {name: given[name] for name in ("seed", "temperature", "quality")}
+        image = codec.sample(given["size"], **options)
+        facts = {"width": image.width, "height": image.height, **options}
+        return pictures.save_picture(image, form, kept=frozenset()), facts
+
+    _make_one(ctx, [], output, force, make)
+
+
+@click.command(name="map")
+@click.argument("source", metavar="IN")
+@click.option("-o", "--output", required=True, metavar="PATH", help="Picture file to write; - is stdout, as PNG.")
+@quality_option
+@force_option
+@max_pixels_option
+@codec_options
+@console_options
+@click.pass_context
+def rate_map(ctx: click.Context, /, source: str, output: str, force: bool, **given: Any) -> None:
+    """Show where the bits of a picture go: a heat map over it, by blocks of 16x16 pixels.
+
+    IN is a picture, a .vaec file (-q does not matter then), or - for stdin.
+    """
+    from vaecodec.cli import pictures
+    from vaecodec.codec import Codec
+    from vaecodec.pages.heatmap import heat_map
+
+    form = pictures.output_format(output if output != STDIO else None, None)
+
+    def make() -> Made:
+        codec = Codec(given["model"], given["device"])
+        image, data = _coded(codec, source, given["quality"], given["max_pixels"])
+        bits = codec.rate_map_from_bytes(data)
+        facts = {"width": image.width, "height": image.height, "block_px": 16, "bits": round(float(bits.sum()))}
+        return pictures.save_picture(heat_map(image, bits), form, kept=frozenset()), facts
+
+    _make_one(ctx, [source], output, force, make)
+
+
+@click.command()
+@click.argument("inputs", nargs=-1, required=True, metavar="IMG...")
+@click.option("-o", "--output", required=True, metavar="PATH", help="HTML file to write; - is stdout.")
+@click.option("--title", default="vaecodec: before and after", show_default=True, metavar="TEXT", help="Of the page.")
+@quality_option
+@force_option
+@max_pixels_option
+@codec_options
+@console_options
+@click.pass_context
+def html(ctx: click.Context, /, inputs: tuple[str, ...], output: str, force: bool, title: str, **given: Any) -> None:
+    """Make one self-contained page of pictures before and after: slider, bytes, quality, rate map, crops."""
+    from vaecodec.codec import Codec
+    from vaecodec.pages import comparison
+
+    paths = list(dict.fromkeys(found.source for argument in inputs for found in expand(argument)))
+
+    def make() -> Made:
+        codec = Codec(given["model"], given["device"])
+        shown = [_shown(codec, path, given["quality"], given["max_pixels"]) for path in paths]
+        page = comparison.render(shown, title=title, version=__version__, model=codec.network.model_id.hex())
+        return page.encode(), {"pictures": len(shown)}
+
+    _make_one(ctx, paths, output, force, make)
+
+
+def _make_one(ctx: click.Context, inputs: Sequence[str], output: str, force: bool, make: Callable[[], Made]) -> None:
+    """Makes and writes one output of any number of inputs, and exits."""
+    console = ctx.ensure_object(Console)
+    if output == STDIO and console.is_json:
+        raise click.UsageError("--json writes to stdout, where the output goes: give -o")
+    if output == STDIO and streams.is_terminal(sys.stdout):
+        raise click.UsageError("the output would go to the terminal: give -o, or redirect it")
+    if os.path.isdir(output):
+        raise click.BadParameter(f"{output!r} is a folder, must be a file.", param_hint="-o")
+    place = Placement("", lambda _: False, lambda _: False, output=output, force=force)
+    jobs = [plan([source], place)[0] for source in inputs or [STDIO]]
+    job = next((each for each in jobs if each.refused), jobs[0])
+
+    def compute(job: Job) -> Made:
+        if job.refused:
+            raise job.refused
+        return make()
+
+    def finish(job: Job, made: Made) -> Report:
+        data, facts = made
+        write_output(job, data, overwrite=force)
+        return Report("done", f"{printable(output)}  {len(data):,} bytes", facts | {"output_bytes": len(data)})
+
+    ctx.exit(run([job], Task(lambda job: job.target, compute, finish, key="output"), console=console))
+
+
+def _coded(codec: "Codec", source: str, quality: int, max_pixels: int) -> tuple[Any, bytes]:
+    """A picture as it is shown, and its .vaec file: the source itself, if it is one."""
+    from vaecodec import bitstream
+    from vaecodec.cli import pictures
+
+    data = pictures.read_file(source)
+    if bitstream.is_vaec(data):
+        return codec.decode(data, max_pixels=max_pixels), data
+    image = pictures.open_picture(data, max_pixels=max_pixels)
+    return image, codec.encode(image, quality, max_pixels=max_pixels)
+
+
+def _shown(codec: "Codec", path: str, quality: int, max_pixels: int) -> "Shown":
+    import numpy as np
+
+    from vaecodec import pixels
+    from vaecodec.cli import pictures
+    from vaecodec.pages.comparison import Shown
+
+    image = pictures.open_picture(pictures.read_file(path), max_pixels=max_pixels)
+    data = codec.encode(image, quality, max_pixels=max_pixels)
+    decoded = codec.decode(data, max_pixels=max_pixels)
+    psnr_db = pixels.psnr_db(pixels.to_samples(image), np.atleast_3d(np.asarray(decoded)))
+    bits = codec.rate_map_from_bytes(data)
+    return Shown(os.path.basename(path), image, decoded, len(data), quality, psnr_db, bits)

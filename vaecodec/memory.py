@@ -1,0 +1,55 @@
+"""Memory that runs out: the words in which it is said, and trying again with less."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from vaecodec.errors import VaecResourceError
+
+Result = TypeVar("Result")
+
+# What torch and the libraries below it say in plain RuntimeErrors: CUDA, torch's own allocator, C++, oneDNN.
+_WORDS = ("out of memory", "can't allocate memory", "bad_alloc", "could not create a")
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Tells whether an error says that memory ran out, the computer's or the GPU's."""
+    if isinstance(error, MemoryError | VaecResourceError):
+        return True
+    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in _WORDS)
+
+
+def first_that_fits(*attempts: Callable[[], Result]) -> Result:
+    """The result of the first of several attempts, each in need of less memory than the one before, that finds enough.
+
+    Raises:
+        VaecResourceError: none does.
+    """
+    reason = ""
+    for attempt in attempts:
+        try:
+            return attempt()
+        except Exception as error:
+            if not is_shortage(error):
+                raise
+            reason = _reason(error)
+        # Only here is the memory of the failed attempt free: an error holds the frames that it came through.
+    raise VaecResourceError(reason)
+
+
+@contextmanager
+def shortage_as_error() -> Iterator[None]:
+    """Makes a VaecResourceError of whatever says that memory ran out."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, VaecResourceError) or not is_shortage(error):
+            raise
+        raise VaecResourceError(_reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, VaecResourceError):
+        return str(error)
+    said = f" ({error})" if str(error) else ""
+    return f"not enough memory for this picture{said}"

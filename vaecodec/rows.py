@@ -1,0 +1,105 @@
+"""Pictures by rows: what the encoder asks of a picture, whether it lies in memory or comes from a file."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vaecodec.errors import VaecImageError
+
+Samples = NDArray[np.uint8]
+
+
+class Rows(Protocol):
+    """A picture of height x width pixels with so many channels (1 L, 2 LA, 3 RGB, 4 RGBA), read by rows.
+
+    Attributes:
+        shape: height, width, channels.
+        metadata: as `pixels.metadata_of` gives it.
+    """
+
+    @property
+    def shape(self) -> tuple[int, int, int]: ...
+
+    @property
+    def metadata(self) -> dict[str, bytes]: ...
+
+    def read(self, top: int, bottom: int) -> Samples:
+        """Samples [bottom - top, width, channels]; any rows at any time, but quickest from the top down."""
+        ...
+
+    def close(self) -> None:
+        """Lets files and memory go."""
+        ...
+
+
+class ArrayRows:
+    """Rows of samples [H, W, C] uint8 in memory, or of anything that hands out such arrays for slices of rows.
+
+    Arrays mapped from a file (`numpy.memmap`) and those of zarr and h5py do, so that they need not fit into memory.
+    """
+
+    def __init__(self, samples: Any, metadata: dict[str, bytes] | None = None) -> None:
+        self._samples, self.metadata = samples, metadata or {}
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width, channels; an array [H, W] has one channel."""
+        height, width, channels = (*self._samples.shape, 1)[:3]
+        return height, width, channels
+
+    def read(self, top: int, bottom: int) -> Samples:
+        """Samples [bottom - top, width, channels]; of an array in memory a view."""
+        return np.atleast_3d(np.asarray(self._samples[top:bottom]))
+
+    def close(self) -> None:
+        """Leaves the array to its owner."""
+
+
+class SequentialRows(ABC):
+    """Rows that a reader yields from the top down; going back begins anew. For subclasses: `shape` and `_blocks`."""
+
+    shape: tuple[int, int, int]
+
+    def __init__(self, metadata: dict[str, bytes] | None = None) -> None:
+        self.metadata = metadata or {}
+        self._rewind()
+
+    @abstractmethod
+    def _blocks(self) -> Iterator[Samples]:
+        """Yields the picture from its first row on, some rows [h, width, channels] at a time."""
+
+    def read(self, top: int, bottom: int) -> Samples:
+        """Samples [bottom - top, width, channels]; keeps them, for the next call may ask for some of them again.
+
+        Raises:
+            VaecImageError: (READ) the file ends too soon.
+        """
+        if top < self._top:
+            self.close()
+            self._rewind()
+        held = self._top + sum(map(len, self._held))
+        while held < bottom:
+            block = next(self._reader, None)
+            if block is None:
+                message = f"the picture ends after {held} of its {self.shape[0]} rows: the file is damaged"
+                raise VaecImageError(message, code="READ")
+            held += len(block)
+            self._held.append(block)
+            while self._top + len(self._held[0]) <= top:
+                self._top += len(self._held.pop(0))
+        return np.concatenate(self._held)[top - self._top : bottom - self._top]
+
+    def close(self) -> None:
+        """Ends the reader, which closes its file."""
+        self._reader.close()
+
+    def _rewind(self) -> None:
+        self._top, self._held = 0, list[Samples]()
+        self._reader = self._generate()
+
+    def _generate(self) -> Any:
+        """A generator, whatever `_blocks` is: it can be closed."""
+        yield from self._blocks()

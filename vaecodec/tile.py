@@ -1,0 +1,164 @@
+"""One tile: coded by the network, without loss, or as one colour; and the floor below which the first does not do."""
+
+import zlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vaecodec.bitstream import Tile, TileBox, TileMode
+from vaecodec.entropy import coder, lossless
+from vaecodec.errors import VaecMismatchError
+from vaecodec.pixels import decibels, psnr_db
+
+if TYPE_CHECKING:  # torch loads only when a tile needs the network
+    from torch import Tensor
+
+    from vaecodec.model.network import Code, Network, Prediction
+
+    Watch = Callable[[Prediction, NDArray[np.int32]], None]
+
+Samples = NDArray[np.uint8]
+
+STRIPE_PX, STRIPE_SPACING_PX = 8, 128  # the sample of a tile from which its lossless size is guessed
+GUESS_MARGIN = 1.25  # packing a tile losslessly is tried where the guess is at most so many times the learned payload
+FLOOR_BLOCK_PX = 8
+
+
+def floor_psnr_db(quality: int) -> float:
+    """PSNR in dB that a learned tile must reach: 8 dB below what photographs have on average at this quality.
+
+    A tile that misses it may still be kept if it is closer to the picture than the means of 8x8 blocks are: noise has
+    a low PSNR in every codec of that size.
+    """
+    return 16.0 + 0.14 * quality
+
+
+# --- one learned tile -------------------------------------------------------------------------------------------------
+
+
+def encode_latents(network: "Network", y: "Tensor", quality: int) -> tuple[Tile, "Tensor"]:
+    """Code the latents y [M, h, w] of one tile; also returns what the decoder will have of them [M, h, w]."""
+    latents = network.to_steps(y, quality)
+    return encode_symbols(network, (y.shape[1], y.shape[2]), quality, lambda prediction: prediction.quantize(latents))
+
+
+def encode_symbols(network: "Network", size: tuple[int, int], quality: int, choose: "Code") -> tuple[Tile, "Tensor"]:
+    """Code one tile of `size` latents whose symbols `choose` supplies; returns as `encode_latents`."""
+    passes: list[coder.Pass] = []
+
+    def answer(prediction: "Prediction") -> NDArray[np.int32]:
+        symbols = choose(prediction)
+        passes.append(coder.Pass(prediction.tables, prediction.rows, symbols))
+        return symbols
+
+    y_hat = network.walk_latents(*size, quality, answer)
+    crc = 0
+    for coded in passes:
+        crc = _crc_of_symbols(coded.symbols, crc)
+    return Tile(TileMode.LEARNED, coder.encode(passes), crc), y_hat
+
+
+def decode_latents(
+    network: "Network", tile: Tile, size: tuple[int, int], quality: int, *, watch: "Watch | None" = None
+) -> "Tensor":
+    """Latents [M, h, w] of a learned tile, ready for synthesis; `watch` is told of every group of symbols.
+
+    Raises:
+        VaecMismatchError: the payload does not decode to the latents that were encoded.
+    """
+    decoder = coder.Decoder(tile.payload)
+    crc = 0
+
+    def answer(prediction: "Prediction") -> NDArray[np.int32]:
+        nonlocal crc
+        symbols = decoder.read(prediction.tables, prediction.rows)
+        crc = _crc_of_symbols(symbols, crc)
+        if watch:
+            watch(prediction, symbols)
+        return symbols
+
+    y_hat = network.walk_latents(*size, quality, answer)
+    decoder.finish()
+    if crc != tile.content_crc:
+        raise VaecMismatchError(f"latents have CRC {crc:08x}, the file says {tile.content_crc:08x}", code="LATENT_CRC")
+    return y_hat
+
+
+def _crc_of_symbols(symbols: NDArray[np.integer], crc: int) -> int:
+    return zlib.crc32(symbols.astype("<i2").tobytes(), crc)
+
+
+# --- one plain tile ---------------------------------------------------------------------------------------------------
+
+
+def plain_tile(samples: Samples) -> Tile:
+    """A tile [h, w, C] without loss: one colour if it has only one, else packed."""
+    colour = lossless.is_solid(samples)
+    mode, payload = (TileMode.ZLIB, lossless.pack(samples)) if colour is None else (TileMode.SOLID, colour)
+    return Tile(mode, payload, zlib.crc32(samples.tobytes()))
+
+
+def decode_plain(tile: Tile, box: TileBox) -> Samples:
+    """Samples [h, w, C] of a tile that was stored without loss."""
+    shape = (box.height, box.width, box.channels)
+    if tile.mode == TileMode.SOLID:
+        samples = np.broadcast_to(np.frombuffer(tile.payload, np.uint8), shape)
+    else:
+        samples = lossless.unpack(tile.payload, shape)
+    crc = zlib.crc32(samples.tobytes())
+    if crc != tile.content_crc:
+        raise VaecMismatchError(f"samples have CRC {crc:08x}, the file says {tile.content_crc:08x}", code="SAMPLES_CRC")
+    return samples
+
+
+def _plain_may_pay(samples: Samples, learned_bytes: int) -> bool:
+    """Whether packing a tile without loss may take no more bytes, guessed from stripes: packing all of it is slow."""
+    stripes = [samples[top : top + STRIPE_PX] for top in range(0, len(samples), STRIPE_SPACING_PX)]
+    sample = np.concatenate(stripes)
+    guess = len(lossless.pack(sample)) * len(samples) / len(sample)
+    return guess <= GUESS_MARGIN * learned_bytes
+
+
+# --- which of them ----------------------------------------------------------------------------------------------------
+
+
+def encode_tile(
+    samples: Samples, network: "Network", quality: int, analyze: "Callable[[], Tensor]"
+) -> "tuple[Tile, Tensor | None]":
+    """Code the samples [h, w, C] of a colour tile in the way that takes fewest bytes.
+
+    Args:
+        samples: of the tile.
+        network: the loaded weights.
+        quality: 1 to 100.
+        analyze: the latents [M, h, w] of the tile before they are rounded, computed when they are needed.
+
+    Returns:
+        The tile and, if it is learned, the latents that the decoder will have of it.
+    """
+    if lossless.is_solid(samples) is not None:
+        return plain_tile(samples), None
+    tile, y_hat = encode_latents(network, analyze(), quality)
+    if _plain_may_pay(samples, len(tile.payload)):
+        plain = plain_tile(samples)
+        if len(plain.payload) <= len(tile.payload):
+            return plain, None
+    return tile, y_hat
+
+
+def misses_floor(original: Samples, squared_error: int, quality: int) -> bool:
+    """Tells whether a learned tile is too far from its samples [h, w, C] to be kept; see `floor_psnr_db`."""
+    reached_db = decibels(squared_error, original.size)
+    return reached_db < floor_psnr_db(quality) and reached_db < psnr_db(original, _block_means(original))
+
+
+def _block_means(samples: Samples) -> Samples:
+    """The picture [h, w, C] with every 8x8 block as its mean; blocks at the right and bottom edges are smaller."""
+    tops, lefts = (np.arange(0, side, FLOOR_BLOCK_PX) for side in samples.shape[:2])
+    heights, widths = np.diff(tops, append=samples.shape[0]), np.diff(lefts, append=samples.shape[1])
+    sums = np.add.reduceat(np.add.reduceat(samples, tops, 0, dtype=np.int32), lefts, 1)
+    means = sums / (heights[:, None] * widths)[..., None]
+    blocks: Samples = means.round().astype(np.uint8).repeat(heights, 0).repeat(widths, 1)
+    return blocks
