@@ -1,13 +1,14 @@
 # Everything a newcomer needs: `make demo`, `make test`. Each makes its own environment first.
 .DEFAULT_GOAL := help
 VENV ?= .venv
+FUZZ_VENV ?= .venv-fuzz
 PYTHON ?= python3
 BIN := $(VENV)/bin
 IMG ?=
 # The CPU build of torch is small; a GPU build that is already in the environment is kept.
 TORCH ?= torch==2.13.0
 
-.PHONY: help demo test check bench wheel clean
+.PHONY: help demo test check bench record fuzz stress wheel clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -30,12 +31,29 @@ check: $(VENV)/.installed-test  ## the quick half: formatting, lint, types, test
 	$(BIN)/python -m ruff format --check . && $(BIN)/python -m ruff check . && $(BIN)/python -m mypy
 	$(BIN)/python -m pytest -q -m "not slow"
 
-bench: $(VENV)/.installed-bench  ## rate-distortion on Kodak (see benchmarks/README.md); half an hour
+bench: $(VENV)/.installed-bench  ## rate, distortion and speed of all codecs on Kodak; an hour (benchmarks/README.md)
 	$(BIN)/python benchmarks/rd_curve.py --data kodak --out out/benchmark/kodak
+	$(BIN)/python benchmarks/throughput.py --data kodak --out out/benchmark/throughput.json
 	$(BIN)/python benchmarks/report.py out/benchmark/kodak
 
-wheel: $(VENV)/.installed-dist  ## build sdist and wheel into dist/
+record: $(VENV)/.installed-bench  ## measure new weights into benchmarks/results and README
+	$(BIN)/python benchmarks/record.py
+
+$(FUZZ_VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(FUZZ_VENV)
+	$(FUZZ_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH) || $(FUZZ_VENV)/bin/python -m pip install --quiet torch
+	$(FUZZ_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[test]" coverage
+	$(FUZZ_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: atheris || echo "no atheris for this Python: fuzzing without it"
+	@touch $@
+
+fuzz: $(FUZZ_VENV)/.installed  ## millions of damaged and hostile files, atheris where it installs, coverage; an hour
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(FUZZ_VENV)/bin/python -m fuzz.driver
+
+stress: $(VENV)/.installed-test  ## programs killed while writing, workers, threads, 20,000 pictures; half an hour
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m stress.driver
+
+wheel: $(VENV)/.installed-release  ## build sdist and wheel into dist/
 	$(BIN)/python -m build
 
 clean:  ## remove what the targets above made
-	rm -rf $(VENV) build dist out
+	rm -rf $(VENV) $(FUZZ_VENV) build dist out

@@ -24,6 +24,8 @@ class Codec:
         encode: RGB picture and quality to the bytes of a complete file.
         decode: these bytes to an RGB picture, its pixels loaded.
         timing_only: its pictures mean nothing (untrained weights), its times do.
+        threads: of torch that it computes with; None for libraries that choose for themselves.
+        stages: seconds by stage of its last call, where it can tell.
     """
 
     name: str
@@ -33,6 +35,8 @@ class Codec:
     encode: Callable[[Image.Image, int], bytes]
     decode: Callable[[bytes], Image.Image]
     timing_only: bool = False
+    threads: int | None = None
+    stages: Callable[[], dict[str, float]] | None = None
 
     def describe(self) -> dict[str, Any]:
         """What results say of it."""

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ def names() -> tuple[str, ...]:
 
 
 def _vaecodec(device: str, model: Path | None) -> Codec:
+    import torch
+
     codec = vaecodec.Codec(model, device)
     try:
         probe = codec.encode(Image.new("RGB", (16, 16)), 50)
@@ -52,6 +55,7 @@ def _vaecodec(device: str, model: Path | None) -> Codec:
         qualities=(1, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100),
         encode=lambda image, quality: codec.encode(image, quality),
         decode=codec.decode,
+        threads=torch.get_num_threads(),
     )
 
 
@@ -59,12 +63,12 @@ def _pillow(name: str, file_format: str, qualities: tuple[int, ...], *, library:
     """A codec behind Pillow's save and open; `library` names what Pillow was built with."""
     if not features.check(library):
         raise UnavailableError(f"this Pillow was built without {library}")
-    return through_pillow(
+    return _through_pillow(
         name, file_format, qualities, version=f"Pillow {Image.__version__}, {_library_version(library)}", **options
     )
 
 
-def through_pillow(name: str, file_format: str, qualities: tuple[int, ...], *, version: str, **options: Any) -> Codec:
+def _through_pillow(name: str, file_format: str, qualities: tuple[int, ...], *, version: str, **options: Any) -> Codec:
     """A codec whose encoder takes `quality` in Pillow's save."""
 
     def encode(image: Image.Image, quality: int) -> bytes:
@@ -104,15 +108,14 @@ def _heic() -> Codec:
         import pillow_heif
 
         pillow_heif.register_heif_opener()
-    version = f"pillow_heif {pillow_heif.__version__}, libheif {pillow_heif.libheif_version()}"
-    return through_pillow("heic", "HEIF", _TENS, version=version)
+    library = f"pillow_heif {pillow_heif.__version__}, libheif {pillow_heif.libheif_version()}"
+    return _through_pillow("heic", "HEIF", (10, 20, 30, 35, 40, 45, 50, 60, 80), version=library)
 
 
 def _jxl() -> Codec:
     with needs("pillow_jxl"):
-        import pillow_jxl
-    version = f"pillow_jxl {getattr(pillow_jxl, '__version__', 'unknown')}"
-    return through_pillow("jxl", "JXL", _TENS, version=version)
+        import pillow_jxl  # noqa: F401  registers the format with Pillow
+    return _through_pillow("jxl", "JXL", _TENS, version=f"pillow-jxl-plugin {metadata.version('pillow-jxl-plugin')}")
 
 
 _TENS = (10, 20, 30, 40, 50, 60, 70, 80, 90, 95)

@@ -2,17 +2,23 @@
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+if not __package__:  # run as a file: the names in this folder (codecs, datasets) must not hide other packages' modules
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import torch
 from torch import nn
 
+from benchmarks.results import write_atomically
 from vaecodec import Codec
 
 SIDE_PX = 256
 
 
-def macs(module: nn.Module, call: object) -> int:
+def macs(module: nn.Module, call: Callable[[], object]) -> int:
     """Multiply-accumulates of all convolutions that run while `call()` runs."""
     total = 0
 
@@ -27,8 +33,9 @@ def macs(module: nn.Module, call: object) -> int:
     return total
 
 
-def main() -> None:
-    """Print and, with a path as argument, record the table."""
+@torch.inference_mode()
+def count() -> dict[str, Any]:
+    """Thousand multiply-accumulates per pixel by part, their sums for decoder and encoder, and parameters."""
     network = Codec(None, "cpu").network
     vae, level = network.vae, torch.tensor([0.5])
     grid = SIDE_PX // 16
@@ -48,17 +55,18 @@ def main() -> None:
     parts["scale_network"] = sum(layer.weight.numel() * n for layer, n in zip(layers, pixels, strict=True))
     table = {name: round(count / SIDE_PX**2 / 1000, 3) for name, count in parts.items()}
     decoder = ("hyper_synthesis", "context", "synthesis", "scale_network")
-    result = {
+    return {
         "kmac_per_pixel": table,
         "decode_kmac_per_pixel": round(sum(table[name] for name in decoder), 3),
         "encode_kmac_per_pixel": round(sum(table.values()), 3),
         "parameters": sum(p.numel() for p in vae.parameters()) + sum(layer.weight.numel() for layer in layers),
     }
-    print(json.dumps(result, indent=1))
-    if len(sys.argv) > 1:
-        Path(sys.argv[1]).write_text(json.dumps(result, indent=1) + "\n")
+
+
+def record(path: Path) -> None:
+    """Write the table."""
+    write_atomically(path, json.dumps(count(), indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    with torch.inference_mode():
-        main()
+    print(json.dumps(count(), indent=1))

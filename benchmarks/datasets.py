@@ -107,7 +107,7 @@ def _download_kodak(places: list[Path]) -> Path:
         raise FileNotFoundError(
             f"kodak is in none of {tried}; set VAECODEC_DATA to its parent, or install pooch to download it"
         ) from error
-    sums = dict(reversed(line.split()) for line in KODAK_SUMS.read_text().splitlines())
+    sums = {name: sha256 for sha256, name in map(str.split, KODAK_SUMS.read_text().splitlines())}
     fetcher = pooch.create(path=pooch.os_cache("vaecodec") / "kodak", base_url=KODAK_URL, registry=sums)
     try:
         for name in sums:

@@ -2,7 +2,9 @@
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -63,8 +65,21 @@ def ssimulacra2(a: Samples, b: Samples) -> float | None:
     return float(compute_ssimulacra2(*files))
 
 
+def can_measure(name: str, width: int, height: int) -> bool:
+    """Whether a measure of `MEASURES` is not None for pictures of this size: its package is here, the sides suffice."""
+    package = {"ms_ssim": "pytorch_msssim", "ssimulacra2": "ssimulacra2"}.get(name)
+    large_enough = name != "ms_ssim" or min(width, height) >= MS_SSIM_MIN_SIDE_PX
+    return large_enough and (package is None or find_spec(package) is not None)
+
+
+MEASURES: Mapping[str, Callable[[Samples, Samples], float | None]] = MappingProxyType(
+    {"psnr_db": psnr_db, "ms_ssim": ms_ssim, "ssimulacra2": ssimulacra2}
+)
+"""Every measure of distortion by the name that rows give it."""
+
+
 class Point(NamedTuple):
-    """A point of a rate-distortion curve: bits per pixel, and a quality in dB."""
+    """A point of a rate-distortion curve: bits per pixel, and a quality in dB (SSIMULACRA2: its own score)."""
 
     bpp: float
     db: float

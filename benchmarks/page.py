@@ -3,7 +3,7 @@
 import base64
 import io
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from string import Template
@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import codecs, datasets, metrics
-from benchmarks.codecs import Codec
+from benchmarks.adapter import Codec, UnavailableError
 from benchmarks.results import Record
 from benchmarks.tables import OURS, Table
 
@@ -24,6 +24,7 @@ SAMPLE = "sample"
 CAPTIONS = {
     "psnr.png": "PSNR of RGB over bits per pixel: up and to the left is better. Dashed: published by others.",
     "ms-ssim.png": "MS-SSIM in dB, -10 log10(1 - MS-SSIM), over bits per pixel. Dashed: published by others.",
+    "ssimulacra2.png": "SSIMULACRA2 over bits per pixel; 90 is hard to tell from the original.",
     "speed.png": "BD-rate over the time to decode, on a log scale: down and to the left is better.",
 }
 
@@ -65,6 +66,7 @@ def compare(
     """
     usable = _usable(records, model)
     ours = usable.pop(OURS, None)
+    rows = {record.name: record.rows for record in records}
     pictures = _pictures(records[0], data)
     if ours is None or not pictures:
         return []
@@ -73,7 +75,10 @@ def compare(
     for picture in pictures[step // 2 :: step][:count]:
         image = picture.load()
         file = ours.encode(image, quality)
-        files = {ours: file} | {codec: _nearest(codec, image, len(file)) for codec in usable.values()}
+        files = {ours: file}
+        for codec in usable.values():
+            sizes = {row["quality"]: row["file_bytes"] for row in rows[codec.name] if row["image"] == picture.name}
+            files[codec] = _nearest(codec, image, len(file), between=_bracket(sizes, len(file)))
         panels = [Panel("original", image, 0, metrics.EXACT_DB)]
         for codec, each in files.items():
             shown = codec.decode(each)
@@ -108,7 +113,7 @@ def _usable(records: Iterable[Record], model: Path | None) -> dict[str, Codec]:
     for record in records:
         try:
             codec = codecs.open_codec(record.name, device=record.codec["settings"].get("device", "cpu"), model=model)
-        except codecs.UnavailableError as reason:
+        except UnavailableError as reason:
             print(f"{record.name}: no pictures: {reason}", file=sys.stderr)
             continue
         if codec.describe() != record.codec:
@@ -132,9 +137,17 @@ def _pictures(record: Record, data: str | None) -> Sequence[datasets.Picture]:
     return found.pictures
 
 
-def _nearest(codec: Codec, image: Image.Image, wanted_bytes: int) -> bytes:
+def _bracket(sizes: Mapping[int, int], wanted_bytes: int) -> tuple[int, int]:
+    """The two measured qualities, of a picture with files of these sizes, between which a size lies; or the end."""
+    by_size = sorted(sizes, key=lambda quality: sizes[quality])
+    smaller = sum(size < wanted_bytes for size in sizes.values())
+    first, second = by_size[max(0, smaller - 1)], by_size[min(smaller, len(by_size) - 1)]
+    return min(first, second), max(first, second)
+
+
+def _nearest(codec: Codec, image: Image.Image, wanted_bytes: int, *, between: tuple[int, int]) -> bytes:
     """The codec's file nearest to a size, by bisection: size is taken to rise or to fall with its quality."""
-    low, high = min(codec.qualities), max(codec.qualities)
+    low, high = between
     files = {quality: codec.encode(image, quality) for quality in (low, high)}
     rises = len(files[high]) > len(files[low])
     while high - low > 1:
@@ -176,10 +189,14 @@ aria-label="original to the left, {escape(ours.name)} to the right"></div>
 
 
 def _table(table: Table) -> str:
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in table.header)
+    kinds = [' class="source"' if name == "source" else "" for name in table.header]
+    head = "".join(f"<th{kind}>{escape(cell)}</th>" for kind, cell in zip(kinds, table.header, strict=True))
     opening = {True: '<tr class="ours">', False: "<tr>"}
     body = "\n".join(
-        opening[row[0] == OURS] + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows
+        opening[row[0] == OURS]
+        + "".join(f"<td{kind}>{escape(cell)}</td>" for kind, cell in zip(kinds, row, strict=True))
+        + "</tr>"
+        for row in table.rows
     )
     return f"""<h2>{escape(table.title)}</h2>
 <div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>

@@ -1,92 +1,120 @@
 """Codecs that need more than a wheel beside Pillow: JPEG on the GPU, and CompressAI's learned codecs."""
 
-import struct
+import atexit
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
-from importlib.metadata import version
-from typing import Any
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO, Any, cast
 
 import numpy as np
 from PIL import Image
 
-from benchmarks.adapter import Codec, UnavailableError, needs
+from benchmarks import gpu_jpeg
+from benchmarks.adapter import Codec, UnavailableError
 
-COMPRESSAI_STRIDE_PX = 64
+WORKER = Path(__file__).with_name("compressai_worker.py")
+PYTHON = "VAECODEC_COMPRESSAI"
+"""Names the Python that has CompressAI. It pins numpy below 2 and wants another torch, so it may live apart."""
 
 
-def _jpeg_cuda(device: str) -> Codec:
-    """nvJPEG behind torchvision, one picture at a time, transfers to and from the GPU included."""
-    if device != "cuda":
-        raise UnavailableError("JPEG on the GPU is for --device cuda")
-    with needs("torchvision"):
-        import torch
-        from torchvision import io as codec
+class Worker:
+    """A process that runs one of CompressAI's models, as long as this process lives.
 
-    def encode(image: Image.Image, quality: int) -> bytes:
-        samples = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().to(device)
-        return codec.encode_jpeg(samples, quality).cpu().numpy().tobytes()
+    Attributes:
+        about: version, torch, trained, qualities.
+        stages: seconds by stage of the last request, by the worker's own clock.
 
-    def decode(data: bytes) -> Image.Image:
-        file = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-        samples = codec.decode_jpeg(file, mode=codec.ImageReadMode.RGB, device=device)
-        return Image.fromarray(samples.permute(1, 2, 0).cpu().numpy())
+    Raises:
+        UnavailableError: it does not start.
+    """
 
-    settings = {"device": device, "library": "nvJPEG"}
-    return Codec("jpeg-cuda", f"torchvision {version('torchvision')}", settings, (50, 75, 90), encode, decode)
+    def __init__(self, name: str, device: str, threads: int) -> None:
+        command = [os.environ.get(PYTHON, sys.executable), str(WORKER), name, device, str(threads)]
+        try:
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        except OSError as error:
+            raise UnavailableError(f"compressai's worker cannot be started: {error}") from error
+        atexit.register(process.kill)
+        self._requests, self._answers = cast(IO[bytes], process.stdin), cast(IO[bytes], process.stdout)
+        self.stages: dict[str, float] = {}
+        try:
+            self.about, _ = self._answer()
+        except EOFError as error:
+            raise UnavailableError(f"compressai's worker does not start: {' '.join(command)}") from error
+
+    def ask(self, data: bytes, **request: Any) -> bytes:
+        """Send a request and its bytes, and wait for the bytes of the answer.
+
+        Raises:
+            EOFError: the worker died, for want of memory perhaps.
+            RuntimeError: it could not do what was asked; the message is its own.
+        """
+        self._requests.write(json.dumps({**request, "bytes": len(data)}).encode() + b"\n" + data)
+        self._requests.flush()
+        head, body = self._answer()
+        if "error" in head:
+            raise RuntimeError(head["error"])
+        self.stages = head["stages"]
+        return body
+
+    def _answer(self) -> tuple[dict[str, Any], bytes]:
+        line = self._answers.readline()
+        if not line:
+            raise EOFError("compressai's worker has died")
+        head = json.loads(line)
+        return head, self._answers.read(head["bytes"])
 
 
 def _compressai(name: str, device: str) -> Codec:
-    """A model of CompressAI's zoo: network and entropy coder, one model a quality, all held in memory."""
-    with needs("compressai"):
-        import torch
-        from compressai import zoo
-    opener = zoo.image_models[name]
-    models: dict[int, Any] = {}
-    trained, qualities = True, tuple(range(1, 9))
-    try:
-        models[1] = opener(quality=1, metric="mse", pretrained=True)
-    except (OSError, RuntimeError):  # no network, or a download that was cut short
-        trained, qualities = False, (4,)
+    """A model of CompressAI's zoo: network and entropy coder. The pipe to its process adds about 1 ms a megapixel."""
+    import torch
 
-    def model(quality: int) -> Any:
-        if quality not in models:
-            models[quality] = opener(quality=quality, metric="mse", pretrained=trained)
-        ready = models[quality].to(device).eval()
-        if not hasattr(ready, "is_prepared"):
-            ready.update(force=True)
-            ready.is_prepared = True
-        return ready
+    if PYTHON not in os.environ and find_spec("compressai") is None:
+        raise UnavailableError(f"compressai is not installed here, and {PYTHON} names no Python that has it")
+    threads = torch.get_num_threads()
+    worker = Worker(name, device, threads)
 
-    @torch.inference_mode()
     def encode(image: Image.Image, quality: int) -> bytes:
-        x = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].to(device).float() / 255
-        bottom, right = -image.height % COMPRESSAI_STRIDE_PX, -image.width % COMPRESSAI_STRIDE_PX
-        coded = model(quality).compress(torch.nn.functional.pad(x, (0, right, 0, bottom), mode="replicate"))
-        return _pack(image.size, quality, tuple(coded["shape"]), [strings[0] for strings in coded["strings"]])
+        return worker.ask(image.tobytes(), action="encode", width=image.width, height=image.height, quality=quality)
 
-    @torch.inference_mode()
     def decode(data: bytes) -> Image.Image:
-        (width, height), quality, shape, strings = _unpack(data)
-        x = model(quality).decompress([[string] for string in strings], shape)["x_hat"][0, :, :height, :width]
-        return Image.fromarray((x * 255).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy())
+        size = int.from_bytes(data[0:2], "little"), int.from_bytes(data[2:4], "little")
+        return Image.frombytes("RGB", size, worker.ask(data, action="decode"))
 
-    settings = {"device": device, "weights": "published" if trained else "untrained: timing only"}
-    label = f"compressai {version('compressai')}"
-    return Codec(name, label, settings, qualities, encode, decode, timing_only=not trained)
+    trained = worker.about["trained"]
+    return Codec(
+        name=name,
+        version=f"compressai {worker.about['version']}, torch {worker.about['torch']}",
+        settings={"device": device, "weights": "published" if trained else "untrained: timing only"},
+        qualities=tuple(worker.about["qualities"]),
+        encode=encode,
+        decode=decode,
+        timing_only=not trained,
+        threads=threads,
+        stages=lambda: worker.stages,
+    )
 
 
-_HEAD = struct.Struct("<HHBHHI")
+def _jpeg_cuda(device: str) -> Codec:
+    """JPEG on the GPU, one picture at a time, transfers to and from the GPU included."""
+    if device != "cuda":
+        raise UnavailableError("JPEG on the GPU is for --device cuda")
+    backend = gpu_jpeg.open_backend()
+    import torch
 
+    def encode(image: Image.Image, quality: int) -> bytes:
+        samples = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+        return backend.encode([samples.to(device)], quality)[0]
 
-def _pack(size: tuple[int, int], quality: int, shape: tuple[int, ...], strings: list[bytes]) -> bytes:
-    """A file of 13 bytes and two strings: CompressAI has no file format of its own for its two strings."""
-    first, second = strings
-    return _HEAD.pack(*size, quality, *shape, len(first)) + first + second
+    def decode(data: bytes) -> Image.Image:
+        return Image.fromarray(backend.decode([data])[0].permute(1, 2, 0).cpu().numpy())
 
-
-def _unpack(data: bytes) -> tuple[tuple[int, int], int, tuple[int, int], list[bytes]]:
-    width, height, quality, rows, columns, first = _HEAD.unpack_from(data)
-    body = data[_HEAD.size :]
-    return (width, height), quality, (rows, columns), [body[:first], body[first:]]
+    settings = {"device": device, "library": "nvJPEG"}
+    return Codec("jpeg-cuda", backend.version, settings, (50, 75, 90), encode, decode)
 
 
 OPENERS: dict[str, Callable[[str], Codec]] = {

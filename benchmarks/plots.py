@@ -25,7 +25,8 @@ STYLES = {
 }
 OTHER = ("#882255", "h")
 PUBLISHED_SHOWN = {"vtm": (0, (6, 2)), "bpg444": (0, (2, 2)), "mbt2018-mean": (0, (6, 2, 1, 2)), "jpeg": (0, (1, 1))}
-LABELS = {"psnr_db": "PSNR, dB", "ms_ssim": "MS-SSIM, dB"}
+LABELS = {"psnr_db": "PSNR, dB", "ms_ssim": "MS-SSIM, dB", "ssimulacra2": "SSIMULACRA2"}
+PLACES = ((8, -14, "left"), (-8, 6, "right"), (8, 6, "left"), (-8, -14, "right"))  # neighbours' names take turns
 SIZE_INCH, DPI, FONT_PT = (8.2, 5.4), 110, 12
 
 
@@ -46,20 +47,27 @@ def rate_distortion(
     heights = [point.db for curve in measured.values() for point in curve if point.bpp <= right]
     axes.set_xlim(0, right)
     axes.set_ylim(min(heights) - 0.5, max(heights) + 0.5)
-    axes.legend(loc="lower right", fontsize=FONT_PT - 2, ncols=2)
+    axes.legend(loc="lower right", fontsize=FONT_PT - 3, ncols=2)
     figure.savefig(path, dpi=DPI)
 
 
-def speed(points: Mapping[str, tuple[float, float]], path: Path) -> None:
-    """Draw BD-rate against JPEG in percent over decode time in milliseconds, on a log scale; lower left is better."""
-    figure, axes = _canvas("decode, ms per picture, mean over pictures and qualities", "BD-rate against jpeg, %")
+def speed(points: Mapping[str, tuple[float, float]], path: Path, *, peer_ms: float | None = None) -> None:
+    """Draw BD-rate against JPEG in percent over decode time in milliseconds, on a log scale; lower left is better.
+
+    `peer_ms` is the time of a learned codec whose rate was not measured: a line without a point.
+    """
+    figure, axes = _canvas("decode time, ms a picture", "BD-rate against jpeg, %")
+    if peer_ms is not None:
+        axes.axvline(peer_ms, color="#888888", linestyle=(0, (2, 2)), label="mbt2018-mean of CompressAI: time only")
+        axes.legend(loc="upper right", fontsize=FONT_PT - 2)
     by_time = sorted(points.items(), key=lambda item: item[1])
     for number, (name, (milliseconds, percent)) in enumerate(by_time):
-        above = 6 if number % 2 else -14  # neighbours' names would cover each other
+        across, above, side = PLACES[number % len(PLACES)]
         colour, marker = STYLES.get(name, OTHER)
         axes.plot(milliseconds, percent, color=colour, marker=marker, markersize=9, linestyle="none")
-        axes.annotate(name, (milliseconds, percent), xytext=(8, above), textcoords="offset points")
+        axes.annotate(name, (milliseconds, percent), xytext=(across, above), textcoords="offset points", ha=side)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.margins(0.2)
     figure.savefig(path, dpi=DPI)
 

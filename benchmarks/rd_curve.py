@@ -1,6 +1,7 @@
 """Measures rate, distortion and time of codecs on a set of pictures: `python benchmarks/rd_curve.py --help`."""
 
 import argparse
+import dataclasses
 import statistics
 import sys
 import time
@@ -12,12 +13,13 @@ if not __package__:  # run as a file: the names in this folder (codecs, datasets
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
+import torch
 from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from benchmarks import codecs, datasets, metrics, results
-from benchmarks.codecs import Codec
+from benchmarks.adapter import Codec, UnavailableError
 from benchmarks.results import Record, Row
 
 
@@ -42,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (FileNotFoundError, FileExistsError) as error:
         print(error, file=sys.stderr)
         return 2
-    broken = measure_all(dataset, pairs, repeats=options.repeats)
+    broken = measure_all(dataset, pairs, repeats=options.repeats, measures=options.metrics.split(","))
     for name, reason in broken.items():
         print(f"{name}: broken: {reason}", file=sys.stderr)
     for _, record in pairs:
@@ -52,7 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if broken else 0
 
 
-def measure_all(dataset: datasets.Dataset, pairs: list[tuple[Codec, Record]], *, repeats: int) -> dict[str, str]:
+def measure_all(
+    dataset: datasets.Dataset, pairs: list[tuple[Codec, Record]], *, repeats: int, measures: Sequence[str]
+) -> dict[str, str]:
     """Measure every picture that is not in the records yet.
 
     Returns:
@@ -62,38 +66,45 @@ def measure_all(dataset: datasets.Dataset, pairs: list[tuple[Codec, Record]], *,
     console = Console(stderr=True)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        for picture in progress.track(dataset.pictures, description="pictures"):
+        for number, picture in enumerate(progress.track(dataset.pictures, description="pictures")):
             jobs = [
                 Job(codec, quality)
                 for codec, record in pairs
                 if codec.name not in broken
-                for quality in record.missing(picture.name, codec.qualities)
+                for quality in record.missing(picture.name, codec.qualities, () if codec.timing_only else measures)
             ]
             if not jobs:
                 continue
-            rows = measure(picture.load(), jobs, repeats=repeats, broken=broken)
+            rows = measure(picture.load(), jobs, repeats=repeats, measures=measures, broken=broken)
             for codec, record in pairs:
                 if rows.get(codec.name):
                     record.add([{"image": picture.name, **row} for row in rows[codec.name]])
+            if not console.is_terminal:  # a log has no bar
+                console.print(f"{picture.name}: {len(jobs)} files, picture {number + 1} of {len(dataset.pictures)}")
     return broken
 
 
-def measure(image: Image.Image, jobs: Sequence[Job], *, repeats: int, broken: dict[str, str]) -> dict[str, list[Row]]:
+def measure(
+    image: Image.Image, jobs: Sequence[Job], *, repeats: int, measures: Sequence[str], broken: dict[str, str]
+) -> dict[str, list[Row]]:
     """Rows of one picture by codec.
 
-    Every job is first done once, untimed, and its file is decoded and compared. Then all jobs are timed in turn, so
-    often as `repeats` says: whatever else the machine does at a time disturbs all codecs alike.
+    Every job is first done once, and its file is decoded and compared. Then all jobs are timed in turn, so often as
+    `repeats` says: whatever else the machine does at a time disturbs all codecs alike. With no repeats, the times are
+    those of the first call.
     """
     files: dict[Job, tuple[bytes, Row]] = {}
+    times: dict[Job, list[tuple[float, float]]] = {}
     for job in jobs:
         if job.codec.name in broken:
             continue
         try:
-            files[job] = _check(image, job)
+            files[job], times[job] = _check(image, job, measures)
         except Exception as error:  # a foreign codec may raise anything, and the others' results are still wanted
             broken[job.codec.name] = f"quality {job.quality}: {type(error).__name__}: {error}"
     sound = {job: file for job, file in files.items() if job.codec.name not in broken}
-    times: dict[Job, list[tuple[float, float]]] = {job: [] for job in sound}
+    if repeats:
+        times = {job: [] for job in sound}
     for _ in range(repeats):
         for job, (data, _) in sound.items():
             times[job].append(_time(image, job, data))
@@ -104,14 +115,19 @@ def measure(image: Image.Image, jobs: Sequence[Job], *, repeats: int, broken: di
     return rows
 
 
-def _check(image: Image.Image, job: Job) -> tuple[bytes, Row]:
-    """The file and all of its row but the times.
+def _check(
+    image: Image.Image, job: Job, measures: Sequence[str]
+) -> tuple[tuple[bytes, Row], list[tuple[float, float]]]:
+    """The file and all of its row but the times; and the times of this first call.
 
     Raises:
         BrokenCodecError: the file decodes to another size or mode.
     """
+    start = time.perf_counter()
     data = job.codec.encode(image, job.quality)
+    between = time.perf_counter()
     decoded = job.codec.decode(data)
+    first_call = between - start, time.perf_counter() - between
     if (decoded.size, decoded.mode) != (image.size, "RGB"):
         raise BrokenCodecError(f"decodes to {decoded.size} {decoded.mode}, must be {image.size} RGB")
     row: Row = {
@@ -119,10 +135,11 @@ def _check(image: Image.Image, job: Job) -> tuple[bytes, Row]:
         "bpp": round(metrics.bpp(len(data), *image.size), 6),
     }  # fmt: skip
     original, samples = np.asarray(image), np.asarray(decoded)
-    for name in ("psnr_db", "ms_ssim", "ssimulacra2"):
-        value = None if job.codec.timing_only else getattr(metrics, name)(original, samples)
+    for name, measure_of in metrics.MEASURES.items():
+        wanted = name in measures and not job.codec.timing_only
+        value = measure_of(original, samples) if wanted else None
         row[name] = None if value is None else round(value, 6)
-    return data, row
+    return (data, row), [first_call]
 
 
 def _time(image: Image.Image, job: Job, data: bytes) -> tuple[float, float]:
@@ -136,17 +153,28 @@ def _time(image: Image.Image, job: Job, data: bytes) -> tuple[float, float]:
 
 def _open_all(options: argparse.Namespace, dataset: datasets.Dataset, out: Path) -> list[tuple[Codec, Record]]:
     """The codecs that can be used, each with its record; says which cannot, and why."""
+    if options.threads:
+        torch.set_num_threads(options.threads)
     pairs = []
     for name in options.codecs.split(","):
         try:
             codec = codecs.open_codec(name, device=options.device, model=options.model)
-        except codecs.UnavailableError as reason:
+        except UnavailableError as reason:
             print(f"{name}: left out: {reason}", file=sys.stderr)
             continue
-        path = out / f"{name}.json"
-        record = results.open_record(path, codec.describe(), dataset.describe(), again=options.again)
+        codec = dataclasses.replace(codec, qualities=_spread(codec.qualities, options.points))
+        record = results.open_record(
+            out / f"{name}.json", codec.describe(), dataset.describe(), threads=codec.threads, again=options.again
+        )
         pairs.append((codec, record))
     return pairs
+
+
+def _spread(qualities: tuple[int, ...], count: int | None) -> tuple[int, ...]:
+    """So many of the qualities, both ends among them and the others evenly between; all without a count."""
+    if count is None or count >= len(qualities):
+        return qualities
+    return tuple(qualities[round(n * (len(qualities) - 1) / (count - 1))] for n in range(count))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -158,16 +186,40 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", type=Path, help="weights of vaecodec; the built-in file if not given")
     parser.add_argument("--out", type=Path, help="folder of the results; out/benchmark/NAME if not given")
     parser.add_argument("--images", type=int, help="only so many pictures; all if not given")
-    parser.add_argument("--repeats", type=_positive, default=3, help="times are medians of so many")
+    parser.add_argument("--points", type=_several, help="so many qualities of each codec; all if not given")
+    parser.add_argument("--metrics", type=_measures, default=",".join(metrics.MEASURES), help="where installed")
+    parser.add_argument("--threads", type=_positive, help="of torch; what it chooses if not given")
+    parser.add_argument(
+        "--repeats", type=_natural, default=3, help="times are medians of so many; 0: of the first call"
+    )
     parser.add_argument("--again", action="store_true", help="forget finished rows")
     return parser
 
 
+def _natural(text: str) -> int:
+    return _at_least(0, text)
+
+
 def _positive(text: str) -> int:
+    return _at_least(1, text)
+
+
+def _several(text: str) -> int:
+    return _at_least(2, text)
+
+
+def _at_least(least: int, text: str) -> int:
     value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not 1 or more")
+    if value < least:
+        raise argparse.ArgumentTypeError(f"{value} is not {least} or more")
     return value
+
+
+def _measures(text: str) -> str:
+    unknown = set(text.split(",")) - set(metrics.MEASURES)
+    if unknown:
+        raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))}: must be of {', '.join(metrics.MEASURES)}")
+    return text
 
 
 if __name__ == "__main__":

@@ -1,19 +1,25 @@
-"""Turns recorded results into tables, plots, a page and README's table: `python benchmarks/report.py DIR`."""
+"""Turns recorded results into tables, plots, a page and README's table: `python benchmarks/report.py DIR`.
+
+What throughput.py and gpu_throughput.py have measured is shown if it lies beside DIR.
+"""
 
 import argparse
+import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 if not __package__:  # run as a file: the names in this folder (codecs, datasets) must not hide other packages' modules
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from benchmarks import codecs, page, plots, published, results, tables
+from benchmarks import codecs, page, plots, published, readme, results, tables
 from benchmarks.results import Record
 
-PLOTS = {"psnr.png": "psnr_db", "ms-ssim.png": "ms_ssim"}
+PLOTS = {"psnr.png": "psnr_db", "ms-ssim.png": "ms_ssim", "ssimulacra2.png": "ssimulacra2"}
 SPEED_PLOT = "speed.png"
+SPEED, CUDA = "throughput.json", "throughput-cuda.json"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,8 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not records:
         print(f"{options.folder} holds no complete results", file=sys.stderr)
         return 2
-    pictures = draw(records, options.folder)
-    shown = tables.all_tables(records)
+    speed, cuda = (_read(options.folder.parent / name) for name in (SPEED, CUDA))
+    pictures = draw(records, options.folder, speed)
+    shown = tables.all_tables(records, speed, cuda)
     print("\n".join(table.markdown() for table in shown))
     if options.readme:
         write_readme(options.readme, records, options.folder)
@@ -48,7 +55,7 @@ def complete(records: Sequence[Record]) -> list[Record]:
     return sorted(whole, key=lambda record: order.index(record.name) if record.name in order else len(order))
 
 
-def draw(records: Sequence[Record], folder: Path) -> list[Path]:
+def draw(records: Sequence[Record], folder: Path, speed: Mapping[str, Any] | None) -> list[Path]:
     """Write the plots for which there is something to draw."""
     paths = []
     for name, metric in PLOTS.items():
@@ -57,22 +64,36 @@ def draw(records: Sequence[Record], folder: Path) -> list[Path]:
             others = published.curves(records[0].dataset["name"], metric)
             plots.rate_distortion(curves, others, metric=metric, path=folder / name)
             paths.append(folder / name)
-    points = tables.anchored(records)
+    points = tables.anchored(records, speed)
     if points:
-        plots.speed(points, folder / SPEED_PLOT)
+        peer = tables.small_run(speed)["codecs"].get(tables.PEER) if speed is not None else None
+        plots.speed(points, folder / SPEED_PLOT, peer_ms=1000 * peer["decode_s"] if peer else None)
         paths.append(folder / SPEED_PLOT)
     return paths
 
 
-def write_readme(readme: Path, records: Sequence[Record], folder: Path) -> None:
+def write_readme(document: Path, records: Sequence[Record], folder: Path) -> None:
     """Rewrite what stands between README's markers."""
-    text = tables.readme_text(records, plot_link(readme, folder))
-    results.write_atomically(readme, tables.put_between_markers(readme.read_text(), text))
+    text = readme_text(document, records, folder)
+    results.write_atomically(document, readme.put_between_markers(document.read_text(), text))
 
 
-def plot_link(readme: Path, folder: Path) -> str:
+def readme_text(document: Path, records: Sequence[Record], folder: Path) -> str:
+    """What README is to show: a folder's records, those of the folders beside it, and the speed measured with them."""
+    beside = [complete(results.load_folder(other)) for other in sorted(folder.parent.iterdir()) if other.is_dir()]
+    here = records[0].dataset["name"]
+    others = [each for each in beside if each and each[0].name == tables.OURS and each[0].dataset["name"] != here]
+    speed = _read(folder.parent / SPEED)
+    return readme.text(records, others, speed, picture=plot_link(document, folder))
+
+
+def plot_link(document: Path, folder: Path) -> str:
     """Where the PSNR plot lies, seen from README."""
-    return Path(os.path.relpath(folder / next(iter(PLOTS)), readme.resolve().parent)).as_posix()
+    return Path(os.path.relpath(folder / next(iter(PLOTS)), document.resolve().parent)).as_posix()
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    return json.loads(path.read_text()) if path.exists() else None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -83,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", type=Path, help="weights of vaecodec, if it was not the built-in file")
     parser.add_argument("--data", help="where the pictures are, if not where their name says")
     parser.add_argument("--pictures", type=int, default=2, help="how many pictures the page shows")
-    parser.add_argument("--quality", type=int, default=20, help="quality of vaecodec whose bytes the others must match")
+    parser.add_argument("--quality", type=int, default=30, help="quality of vaecodec whose bytes the others must match")
     return parser
 
 

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.metrics import Point, to_db
+from benchmarks.metrics import Point, can_measure, to_db
 
 Row = dict[str, Any]
 
@@ -50,14 +50,15 @@ class Record:
         """Whether every picture has been measured at every quality that any picture has."""
         return bool(self.rows) and len(self.rows) == len(self.dataset["images"]) * len(self.qualities)
 
-    def missing(self, image: str, qualities: Iterable[int]) -> list[int]:
-        """The qualities at which a picture has not been measured yet."""
-        done = {row["quality"] for row in self.rows if row["image"] == image}
+    def missing(self, image: str, qualities: Iterable[int], measures: Sequence[str] = ()) -> list[int]:
+        """The qualities at which a picture has not been measured yet, or not in a measure that could be taken now."""
+        done = {row["quality"] for row in self.rows if row["image"] == image and not _lacks(row, measures)}
         return [quality for quality in qualities if quality not in done]
 
     def add(self, rows: Sequence[Row]) -> None:
-        """Keep rows, on disk too: whoever stops the run now loses nothing."""
-        self.rows += rows
+        """Keep rows in place of older ones, on disk too: whoever stops the run now loses nothing."""
+        new = {(row["image"], row["quality"]) for row in rows}
+        self.rows = [row for row in self.rows if (row["image"], row["quality"]) not in new] + list(rows)
         head = {
             "codec": self.codec, "dataset": self.dataset, "machine": self.machine, "commit": commit(),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -84,8 +85,10 @@ class Record:
         return points
 
 
-def open_record(path: Path, codec: dict[str, Any], dataset: dict[str, Any], *, again: bool = False) -> Record:
-    """Begin or continue a record.
+def open_record(
+    path: Path, codec: dict[str, Any], dataset: dict[str, Any], *, threads: int | None = None, again: bool = False
+) -> Record:
+    """Begin or continue a record; `threads` as in `machine`.
 
     Rows on disk are kept if codec (version, settings, model), pictures and machine are still the same: a file's rows
     are all of what its head says. Otherwise, or with `again`, they will be measured anew.
@@ -93,7 +96,7 @@ def open_record(path: Path, codec: dict[str, Any], dataset: dict[str, Any], *, a
     Raises:
         FileExistsError: the file holds the results of another data set.
     """
-    fresh = Record(path, codec, dataset, machine())
+    fresh = Record(path, codec, dataset, machine(threads))
     if not path.exists():
         return fresh
     old = load(path)
@@ -118,8 +121,7 @@ def load(path: Path) -> Record:
 
 def load_folder(folder: Path) -> list[Record]:
     """All records in a folder, by codec name; other JSON is passed over."""
-    paths = [path for path in sorted(folder.glob("*.json")) if '"rows"' in path.read_text()]
-    return [load(path) for path in paths]
+    return [load(path) for path in sorted(folder.glob("*.json")) if _is_record(json.loads(path.read_text()))]
 
 
 def write_for_compressai(record: Record, path: Path) -> None:
@@ -135,13 +137,11 @@ def write_for_compressai(record: Record, path: Path) -> None:
     write_atomically(path, json.dumps(layout, indent=1) + "\n")
 
 
-def machine() -> dict[str, Any]:
-    """What times depend on: processor, threads and versions."""
-    import torch
-
+def machine(threads: int | None = None) -> dict[str, Any]:
+    """What times depend on: processor, threads of torch (None: the codec has its own), and versions."""
     return {
         "cpu": _processor(),
-        "threads": torch.get_num_threads(),
+        "threads": threads,
         "python": platform.python_version(),
         **{name: _version(name) for name in ("torch", "pillow", "numpy")},
     }
@@ -163,6 +163,14 @@ def write_atomically(path: Path, text: str) -> None:
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     partial.write_text(text)
     partial.replace(path)
+
+
+def _lacks(row: Row, measures: Sequence[str]) -> bool:
+    return any(row[name] is None and can_measure(name, row["width"], row["height"]) for name in measures)
+
+
+def _is_record(data: Any) -> bool:
+    return isinstance(data, dict) and {"codec", "dataset", "machine", "rows"} <= data.keys()
 
 
 def _one_row_a_line(head: dict[str, Any], rows: Sequence[Row]) -> str:

@@ -42,10 +42,15 @@ class Stopwatch:
 
         return timed
 
+    def take(self) -> dict[str, float]:
+        """The seconds since the last time they were taken."""
+        taken, self.seconds = self.seconds, dict.fromkeys(STAGES, 0.0)
+        return taken
+
 
 @contextmanager
 def watched() -> Iterator[Stopwatch]:
-    """Clocks on all stages as long as the block runs. For one thread on a CPU: a GPU's work is not waited for."""
+    """Clocks on all stages as long as the block runs. For one picture at a time on a CPU: a GPU is not waited for."""
     watch = Stopwatch()
     originals = [(owner, name, getattr(owner, name)) for places in STAGES.values() for owner, name in places]
     try:
@@ -56,14 +61,3 @@ def watched() -> Iterator[Stopwatch]:
     finally:
         for owner, name, original in originals:
             setattr(owner, name, original)
-
-
-def profile(run: Callable[[], object], repeats: int) -> dict[str, float]:
-    """Mean seconds of one run by stage, and the rest."""
-    with watched() as watch:
-        start = time.perf_counter()
-        for _ in range(repeats):
-            run()
-        total = time.perf_counter() - start
-    seconds = {**watch.seconds, REST: total - sum(watch.seconds.values())}
-    return {stage: round(value / repeats, 6) for stage, value in seconds.items()}

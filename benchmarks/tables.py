@@ -1,8 +1,8 @@
-"""The tables of a benchmark, computed from recorded rows alone: as Markdown, and as what README shows of them."""
+"""The tables of a benchmark, computed from recorded rows alone: as Markdown, and for the page."""
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from benchmarks import published
 from benchmarks.metrics import BdRate, bd_rate
@@ -10,8 +10,9 @@ from benchmarks.results import Record
 
 OURS, ANCHOR = "vaecodec", "jpeg"
 QUALITIES = (10, 30, 50, 70, 90)
-README_AGAINST = {"jpeg": "JPEG", "webp": "WebP", "avif": "AVIF"}
-BEGIN, END = "<!-- rd-table -->", "<!-- /rd-table -->"
+METRICS = {"psnr_db": "PSNR", "ms_ssim": "MS-SSIM", "ssimulacra2": "SSIMULACRA2"}
+TIMING_ONLY = "untrained: timing only"
+PEER = "mbt2018-mean"
 
 
 class Table(NamedTuple):
@@ -29,36 +30,56 @@ class Table(NamedTuple):
         return "\n".join([f"### {self.title}", "", *lines, "", self.note, ""])
 
 
-def all_tables(records: Sequence[Record]) -> list[Table]:
-    """The tables of one folder of complete records, all on one data set; at least one."""
-    tables = [bd_table(records)]
+def all_tables(
+    records: Sequence[Record], speed: Mapping[str, Any] | None, cuda: Mapping[str, Any] | None
+) -> list[Table]:
+    """The tables of one folder of complete records, all on one data set; at least one.
+
+    Args:
+        records: of one data set.
+        speed: what throughput.py has written, if it was run.
+        cuda: what gpu_throughput.py has written, if it was run.
+    """
+    tables = [bd_table(records, with_times=speed is None)]
     by_name = {record.name: record for record in records}
     if OURS in by_name:
         tables.append(quality_table(by_name[OURS]))
+    if speed is not None:
+        tables += [speed_table(speed), size_table(speed), batch_table(speed), stage_table(speed)]
+    if cuda is not None:
+        tables.append(cuda_table(cuda))
     if published.sources(records[0].dataset["name"]):
         tables.append(published_table(by_name))
     return tables
 
 
-def bd_table(records: Sequence[Record]) -> Table:
-    """BD-rates of every codec against JPEG, of vaecodec against every codec, and times."""
+def bd_table(records: Sequence[Record], *, with_times: bool) -> Table:
+    """BD-rates of every codec against JPEG, and of vaecodec against every codec; and the times of the same run."""
     by_name = {record.name: record for record in records}
+    anchor = by_name.get(ANCHOR)
+    used = {name: label for name, label in METRICS.items() if anchor and anchor.curve(name)}
     rows = []
     for record in records:
-        against = [_between(by_name.get(ANCHOR), record, metric) for metric in ("psnr_db", "ms_ssim")]
-        ours = [_between(record, by_name.get(OURS), metric) for metric in ("psnr_db", "ms_ssim")]
-        times = [f"{1000 * mean_seconds(record, name):.1f}" for name in ("encode_s", "decode_s")]
-        rows.append([record.name, *map(_text, against), *map(_text, ours), _range(ours[0]), *times])
+        against = [between(anchor, record, metric) for metric in used]
+        ours = [between(record, by_name.get(OURS), metric) for metric in used]
+        times = [f"{1000 * mean_seconds(record, name):.1f}" for name in ("encode_s", "decode_s") if with_times]
+        rows.append(
+            [record.name, *map(text_of, against), *map(text_of, ours), _range(ours[0] if ours else None), *times]
+        )
     header = (
-        "codec", "against jpeg, PSNR", "against jpeg, MS-SSIM", f"{OURS} against it, PSNR",
-        f"{OURS} against it, MS-SSIM", "PSNR range of that", "encode ms", "decode ms",
+        "codec", *(f"against {ANCHOR}, {label}" for label in used.values()),
+        *(f"{OURS} against it, {label}" for label in used.values()), "PSNR range of that",
+        *(("encode ms", "decode ms") if with_times else ()),
     )  # fmt: skip
-    machine = records[0].machine
     note = (
         "BD-rate: difference of bytes at equal quality, on the range that both curves cover; negative is smaller."
-        " Curves are means over pictures of bpp and quality at each setting. Times are means over pictures and"
-        f" settings of medians, on {machine['cpu']}, {machine['threads']} torch threads."
+        " Curves are means over pictures of bpp and quality at each setting."
     )
+    if with_times:
+        note += (
+            " Milliseconds are means over pictures and settings, taken with the curves: codecs that were measured at"
+            " different times may have met another load."
+        )
     dataset = records[0].dataset
     return Table(f"{dataset['name']}, {len(dataset['images'])} pictures", note, header, rows)
 
@@ -74,7 +95,106 @@ def quality_table(record: Record) -> Table:
     return Table(f"{record.name} by quality", f"Model {record.codec['settings'].get('model_id')}.", header, rows)
 
 
-def published_table(by_name: dict[str, Record]) -> Table:
+def small_run(speed: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The run of the smallest picture with the most threads: the one that holds every codec."""
+    return min(speed["runs"], key=lambda run: (run["megapixels"], -run["threads"]))
+
+
+def speed_table(speed: Mapping[str, Any]) -> Table:
+    """Every codec on one small picture, in turn."""
+    run = small_run(speed)
+    rows = [
+        [
+            f"{name} ({TIMING_ONLY})" if each.get("timing_only") else name, str(each["quality"]),
+            f"{each['file_bytes']:,}", f"{1000 * each['encode_s']:.1f}", f"{1000 * each['decode_s']:.1f}",
+            _ratio(each["encode_ratio"]), _ratio(each["decode_ratio"]),
+        ]
+        for name, each in run["codecs"].items()
+    ]  # fmt: skip
+    header = (
+        "codec", "quality", "bytes", "encode ms", "decode ms", f"{OURS}'s encode is", f"{OURS}'s decode is",
+    )  # fmt: skip
+    cold = speed["cli_cold_s"]
+    note = (
+        f"Warm medians of {run['repeats']} turns on {_machine(speed, run)}; the last two columns are medians of the"
+        " ratio within a turn. The command line from nothing, loading torch and weights:"
+        f" encode {cold['encode']:.2f} s, decode {cold['decode']:.2f} s, info {cold['info']:.2f} s."
+    )
+    return Table(f"Speed, {run['width']} x {run['height']}", note, header, rows)
+
+
+def size_table(speed: Mapping[str, Any]) -> Table:
+    """vaecodec by picture size, and beside those that are measured at every size."""
+    beside = ("jpeg", "avif", PEER)
+    rows = []
+    for run in speed["runs"]:
+        ours, others = run["codecs"][OURS], [run["codecs"].get(name) for name in beside]
+        ratios = [_ratio(each[f"{action}_ratio"]) if each else "" for each in others for action in ("encode", "decode")]
+        peak = run["peak_rss_bytes"]
+        rows.append([
+            f"{run['megapixels']:.1f} MP", str(run["threads"]), f"{ours['encode_s']:.2f}", f"{ours['decode_s']:.2f}",
+            f"{peak / 2**20:,.0f}" if peak else "", *ratios,
+        ])  # fmt: skip
+    columns = (f"{action} / {name}'s" for name in beside for action in ("encode", "decode"))
+    header = ("picture", "threads", "encode s", "decode s", "peak MiB", *columns)
+    note = (
+        f"Ratios are {OURS}'s time over the other's in the same turn: below 1 is faster. Peak memory is that of the"
+        f" process, torch included. {PEER} is CompressAI's, {TIMING_ONLY}; its latents are nearly all zero then, so"
+        " that its entropy coder has less to do than with trained weights."
+    )
+    return Table(f"{OURS} by size", note, header, rows)
+
+
+def batch_table(speed: Mapping[str, Any]) -> Table:
+    """Several pictures at once against one by one, for the runs that have tried it."""
+    rows = []
+    for run in (run for run in speed["runs"] if run.get("batch")):
+        batch = run["batch"]
+        for action in ("encode", "decode"):
+            rates = (batch["pictures"] / batch[name] for name in (f"{action}_s", f"{action}_one_by_one_s"))
+            what = f"{action}, {batch['pictures']} of {run['megapixels']:.1f} MP, {run['threads']} threads"
+            rows.append([what, *(f"{rate:.2f}" for rate in rates)])
+    note = "`encode_batch` and `decode_batch` in turn with calls for one picture at a time."
+    return Table(f"{OURS} in batches", note, ("what", "images/s at once", "images/s one by one"), rows)
+
+
+def stage_table(speed: Mapping[str, Any]) -> Table:
+    """Where the milliseconds of every run go, for codecs that can tell."""
+    stages = list(speed["runs"][0]["codecs"][OURS]["encode_stages_s"])
+    rows = []
+    for run in speed["runs"]:
+        for action in ("encode", "decode"):
+            seconds = run["codecs"][OURS][f"{action}_stages_s"]
+            cells = (f"{1000 * seconds[stage]:.0f}" for stage in stages)
+            rows.append([f"{action}, {run['megapixels']:.1f} MP, {run['threads']} threads", *cells])
+    peer = small_run(speed)["codecs"].get(PEER, {})
+    parts = [
+        f"{action}: "
+        + ", ".join(f"{name} {1000 * seconds:.0f} ms" for name, seconds in peer[f"{action}_stages_s"].items())
+        for action in ("encode", "decode")
+        if f"{action}_stages_s" in peer
+    ]
+    note = f"Milliseconds, medians. {PEER} ({TIMING_ONLY}) on the small picture: {'; '.join(parts)}." if parts else ""
+    return Table(f"{OURS} by stage", note, ("run", *stages), rows)
+
+
+def cuda_table(cuda: Mapping[str, Any]) -> Table:
+    """Batches on a GPU."""
+    rows = [
+        [
+            f"{row['codec']}, {row['action']}", str(row["batch"]), f"{row['images_per_s']:,.1f}",
+            f"{row['megapixels_per_s']:,.1f}", f"{row['images_per_s_with_transfers']:,.1f}",
+            f"{row['megapixels_per_s_with_transfers']:,.1f}",
+        ]
+        for row in cuda["batches"]
+    ]  # fmt: skip
+    header = ("codec", "batch", "images/s", "MP/s", "images/s with transfers", "MP/s with transfers")
+    versions = ", ".join(cuda["codecs"].values())
+    note = f"{versions}; on {cuda['machine']['device']}. Transfers: pictures start and end in host memory."
+    return Table("On the GPU", note, header, rows)
+
+
+def published_table(by_name: Mapping[str, Record]) -> Table:
     """Published curves against the published JPEG curve, and ours against them: two sources, so a table apart."""
     dataset = next(iter(by_name.values())).dataset["name"]
     curves = published.curves(dataset)
@@ -95,67 +215,27 @@ def published_table(by_name: dict[str, Record]) -> Table:
     return Table(f"{dataset}, published points", note, header, rows)
 
 
-def readme_text(records: Sequence[Record], picture: str) -> str:
-    """What stands in README between the markers.
-
-    Args:
-        records: must hold vaecodec and those of `README_AGAINST`.
-        picture: where the plot lies, seen from README.
-    """
-    by_name = {record.name: record for record in records}
-    ours, dataset = by_name[OURS], by_name[OURS].dataset
-    lines = [
-        f"![PSNR against bits per pixel on {dataset['name']}]({picture})",
-        "",
-        f"| {dataset['name']}, {len(dataset['images'])} pictures: bytes at equal |"
-        + "".join(f" against {label} |" for label in README_AGAINST.values()),
-        "|---|" + "--:|" * len(README_AGAINST),
-    ]
-    for metric, label in (("psnr_db", "PSNR"), ("ms_ssim", "MS-SSIM")):
-        rates = [_text(_between(by_name[name], ours, metric)) for name in README_AGAINST]
-        lines.append(f"| {label} | {' | '.join(rates)} |")
-    means = {quality: ours.at(quality) for quality in QUALITIES}
-    points = (f"{q}: {mean['bpp']:.2f} bpp, {mean['psnr_db']:.1f} dB" for q, mean in means.items() if mean)
-    version = by_name[ANCHOR].codec["version"].split(",")[0]
-    lines += [
-        "",
-        f"By quality: {'; '.join(points)}.",
-        f"BD-rate, measured with {version}: JPEG and AVIF at its defaults, WebP with method 6."
-        " More codecs, times and how to rerun it: [benchmarks](benchmarks/README.md).",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def put_between_markers(document: str, text: str) -> str:
-    """The document with `text` between its markers.
-
-    Raises:
-        ValueError: it does not have both markers once, in their order.
-    """
-    before, begin, rest = document.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end or BEGIN in rest or END in after:
-        raise ValueError(f"the document must have {BEGIN} and {END} once each, in this order")
-    return f"{before}{BEGIN}\n{text}{END}{after}"
-
-
 def mean_seconds(record: Record, name: str) -> float:
     """Mean over all rows of "encode_s" or "decode_s"."""
     return sum(row[name] for row in record.rows) / len(record.rows)
 
 
-def anchored(records: Iterable[Record]) -> dict[str, tuple[float, float]]:
-    """(decode in ms, BD-rate against JPEG in percent) of the codecs for which there is one."""
+def anchored(records: Iterable[Record], speed: Mapping[str, Any] | None) -> dict[str, tuple[float, float]]:
+    """(decode in ms, BD-rate against JPEG in percent) of the codecs for which there is one.
+
+    Times are those of `speed` where it has the codec: there all codecs took turns. Without it they are the records'.
+    """
     by_name = {record.name: record for record in records}
-    rates = {name: _between(by_name.get(ANCHOR), record, "psnr_db") for name, record in by_name.items()}
+    rates = {name: between(by_name.get(ANCHOR), record, "psnr_db") for name, record in by_name.items()}
+    timed = small_run(speed)["codecs"] if speed is not None else None
     return {
-        name: (1000 * mean_seconds(by_name[name], "decode_s"), rate.percent)
+        name: (1000 * (timed[name]["decode_s"] if timed else mean_seconds(by_name[name], "decode_s")), rate.percent)
         for name, rate in rates.items()
-        if rate is not None and rate.percent is not None
+        if rate is not None and rate.percent is not None and (timed is None or name in timed)
     }
 
 
-def _between(anchor: Record | None, test: Record | None, metric: str) -> BdRate | None:
+def between(anchor: Record | None, test: Record | None, metric: str) -> BdRate | None:
     """The BD-rate, or None where one of the two was not measured, or both are the same."""
     if anchor is None or test is None:
         return None
@@ -165,8 +245,17 @@ def _between(anchor: Record | None, test: Record | None, metric: str) -> BdRate 
     return bd_rate(*curves) if all(curves) else None
 
 
-def _text(rate: BdRate | None) -> str:
+def text_of(rate: BdRate | None) -> str:
+    """A BD-rate as tables show it, nothing if there is none."""
     return "" if rate is None else str(rate)
+
+
+def _machine(speed: Mapping[str, Any], run: Mapping[str, Any]) -> str:
+    return f"{speed['machine']['cpu']}, {run['threads']} threads"
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.2g} x" if value < 10 else f"{value:.0f} x"
 
 
 def _range(rate: BdRate | None) -> str:

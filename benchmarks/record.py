@@ -1,0 +1,92 @@
+"""Records everything under results/, and README's table from it, in one command: `python benchmarks/record.py`."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+if not __package__:  # run as a file: the names in this folder (codecs, datasets) must not hide other packages' modules
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from benchmarks import codecs, complexity, gpu_throughput, rd_curve, report, throughput
+from benchmarks.results import ROOT
+from benchmarks.tables import OURS
+
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+class Pass(NamedTuple):
+    """A run of rd_curve.py on some codecs; a later pass adds what is missing."""
+
+    codecs: tuple[str, ...]
+    arguments: tuple[str, ...]
+
+
+class Plan(NamedTuple):
+    """How a data set is recorded, and how many of its pictures the page shows."""
+
+    dataset: str
+    passes: tuple[Pass, ...]
+    shown: int
+
+
+# What costs most is measured least: SSIMULACRA2 at five qualities of the main codecs, and large pictures without it and
+# MS-SSIM, at five qualities too.
+MAIN = (OURS, "jpeg", "webp", "avif")
+FIVE = ("--points", "5")
+PLANS = (
+    Plan(
+        "kodak",
+        (Pass(MAIN, FIVE), Pass(codecs.DEFAULT, ("--metrics", "psnr_db,ms_ssim"))),
+        shown=2,
+    ),
+    Plan("clic2025-valid", (Pass(codecs.DEFAULT, (*FIVE, "--metrics", "psnr_db")),), shown=1),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the other scripts as the committed results were made; the exit code is the worst of theirs."""
+    options = _parser().parse_args(arguments)
+    chosen = codecs.DEFAULT if options.all else options.codecs.split(",")
+    steps = options.steps.split(",")
+    codes = [0]
+    if "rd" in steps:
+        codes += [_curves(plan, chosen, options.threads) for plan in PLANS]
+    if "speed" in steps:
+        codes.append(throughput.main(["--data", "kodak", "--out", str(RESULTS / report.SPEED)]))
+    if "cuda" in steps:
+        codes.append(gpu_throughput.main(["--data", "kodak", "--out", str(RESULTS / report.CUDA)]))
+    if "complexity" in steps:
+        complexity.record(RESULTS / "complexity.json")
+    if "report" in steps:
+        for plan in PLANS:
+            codes.append(report.main([str(RESULTS / plan.dataset), "--pictures", str(plan.shown)]))
+        codes.append(report.main([str(RESULTS / PLANS[0].dataset), "--no-page", "--readme", str(ROOT / "README.md")]))
+    return max(codes)
+
+
+def _curves(plan: Plan, chosen: Sequence[str], threads: int) -> int:
+    common = ["--data", plan.dataset, "--out", str(RESULTS / plan.dataset), "--threads", str(threads)]
+    common += ["--repeats", "0"]  # the times that count are throughput.py's, where all codecs take turns
+    runs = [(",".join(name for name in chosen if name in each.codecs), each.arguments) for each in plan.passes]
+    return max((rd_curve.main([*common, "--codecs", names, *more]) for names, more in runs if names), default=0)
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--all", action="store_true", help="every codec: what has not changed is not measured again")
+    which.add_argument("--codecs", default=OURS, help="whose curves are measured")
+    parser.add_argument("--steps", default="rd,speed,complexity,report", help="of rd, speed, cuda, complexity, report")
+    parser.add_argument("--threads", type=int, default=_processors(), help="of torch, for the curves")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,182 @@
+"""The figures of one picture size in one process: all codecs in turn, stages, batches, peak memory."""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+import vaecodec
+from benchmarks import codecs, datasets
+from benchmarks.adapter import Codec, UnavailableError
+from benchmarks.tables import OURS
+
+QUALITY = {
+    OURS: 75, "jpeg": 75, "jpeg-420": 75, "jpeg-444": 70, "webp": 80, "avif": 70, "avif-444": 70, "jpeg2000": 13,
+    "heic": 50, "jxl": 85, "bmshj2018-hyperprior": 4, "mbt2018-mean": 4,
+}  # fmt: skip
+"""vaecodec and JPEG at their defaults, the others where their files of a photograph have about the same size."""
+
+LARGEST_MP = {OURS: 300.0, "jpeg": 300.0, "avif": 300.0, "mbt2018-mean": 13.0}
+"""Up to which size a codec is measured: what is not here only says what a small picture takes."""
+SMALL_MP = 1.0
+
+STEADY_MP = 2.0
+"""Larger pictures are repeated less often: what disturbs a long run for a moment matters less."""
+
+
+class Sample(NamedTuple):
+    """One call: seconds, and seconds by stage where the codec can tell."""
+
+    seconds: float
+    stages: dict[str, float] | None
+
+
+Samples = dict[Codec, list[tuple[Sample, Sample]]]
+
+
+def names_at(names: Iterable[str], megapixels: float) -> list[str]:
+    """Those of the codecs that are measured at a size."""
+    return [name for name in names if megapixels <= LARGEST_MP.get(name, SMALL_MP)]
+
+
+def repeats_at(repeats: int, megapixels: float) -> int:
+    """How often a size is repeated, if `repeats` is what small pictures get."""
+    return max(1, min(repeats, round(repeats * STEADY_MP / megapixels)))
+
+
+def picture_of(megapixels: float, data: str | None) -> Image.Image:
+    """A picture of 3:2 and so many megapixels: mirrored copies of a photograph side by side, so its detail is kept."""
+    source = datasets.find(data).pictures[0].load()
+    height = max(16, round((megapixels * 1e6 / 1.5) ** 0.5))
+    width = round(height * 1.5)
+    sheet = Image.new("RGB", (width, height))
+    for row in range(-(-height // source.height)):
+        for column in range(-(-width // source.width)):
+            tile = source.transpose(Image.Transpose.FLIP_TOP_BOTTOM) if row % 2 else source
+            tile = tile.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if column % 2 else tile
+            sheet.paste(tile, (column * source.width, row * source.height))
+    return sheet
+
+
+def measure(image: Image.Image, ours: Codec, others: Callable[[], Sequence[Codec]], *, repeats: int) -> dict[str, Any]:
+    """All figures of one picture.
+
+    Args:
+        image: RGB.
+        ours: vaecodec's adapter.
+        others: opens the codecs beside it; called after vaecodec's memory has been read.
+        repeats: times are medians of so many.
+    """
+    files = {ours: _round_trip(image, ours)}
+    peak_bytes = peak_rss_bytes()
+    files |= {codec: _round_trip(image, codec) for codec in others()}
+    samples = _in_turn(image, files, repeats)
+    return {
+        "width": image.width, "height": image.height, "megapixels": round(image.width * image.height / 1e6, 3),
+        "repeats": repeats, "peak_rss_bytes": peak_bytes,
+        "codecs": {codec.name: _summary(codec, files[codec], samples, ours) for codec in files},
+    }  # fmt: skip
+
+
+def measure_batch(image: Image.Image, codec: vaecodec.Codec, *, count: int, repeats: int) -> dict[str, Any]:
+    """So many pictures of one size at once, in turn with one by one.
+
+    The pictures are mirrored and turned upside down, not copies of each other.
+    """
+    turns = [Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.FLIP_TOP_BOTTOM, Image.Transpose.ROTATE_180]
+    different = [image, *(image.transpose(turn) for turn in turns)]
+    pictures = [different[number % len(different)] for number in range(count)]
+    quality = QUALITY[OURS]
+    files = codec.encode_batch(pictures, quality)
+    actions: dict[str, Callable[[], object]] = {
+        "encode_s": lambda: codec.encode_batch(pictures, quality),
+        "decode_s": lambda: codec.decode_batch(files),
+        "encode_one_by_one_s": lambda: [codec.encode(picture, quality) for picture in pictures],
+        "decode_one_by_one_s": lambda: [codec.decode(file) for file in files],
+    }
+    times: dict[str, list[float]] = {name: [] for name in actions}
+    for _ in range(repeats):
+        for name, action in actions.items():
+            times[name].append(_seconds(action))
+    return {"pictures": count, **{name: round(statistics.median(each), 6) for name, each in times.items()}}
+
+
+def peak_rss_bytes() -> int | None:
+    """The most memory that this process has had at a time; None where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def open_others(names: Iterable[str]) -> list[Codec]:
+    """The codecs that are here; says which are not, and why."""
+    opened = []
+    for name in names:
+        try:
+            opened.append(codecs.open_codec(name))
+        except UnavailableError as reason:
+            print(f"{name}: left out: {reason}", file=sys.stderr)
+    return opened
+
+
+def _round_trip(image: Image.Image, codec: Codec) -> bytes:
+    """The file, decoded once: the warm-up."""
+    file = codec.encode(image, QUALITY[codec.name])
+    codec.decode(file)
+    return file
+
+
+def _in_turn(image: Image.Image, files: dict[Codec, bytes], repeats: int) -> Samples:
+    """Samples of every codec, one after the other in every repeat: what disturbs one disturbs all."""
+    from benchmarks import stages  # loads torch: the process that only starts others does without
+
+    samples: Samples = {codec: [] for codec in files}
+    with stages.watched() as watch:
+        for _ in range(repeats):
+            for codec, file in files.items():
+                taken = watch.take if codec.name == OURS else codec.stages
+                encode = _sample(lambda codec=codec: codec.encode(image, QUALITY[codec.name]), taken)
+                decode = _sample(lambda codec=codec, file=file: codec.decode(file), taken)
+                samples[codec].append((encode, decode))
+                watch.take()
+    for pair in (pair for codec in files if codec.name == OURS for pair in samples[codec]):
+        for sample in pair:
+            if sample.stages is not None:
+                sample.stages[stages.REST] = sample.seconds - sum(sample.stages.values())
+    return samples
+
+
+def _sample(action: Callable[[], object], taken: Callable[[], dict[str, float]] | None) -> Sample:
+    seconds = _seconds(action)
+    return Sample(seconds, taken() if taken else None)
+
+
+def _seconds(action: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+def _summary(codec: Codec, file: bytes, samples: Samples, ours: Codec) -> dict[str, Any]:
+    """What is recorded of a codec: medians, and the median of vaecodec's time over its in the same repeat."""
+    summary: dict[str, Any] = {"quality": QUALITY[codec.name], "file_bytes": len(file)}
+    if codec.timing_only:
+        summary["timing_only"] = True
+    for number, action in enumerate(("encode", "decode")):
+        each = [pair[number] for pair in samples[codec]]
+        own = [pair[number] for pair in samples[ours]]
+        summary[f"{action}_s"] = round(statistics.median(sample.seconds for sample in each), 6)
+        ratios = [mine.seconds / other.seconds for mine, other in zip(own, each, strict=True)]
+        summary[f"{action}_ratio"] = round(statistics.median(ratios), 4)
+        stages = [sample.stages for sample in each if sample.stages]
+        if stages:
+            summary[f"{action}_stages_s"] = {
+                name: round(statistics.median(one[name] for one in stages), 6) for name in stages[0]
+            }
+    return summary
