@@ -41,6 +41,14 @@ def test_edges_stay() -> None:
     assert (_apply(_filter(0.01), edges) - edges).abs().max() <= 0.01 + 1e-6
 
 
+def test_a_bound_of_zero_changes_nothing() -> None:
+    """Where softplus runs out to zero, flat places and edges stay as they are: no division of zero by zero."""
+    deblocking = _filter(0.5)
+    deblocking.bound.bias.fill_(-200)
+    for pictures in (torch.full((1, 3, 32, 32), 0.5), _blocks(10.0)):
+        assert torch.equal(_apply(deblocking, pictures), pictures)
+
+
 def test_slopes_stay() -> None:
     """A picture that rises evenly has no excess at borders, if half of the two neighbouring rises is the slope."""
     deblocking = _filter(0.5)

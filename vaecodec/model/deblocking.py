@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 REACH_PX = 4  # pixels that change on either side of a border
+SMALLEST_BOUND = 1e-9  # softplus runs out to 0, and 0 / 0 is no number
 
 
 class Deblocking(nn.Module):
@@ -50,7 +51,7 @@ class Deblocking(nn.Module):
         blocks = changed.narrow(dim, half, borders * self.block_px).unflatten(dim, (borders, self.block_px))
         left, right = (blocks.narrow(dim + 1, half + start, 3).unbind(dim + 1) for start in (-3, 0))
         excess = right[0] - left[2] - self.slope * (right[2] - right[0] + left[2] - left[0])
-        artefact = bound * torch.tanh(excess / bound)
+        artefact = bound * torch.tanh(excess / bound.clamp_min(SMALLEST_BOUND))
         taps = torch.cat([self.ramp.flip(0), -self.ramp])
         change = artefact.unsqueeze(dim + 1) * taps.reshape(-1, *(1,) * (3 - dim))
         blocks.narrow(dim + 1, half - REACH_PX, 2 * REACH_PX).add_(change)
