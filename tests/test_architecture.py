@@ -22,7 +22,7 @@ TABLE = {
     "pixels": ({"errors", "metadata"}, {"numpy", "PIL"}),
     "targets": ({"errors"}, set()),
     "entropy": ({"errors", "entropy"}, {"numpy", "constriction"}),
-    "model": ({"errors", "entropy", "files", "forks", "model"}, {"numpy", "torch", "safetensors"}),
+    "model": ({"errors", "entropy", "files", "forks", "memory", "model"}, {"numpy", "torch", "safetensors"}),
     "rows": ({"errors"}, {"numpy"}),
     "canvas": ({"bitstream", "memory", "pixels"}, {"numpy"}),
     "grid": ({"bitstream", "canvas"}, {"numpy"}),

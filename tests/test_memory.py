@@ -1,6 +1,9 @@
 """Laws of memory that runs out: parts of a tile, then the CPU, then a clear error; and all works again afterwards."""
 
 import gc
+import platform
+import subprocess
+import sys
 import types
 import weakref
 from collections.abc import Callable, Iterator
@@ -29,6 +32,16 @@ SHORTAGES = [
     VaecResourceError("not enough memory for this picture"),
 ]
 TOO_LONG = 128 + 32
+PAGES_TAKEN = """
+import resource, numpy
+from vaecodec.memory import keep_freed_memory
+if {keeps}: keep_freed_memory()
+def use(): return [numpy.ones(4 << 20, numpy.uint8) for _ in range(12)]
+use()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+use()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
 
 
 def short_of_memory(network: Network, monkeypatch: pytest.MonkeyPatch, limit_px: float) -> list[int]:
@@ -235,3 +248,12 @@ def test_a_process_survives_that_every_allocation_fails() -> None:
     outcome = living.starvation(levels=3, side_px=256)
     assert outcome.broken == []
     assert outcome.facts.get("encode refused", 0) + outcome.facts["encode done"] == 3
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep memory in other ways")
+@pytest.mark.parametrize(("keeps", "few"), [(True, True), (False, False)])
+def test_freed_memory_is_kept(keeps: bool, few: bool) -> None:
+    """48 MiB in blocks of 4 that are freed and wanted again are not taken from the system again, page by page."""
+    command = [sys.executable, "-c", PAGES_TAKEN.format(keeps=keeps)]
+    pages = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert (pages < 1000) == few

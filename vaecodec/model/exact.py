@@ -90,12 +90,12 @@ class ExactScales:
         with full_precision(z.device):
             h = z.to(self.carrier).clamp(-HYPER_LIMIT, HYPER_LIMIT)
             h = h * self._dequantize[quality - 1][:, None, None]
-            h = self._layer(0, h).clamp(0, ACTIVATION_LIMIT)
-            h = F.pixel_shuffle(self._layer(1, h), 2).clamp(0, ACTIVATION_LIMIT)
-            h = self._layer(2, h).clamp(0, ACTIVATION_LIMIT)
-            h = F.pixel_shuffle(self._layer(3, h), 2).clamp(-ROW_LIMIT, ROW_LIMIT)
-            h = self._shift(h + self._row_offset[quality - 1][:, None, None], ROW_FRACTION_BITS)
-            return h.clamp(0, SCALE_ROWS - 1).to(torch.uint8)
+            h = self._layer(0, h).clamp_(0, ACTIVATION_LIMIT)
+            h = F.pixel_shuffle(self._layer(1, h).clamp_(0, ACTIVATION_LIMIT), 2)
+            h = self._layer(2, h).clamp_(0, ACTIVATION_LIMIT)
+            h = F.pixel_shuffle(self._layer(3, h).clamp_(-ROW_LIMIT, ROW_LIMIT), 2)
+            h = self._shift(h.add_(self._row_offset[quality - 1][:, None, None]), ROW_FRACTION_BITS)
+            return h.clamp_(0, SCALE_ROWS - 1).to(torch.uint8)
 
     def sums(self, number: int, x: Tensor) -> Tensor:
         """Sums [B, out, h, w] of a layer over inputs x [B, in, h, w] of the carrier's dtype, before its division.
@@ -103,16 +103,15 @@ class ExactScales:
         Rounding repairs what a Winograd or FFT kernel may leave at 1e-5.
         """
         weight = self._weights[number]
-        return torch.round(F.conv2d(x, weight, self._biases[number], padding=weight.shape[-1] // 2))
+        return F.conv2d(x, weight, self._biases[number], padding=weight.shape[-1] // 2).round_()
 
     def _layer(self, number: int, x: Tensor) -> Tensor:
         return self._shift(self.sums(number, x), self.stored.layers[number].shift)
 
     def _shift(self, x: Tensor, bits: int) -> Tensor:
-        """floor((x + 2^(bits-1)) / 2^bits)."""
-        if self.carrier == torch.int64:
-            return (x + (1 << (bits - 1))) >> bits
-        return torch.floor((x + (1 << (bits - 1))) * 2.0**-bits)
+        """floor((x + 2^(bits-1)) / 2^bits), in place of x."""
+        x += 1 << (bits - 1)
+        return x.bitwise_right_shift_(bits) if self.carrier == torch.int64 else x.mul_(2.0**-bits).floor_()
 
     def self_test(self) -> None:
         """Compare with int64 arithmetic on the CPU: every sum of every layer, then the rows.

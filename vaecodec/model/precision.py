@@ -23,6 +23,12 @@ def full_precision(device: torch.device) -> Iterator[None]:
         yield
 
 
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is worth its rounding: on CPUs that have instructions for it. GPUs are quick enough without."""
+    instructions = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)  # there from torch 2.5 to 2.15, not documented
+    return device.type == "cpu" and bool(instructions())
+
+
 class _Shared:
     """A setting of the process: changed by the first thread that enters, put back by the last that leaves."""
 

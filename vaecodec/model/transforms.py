@@ -49,6 +49,23 @@ class Block(nn.Module):
         return x + self.gate_out(F.glu(self.gate_in(x), 1))
 
 
+class ResidualDepthwise(nn.Conv2d):
+    """x plus a depthwise 3x3 of x, starting as x alone."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 3, padding=1, groups=channels)
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As large as x [B, C, H, W]."""
+        if torch.is_autocast_enabled(x.device.type):
+            return x + super().forward(x)  # x itself keeps all of its bits
+        identity = torch.zeros_like(self.weight[0])
+        identity[0, 1, 1] = 1  # one more tap instead of one more pass over the memory of x
+        return self._conv_forward(x, self.weight + identity, self.bias)
+
+
 class GainCurve(nn.Module):
     """A log gain per channel, piecewise linear in the quality level between equally spaced anchors.
 
@@ -115,15 +132,14 @@ class SynthesisTransform(nn.Module):
         self.correction = nn.Conv2d(width, shuffle * render, 1)
         self.condition = nn.Conv2d(width, shuffle * arch.condition_channels, 1)
         self.modulation = nn.Conv2d(arch.condition_channels, 3 * render, 1)
-        self.overlap = nn.Conv2d(render, render, 3, padding=1, groups=render)
+        self.overlap = ResidualDepthwise(render)
         self.render_in = nn.Conv2d(render, 2 * render, 1)
-        self.render_space = nn.Conv2d(2 * render, 2 * render, 3, padding=1, groups=2 * render)
+        self.render_space = ResidualDepthwise(2 * render)
         self.render_out = nn.Conv2d(2 * render, render, 1)
         self.pixels_out = nn.Conv2d(render, 3 * GRID**2, 1)
         self.deblocking = Deblocking(width, LATENT_STRIDE, GRID)
-        for layer in (self.correction, self.overlap, self.render_space):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        nn.init.zeros_(self.correction.weight)
+        nn.init.zeros_(self.correction.bias)
 
     def forward(self, y: Tensor, level: Tensor) -> Tensor:
         """Pictures [B, 3, 16 h, 16 w], about 0..1 and not clamped, of dequantized latents y [B, M, h, w]."""
@@ -136,11 +152,11 @@ class SynthesisTransform(nn.Module):
         shift, scale, gate = self.modulation(condition).chunk(3, 1)
         # The content of a latent knows nothing of its neighbours; the body does, and takes the block edges away again.
         content = _in_float32(self.content, y) + self.correction(h)
-        content = F.pixel_shuffle(content, LATENT_STRIDE // GRID)  # [B, R, H/4, W/4]
-        content = content + self.overlap(content)
-        hidden = F.leaky_relu(self.render_in(content * (1 + scale) + shift), 0.1, inplace=True)
-        hidden = hidden + self.render_space(hidden)
-        content = content + shift + (1 + gate) * self.render_out(hidden)
+        content = self.overlap(F.pixel_shuffle(content, LATENT_STRIDE // GRID))  # [B, R, H/4, W/4]
+        shifted = content + shift
+        hidden = F.leaky_relu(self.render_in(torch.addcmul(shifted, content, scale)), 0.1, inplace=True)
+        rendered = self.render_out(self.render_space(hidden))
+        content = torch.addcmul(shifted + rendered, rendered, gate)
         pictures = F.pixel_shuffle(_in_float32(self.pixels_out, content), GRID) * 0.5 + 0.5
         return _in_float32(self.deblocking, pictures, h)
 

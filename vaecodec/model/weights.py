@@ -14,6 +14,7 @@ from torch import Tensor
 from vaecodec.entropy.tables import Tables
 from vaecodec.errors import VaecModelError
 from vaecodec.files import write_whole
+from vaecodec.memory import keep_freed_memory
 from vaecodec.model.exact import ExactScales, IntegerLayer, IntegerScales
 from vaecodec.model.network import Network, pick_device
 from vaecodec.model.priors import SCALE_ROWS
@@ -77,6 +78,8 @@ def load(path: Path | None = None, device: str = "auto") -> Network:
         )
     arch, tensors = _parse(data)
     where = pick_device(device)
+    if where.type == "cpu":
+        keep_freed_memory()
     vae = _empty(arch)
     vae.load_state_dict({name: tensors[name].float() for name in vae.state_dict()}, assign=True)
     vae.eval().requires_grad_(False).to(where, memory_format=torch.channels_last)
