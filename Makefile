@@ -8,7 +8,7 @@ IMG ?=
 # The CPU build of torch is small; a GPU build that is already in the environment is kept.
 TORCH ?= torch==2.13.0
 
-.PHONY: help demo test check bench record fuzz stress wheel clean
+.PHONY: help demo test check bench record fuzz stress laws wheel clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -38,6 +38,7 @@ bench: $(VENV)/.installed-bench  ## rate, distortion and speed of all codecs on 
 
 record: $(VENV)/.installed-bench  ## measure new weights into benchmarks/results and README
 	$(BIN)/python benchmarks/record.py
+	$(BIN)/python benchmarks/legibility.py --docs docs/reliability.md
 
 $(FUZZ_VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(FUZZ_VENV)
@@ -51,6 +52,9 @@ fuzz: $(FUZZ_VENV)/.installed  ## millions of damaged and hostile files, atheris
 
 stress: $(VENV)/.installed-test  ## programs killed while writing, workers, threads, 20,000 pictures; half an hour
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m stress.driver
+
+laws: $(VENV)/.installed-test  ## 20,000 drawn round trips, and every size up to 130 x 130; a quarter of an hour
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m properties.driver
 
 wheel: $(VENV)/.installed-release  ## build sdist and wheel into dist/
 	$(BIN)/python -m build

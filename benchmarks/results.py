@@ -170,7 +170,9 @@ def _lacks(row: Row, measures: Sequence[str]) -> bool:
 
 
 def _is_record(data: Any) -> bool:
-    return isinstance(data, dict) and {"codec", "dataset", "machine", "rows"} <= data.keys()
+    if not isinstance(data, dict) or not {"codec", "dataset", "machine", "rows"} <= data.keys():
+        return False
+    return all("quality" in row for row in data["rows"])  # others measure something else
 
 
 def _one_row_a_line(head: dict[str, Any], rows: Sequence[Row]) -> str:

@@ -34,6 +34,7 @@ LINK_BYTES_PER_S = 10e9 / 8
 SOURCE_QUALITY = 95  # what is encoded are JPEG files, as cameras write them
 DAY_S, HOUR_S = 86400, 3600
 HOURS = "processor-hours"
+WITH_CURVES = "taken with the curves"
 
 
 class Speed(NamedTuple):
@@ -156,7 +157,7 @@ def speed_of(record: Record, measured: Mapping[str, Any] | None) -> Speed:
     threads = record.machine["threads"] or 1
     megapixels = sum(row["width"] * row["height"] for row in rows) / 1e6
     encode_s, decode_s = (threads * sum(row[name] for row in rows) / megapixels for name in ("encode_s", "decode_s"))
-    return Speed(encode_s, decode_s, f"taken with the curves, counted as {threads} {_processors(threads)}")
+    return Speed(encode_s, decode_s, f"{WITH_CURVES}, counted as {threads} {_processors(threads)}")
 
 
 def stages(seconds: Speed, source_bytes: float, file_bytes: float) -> tuple[Stage, Stage]:
@@ -232,6 +233,11 @@ def _balance(records: Mapping[str, Record], speeds: Mapping[str, Speed]) -> list
 def _origins(records: Mapping[str, Record], speeds: Mapping[str, Speed]) -> list[str]:
     ours = records[OURS]
     origins = "; ".join(f"{name}: {speed.origin}" for name, speed in speeds.items())
+    if any(speed.origin.startswith(WITH_CURVES) for speed in speeds.values()):
+        origins += (
+            f". What was {WITH_CURVES} was not taken in turns: other work on the machine may have slowed one codec and"
+            " not another, until benchmarks/throughput.py has measured them together"
+        )
     return [
         f"From benchmarks/results: {ours.dataset['name']}, {len(ours.dataset['images'])} pictures, model"
         f" {ours.codec['settings']['model_id']}, {ours.machine['cpu']}. Times: {origins}."

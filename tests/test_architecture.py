@@ -31,8 +31,24 @@ TABLE = {
     "encoder": ({"bitstream", "canvas", "grid", "pixels", "rows", "tile"}, set()),
     "tiles": ({"bitstream", "canvas", "decoder", "encoder", "errors", "grid", "rows", "tile"}, {"numpy"}),
     "latents": ({"bitstream", "entropy", "errors", "pixels", "tiles"}, {"numpy"}),
+    "payloads": ({"bitstream", "errors", "files"}, set()),
+    "rasters": ({"bitstream", "errors", "files", "metadata", "pixels", "rasters", "rows"}, {"numpy", "PIL", "pyvips"}),
+    "streaming": (
+        {
+            "bitstream", "errors", "files", "memory", "metadata", "payloads", "pixels", "rasters", "rows", "sources",
+            "targets", "tiles",
+        },
+        {"numpy"},
+    ),
+    "exploring": (
+        {"bitstream", "errors", "latents", "memory", "pixels", "sources", "streaming", "targets"}, {"numpy", "PIL"}
+    ),
+    "batches": ({"errors"}, {"torch"}),
     "codec": (
-        {"bitstream", "errors", "latents", "memory", "metadata", "model", "pixels", "sources", "targets", "tiles"},
+        {
+            "batches", "bitstream", "errors", "exploring", "memory", "metadata", "model", "pixels", "rasters",
+            "sources", "streaming", "targets", "tiles",
+        },
         {"numpy", "PIL"},
     ),
     "pillow_plugin": ({"bitstream", "codec", "errors", "sources"}, {"PIL"}),
@@ -43,8 +59,8 @@ TABLE = {
     "pages": ({"pages"}, {"numpy", "PIL"}),
     "cli": (
         {
-            "", "bitstream", "cli", "codec", "errors", "files", "metadata", "model", "pages", "pixels", "sources",
-            "training", "transcode",
+            "", "bitstream", "cli", "codec", "errors", "files", "metadata", "model", "pages", "pixels", "rasters",
+            "sources", "training", "transcode",
         },
         {"PIL", "click", "numpy", "rich", "pytorch_msssim", "ssimulacra2"},
     ),

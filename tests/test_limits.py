@@ -51,12 +51,19 @@ CODEC = Codec(None, "cpu")
 ENCODERS: dict[str, Callable[[Any, dict[str, Any]], object]] = {
     "Codec.encode": lambda source, options: CODEC.encode(source, **options),
     "Codec.encode_batch": lambda source, options: CODEC.encode_batch([source], **options),
+    "Codec.encode_file": lambda source, options: CODEC.encode_file(source, io.BytesIO(), **options),
     "encode": lambda source, options: vaecodec.encode(source, **options),
+    "encode_file": lambda source, options: vaecodec.encode_file(source, io.BytesIO(), **options),
 }
 DECODERS: dict[str, Callable[[Any, dict[str, Any]], object]] = {
     "Codec.decode": lambda source, options: CODEC.decode(source, **options),
     "Codec.decode_batch": lambda source, options: CODEC.decode_batch([source], **options),
+    "Codec.decode_file": lambda source, options: CODEC.decode_file(source, io.BytesIO(), format="PNG", **options),
+    "Codec.decode_region": lambda source, options: CODEC.decode_region(source, (0, 0, 1, 1), **options),
     "decode": lambda source, options: vaecodec.decode(source, **options),
+    "decode preview": lambda source, options: vaecodec.decode(source, scale=1 / 8, **options),
+    "decode_file": lambda source, options: vaecodec.decode_file(source, io.BytesIO(), format="PNG", **options),
+    "decode_region": lambda source, options: vaecodec.decode_region(source, (0, 0, 1, 1), **options),
     "decode partial": lambda source, options: vaecodec.decode(source, on_error="partial", **options),
     "info": lambda source, options: vaecodec.info(source, **options),
     "verify": lambda source, options: vaecodec.verify(source, **options),
@@ -76,18 +83,14 @@ FILE_ANALYSERS: dict[str, Callable[[Any], object]] = {
 COMMANDS = {
     "encode": ["encode", "-f", "-o", "{folder}/out.vaec", "{picture}"],
     "decode": ["decode", "-f", "-o", "{folder}/out.png", "{file}"],
+    "decode --crop": ["decode", "--crop", "0,0,9,9", "-f", "-o", "{folder}/out.png", "{file}"],
+    "decode --scale": ["decode", "--scale", "1/8", "-f", "-o", "{folder}/out.png", "{file}"],
     "verify": ["verify", "--deep", "{file}"],
     "map": ["map", "-f", "-o", "{folder}/out.png", "{picture}"],
     "html": ["html", "-f", "-o", "{folder}/out.html", "{picture}"],
 }
-OTHER_COMMANDS = {
-    "info",
-    "compare",
-    "doctor",
-    "sample",
-    "train",
-    "transcode",
-}  # only headers; the default limit; no file of others'
+# Those that read only headers, have the default limit, or take no file of others'.
+OTHER_COMMANDS = {"info", "compare", "doctor", "sample", "train", "transcode"}
 
 
 def refusal(act: Callable[[], object]) -> tuple[type[VaecError], str]:
@@ -155,7 +158,7 @@ def test_no_entry_point_is_forgotten() -> None:
         if {"source", "image", "files", "images", "a"} & inspect.signature(function).parameters.keys()
     }
     assert takers == {name.split()[0] for name in (*ENCODERS, *DECODERS, *ANALYSERS, *FILE_ANALYSERS)}
-    assert set(main.commands) == COMMANDS.keys() | OTHER_COMMANDS
+    assert set(main.commands) == {name.split()[0] for name in COMMANDS} | OTHER_COMMANDS
 
 
 # --- bombs ------------------------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ from vaecodec.cli.pictures import is_picture_name
 from vaecodec.transcode import cluster, manifest
 from vaecodec.transcode.manifest import Manifest, ManifestError
 from vaecodec.transcode.places import Place, PlaceError, open_place
-from vaecodec.transcode.run import Plan, TargetError, plan, run
+from vaecodec.transcode.run import Plan, TargetTakenError, plan, run
 from vaecodec.transcode.worker import Job, Transcoder, Work
 
 NAMES = ("a.png", "b/a.jpg", "b/c d.webp", "é.png")
@@ -229,7 +229,7 @@ def test_one_output_belongs_to_one_picture(work: Work, source: Path) -> None:
 def test_files_of_others_are_never_overwritten(work: Work) -> None:
     """A target with .vaec files and no manifest is refused."""
     work.target.write("a.vaec", b"somebody's only copy")
-    with pytest.raises(TargetError, match="no manifest") as caught:
+    with pytest.raises(TargetTakenError, match="no manifest") as caught:
         plan(work, is_picture_name)
     assert caught.value.code == "TARGET_TAKEN"
 
@@ -238,7 +238,7 @@ def test_files_of_others_are_never_overwritten(work: Work) -> None:
 def test_one_target_has_one_quality_and_one_model(work: Work, change: dict[str, Any]) -> None:
     """Going on with other settings is refused."""
     transcoded(work)
-    with pytest.raises(TargetError, match="choose another target") as caught:
+    with pytest.raises(TargetTakenError, match="choose another target") as caught:
         plan(dataclasses.replace(work, **change), is_picture_name)
     assert caught.value.code == "OTHER_SETTINGS"
 

@@ -22,7 +22,7 @@ from vaecodec.pillow_plugin import register
 from vaecodec.sources import info
 
 if TYPE_CHECKING:
-    from vaecodec.codec import Codec, decode, encode, verify
+    from vaecodec.codec import Codec, decode, decode_file, decode_region, encode, encode_file, verify
 
 __version__ = "0.1.0"
 __all__ = [
@@ -42,7 +42,10 @@ __all__ = [
     "VaecTruncatedError",
     "VaecUnsupportedError",
     "decode",
+    "decode_file",
+    "decode_region",
     "encode",
+    "encode_file",
     "info",
     "is_vaec",
     "register",
@@ -55,7 +58,7 @@ _watch_forks()  # here, because numpy and torch may be loaded before the fork an
 
 def __getattr__(name: str) -> Any:
     """The names that need numpy (and torch, once used) load on first use: importing vaecodec stays quick."""
-    if name in ("Codec", "decode", "encode", "verify"):
+    if name in ("Codec", "decode", "decode_file", "decode_region", "encode", "encode_file", "verify"):
         from vaecodec import codec
 
         return getattr(codec, name)

@@ -41,6 +41,7 @@ from vaecodec.records import (
     Tile,
     TileBox,
     TileMode,
+    tile_log2_for,
 )
 
 __all__ = [
@@ -73,6 +74,7 @@ __all__ = [
     "read",
     "read_info",
     "read_tile",
+    "tile_log2_for",
     "write",
 ]
 
@@ -109,13 +111,17 @@ def check_size(width: int, height: int, *, max_pixels: int | None = DEFAULT_MAX_
 
 
 class Assembled:
-    """A file that is known but not joined: its parts in order, and how many bytes they have."""
+    """A file that is known but not joined: its parts in order, and its length in bytes.
 
-    def __init__(self, front: bytes, tiles: Sequence[Tile], tail: bytes, file_bytes: int) -> None:
-        self._front, self._tiles, self._tail, self._file_bytes = front, tiles, tail, file_bytes
+    Attributes:
+        info: what `read_info` will find in it.
+    """
+
+    def __init__(self, front: bytes, tiles: Sequence[Tile], tail: bytes, info: Info) -> None:
+        self._front, self._tiles, self._tail, self.info = front, tiles, tail, info
 
     def __len__(self) -> int:
-        return self._file_bytes
+        return self.info.file_bytes
 
     def __iter__(self) -> Iterator[bytes]:
         yield self._front
@@ -147,19 +153,23 @@ def assemble(header: Header, tiles: Sequence[Tile], metadata: Mapping[str, bytes
         raise VaecFormatError(f"model_id has {len(header.model_id)} bytes, must have 4", code="MODEL_ID")
     if len(tiles) != header.tile_count:
         raise VaecFormatError(f"tile count is {len(tiles)}, must be {header.tile_count}", code="TILE_COUNT")
-    index, payload_bytes = bytearray(), 0
+    index, packed = [], bytearray()
     for number, (box, tile) in enumerate(zip(header.boxes(), tiles, strict=True)):
         _check_tile(number, box, tile.mode, len(tile.payload))
-        mode_length = tile.mode << _LENGTH_BITS | len(tile.payload)
-        payload_crc = zlib.crc32(tile.payload)
-        index += INDEX_ENTRY.pack(mode_length=mode_length, payload_crc=payload_crc, content_crc=tile.content_crc)
-        payload_bytes += len(tile.payload)
-    tail = _write_metadata(metadata or {})
+        entry = IndexEntry(tile.mode, len(tile.payload), zlib.crc32(tile.payload), tile.content_crc)
+        mode_length = entry.mode << _LENGTH_BITS | entry.payload_bytes
+        packed += INDEX_ENTRY.pack(
+            mode_length=mode_length, payload_crc=entry.payload_crc, content_crc=entry.content_crc
+        )
+        index.append(entry)
+    metadata = dict(metadata or {})
+    tail = _write_metadata(metadata)
+    payload_bytes = sum(entry.payload_bytes for entry in index)
     fields["flags_compat"] = HAS_METADATA if metadata else 0
-    fields["file_bytes"] = HEADER.size_bytes + len(index) + payload_bytes + len(tail)
-    header_crc = _record_crc(HEADER.pack(**fields, header_crc=0), index)
-    front = HEADER.pack(**fields, header_crc=header_crc) + index
-    return Assembled(front, tiles, tail, fields["file_bytes"])
+    fields["file_bytes"] = HEADER.size_bytes + len(packed) + payload_bytes + len(tail)
+    header_crc = _record_crc(HEADER.pack(**fields, header_crc=0), packed)
+    front = HEADER.pack(**fields, header_crc=header_crc) + packed
+    return Assembled(front, tiles, tail, Info(header, tuple(index), metadata, fields["file_bytes"]))
 
 
 def read_info(file: BinaryIO, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> Info:

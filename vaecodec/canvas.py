@@ -1,5 +1,6 @@
 """The canvas: latents of the tile rows at hand, so that the transforms of a tile can see past its edges: no seams."""
 
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:  # torch loads only when a tile needs the network
 Samples = NDArray[np.uint8]
 
 LATENT_PX = 16
+LARGEST_PART_PX = 1 << 19  # pixels of a tile that a CPU computes at once: more take more memory, and no less time
 SMALLEST_PART_PX = 64  # where memory is short, the transforms see parts of a tile, down to this side
 
 
@@ -56,7 +58,7 @@ def analyze(strip: Strip, box: TileBox, network: "Network", quality: int) -> "Te
         above, before = inner.top - seen.top, inner.left - seen.left
         return latents[:, above : inner.bottom - seen.top, before : inner.right - seen.left]
 
-    return _whole_or_halves(box, work, network.join)
+    return _whole_or_halves(box, work, network.join, largest_px=_largest_part_px(network))
 
 
 class Canvas:
@@ -79,29 +81,38 @@ class Canvas:
         self.window = window or Area(0, -(-header.height // LATENT_PX), 0, -(-header.width // LATENT_PX))
         self._margin = network.synthesis_margin if margin is None else margin
         self._side = header.tile_size // LATENT_PX
-        self._tiles: dict[tuple[int, int], tuple[int, Tensor]] = {}  # row, column: first row of its latents, latents
+        self._left = self.window.left // self._side * self._side  # where tiles begin
+        self._width = min(-(-self.window.right // self._side) * self._side, -(-header.width // LATENT_PX)) - self._left
+        self._rows: dict[int, tuple[int, Tensor]] = {}  # row of tiles: first row of its latents and of those above them
         self.reach = -(-self._margin // self._side)
-        self._last_column = (self.window.right - 1) // self._side
 
     def place(self, box: TileBox, latents: "Tensor | None") -> None:
-        """Puts the latents [M, h, w] of a tile in place; a tile that is not learned has none, that is zeros."""
-        area = area_of(box)
-        if latents is None:
-            latents = self.network.no_latents(*area.size)
-        self._tiles[area.top // self._side, area.left // self._side] = area.top, latents
+        """Puts the latents [M, h, w] of a tile in place; a tile that is not learned has none, that is zeros.
 
-    def let_go(self, row: int, column: int) -> None:
-        """Gives memory back once this tile is done, and with it all above and to the left of it.
-
-        Kept is what the tiles after it, in the order of rows, will see.
+        A row of tiles, with what is seen above it, is one block of memory: many small ones, kept among what synthesis
+        takes and gives back, would leave a heap of gaps.
         """
-        seen_from = (row + 1) * self._side - self._margin
-        done = column + 1 if column == self._last_column else column + 1 - self.reach
-        for place in [place for place in self._tiles if place[0] <= row and place[1] < done]:
-            top, latents = self._tiles.pop(place)
-            if top + latents.shape[1] > seen_from:  # a copy, since a view would keep the memory of the whole
-                unseen = max(0, seen_from - top)
-                self._tiles[place] = top + unseen, latents[:, unseen:].clone() if unseen else latents
+        area = area_of(box)
+        row = area.top // self._side
+        if row not in self._rows:
+            self._rows[row] = self._begin_row(row, area)
+        top, block = self._rows[row]
+        if latents is not None:
+            block[:, area.top - top :, area.left - self._left : area.right - self._left] = latents
+
+    def _begin_row(self, row: int, area: Area) -> "tuple[int, Tensor]":
+        """Room for a row of tiles, under a copy of what its synthesis sees of the row above, which is complete."""
+        above = self._rows[row - 1][1][:, -self._margin :] if self._margin and row - 1 in self._rows else None
+        height = 0 if above is None else above.shape[1]
+        block = self.network.no_latents(height + area.size[0], self._width)
+        if above is not None:
+            block[:, :height] = above
+        return area.top - height, block
+
+    def let_go(self, row: int) -> None:
+        """Gives memory back once a row of tiles, and all above it, is done."""
+        for done in [number for number in self._rows if number <= row]:
+            del self._rows[done]
 
     def synthesize(self, box: TileBox) -> Samples:
         """Samples [h, w, C] of a part of a tile whose surroundings are in place."""
@@ -109,7 +120,8 @@ class Canvas:
         aligned = box._replace(
             top=box.top - above, left=box.left - before, height=box.height + above, width=box.width + before
         )
-        return _whole_or_halves(aligned, self._synthesize, np.concatenate)[above:, before:]
+        largest_px = _largest_part_px(self.network)
+        return _whole_or_halves(aligned, self._synthesize, np.concatenate, largest_px=largest_px)[above:, before:]
 
     def preview(self, box: TileBox, scale: int) -> Samples:
         """Samples [ceil(h / scale), ceil(w / scale), C] of a tile, by a short cut: see `model.preview`."""
@@ -125,19 +137,14 @@ class Canvas:
 
     def latents(self, area: Area) -> "Tensor":
         """Latents [M, h, w] of an area whose tiles are in place."""
-        rows = range(area.top // self._side, -(-area.bottom // self._side))
-        columns = range(area.left // self._side, -(-area.right // self._side))
-        bands = [self._joined([self._part(row, column, area) for column in columns], 1) for row in rows]
-        return self._joined(bands, 0)
-
-    def _part(self, row: int, column: int, area: Area) -> "Tensor":
-        """The latents that an area has of one tile."""
-        top, latents = self._tiles[row, column]
-        left = column * self._side
-        return latents[:, max(0, area.top - top) : area.bottom - top, max(0, area.left - left) : area.right - left]
-
-    def _joined(self, parts: "list[Tensor]", axis: int) -> "Tensor":
-        return parts[0] if len(parts) == 1 else self.network.join(parts, axis)
+        columns = slice(area.left - self._left, area.right - self._left)
+        first = max(row for row, (top, _) in self._rows.items() if top <= area.top)
+        parts, begins = [], area.top
+        for row in range(first, -(-area.bottom // self._side)):
+            top, block = self._rows[row]
+            parts.append(block[:, begins - top : area.bottom - top, columns])
+            begins += parts[-1].shape[1]
+        return parts[0] if len(parts) == 1 else self.network.join(parts, 0)
 
 
 def area_of(box: TileBox) -> Area:
@@ -166,8 +173,17 @@ def _widened(area: Area, margin: int, bounds: Area) -> Area:
     )  # fmt: skip
 
 
+def _largest_part_px(network: "Network") -> int:
+    """How many pixels to compute at a time; a GPU is quickest with whole tiles."""
+    return LARGEST_PART_PX if network.device.type == "cpu" else sys.maxsize
+
+
 def _whole_or_halves(
-    box: TileBox, work: Callable[[TileBox], Result], join: Callable[[list[Result], int], Result]
+    box: TileBox,
+    work: Callable[[TileBox], Result],
+    join: Callable[[list[Result], int], Result],
+    *,
+    largest_px: int,
 ) -> Result:
     """The work done on a box; if memory does not suffice, joined from what is done on its halves, and on theirs.
 
@@ -175,6 +191,7 @@ def _whole_or_halves(
         box: a part of a tile that starts on the latent grid.
         work: what to do with a box.
         join: puts the results of two boxes together, along 0 (one is above the other) or 1 (one is left of it).
+        largest_px: boxes of more pixels are halved in any case.
     """
     is_tall = box.height >= box.width
     middle = max(box.height, box.width) // 2 // LATENT_PX * LATENT_PX
@@ -184,7 +201,11 @@ def _whole_or_halves(
         halves = box._replace(height=middle), box._replace(top=box.top + middle, height=box.height - middle)
     else:
         halves = box._replace(width=middle), box._replace(left=box.left + middle, width=box.width - middle)
-    return first_that_fits(
-        lambda: work(box),
-        lambda: join([_whole_or_halves(half, work, join) for half in halves], 0 if is_tall else 1),
-    )
+
+    def in_halves() -> Result:
+        parts = [_whole_or_halves(half, work, join, largest_px=largest_px) for half in halves]
+        return join(parts, 0 if is_tall else 1)
+
+    if box.height * box.width > largest_px:
+        return in_halves()
+    return first_that_fits(lambda: work(box), in_halves)

@@ -4,8 +4,8 @@ import functools
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,21 +13,22 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vaecodec import bitstream, latents, pixels, sources, targets, tiles
+from vaecodec import batches, bitstream, pixels, sources, targets, tiles
 from vaecodec.bitstream import DEFAULT_MAX_PIXELS, Header, Info, PixelFormat, TileMode
 from vaecodec.errors import VaecError, VaecImageError, VaecModelError
-from vaecodec.memory import Result, first_that_fits, shortage_as_error
+from vaecodec.exploring import ExploringCodec
+from vaecodec.memory import Result, clear_errors, first_that_fits
 from vaecodec.metadata import merge_metadata
+from vaecodec.rasters import readers
+from vaecodec.streaming import DEFAULT_QUALITY, Output, Target, check_output
 
 if TYPE_CHECKING:
     from vaecodec.model.network import Network
 
-DEFAULT_QUALITY = 75
-
-Output = Literal["pil", "numpy", "torch"]
+SCALES = (1, 1 / 2, 1 / 4, 1 / 8)
 
 
-class Codec:
+class Codec(ExploringCodec):
     """Encodes and decodes with one set of weights on one device. Stateless after construction; any thread may use it.
 
     Args:
@@ -93,7 +94,7 @@ class Codec:
             VaecResourceError: memory ran out.
         """
         wanted = targets.choose(quality, DEFAULT_QUALITY, bytes=target_bytes, bpp=target_bpp, psnr_db=target_psnr)
-        with ExitStack() as files, _clear_errors():
+        with ExitStack() as files, clear_errors():
             opened = pixels.open_source(image)
             if isinstance(opened, Image.Image) and opened is not image:
                 files.callback(opened.close)
@@ -107,6 +108,7 @@ class Codec:
         source: sources.Source,
         *,
         output: Output = "pil",
+        scale: float = 1,
         max_pixels: int | None = DEFAULT_MAX_PIXELS,
         on_error: Literal["raise", "partial"] = "raise",
     ) -> Any:
@@ -116,6 +118,8 @@ class Codec:
             source: the .vaec file: bytes, a path, or an open binary file.
             output: "pil" (a Pillow image with its metadata in `info`), "numpy" (uint8 [H, W] or [H, W, C]) or "torch"
                 (uint8 [C, H, W] on this codec's device).
+            scale: 1, or 1/2, 1/4 or 1/8 for a preview of that scale, sides rounded up, in about a third of the time: an
+                approximation of the reduced picture, see `model.preview`.
             max_pixels: refuse larger pictures before anything is allocated for them.
             on_error: "partial" shows damaged tiles in grey and warns, instead of raising.
 
@@ -123,85 +127,47 @@ class Codec:
             VaecError: the file is damaged, too large, or needs other weights or a newer version; see `vaecodec.errors`.
             OSError: it cannot be read.
         """
-        if output not in ("pil", "numpy", "torch") or on_error not in ("raise", "partial"):
-            raise VaecImageError(f"output={output!r}, on_error={on_error!r}: see the documentation", code="ARGUMENT")
-        with _clear_errors():
+        check_output(output)
+        if on_error not in ("raise", "partial"):
+            raise VaecImageError(f"on_error is {on_error!r}, must be 'raise' or 'partial'", code="ARGUMENT")
+        if scale not in SCALES:
+            raise VaecImageError(f"scale is {scale!r}, must be 1, 1/2, 1/4 or 1/8", code="ARGUMENT")
+        with clear_errors():
             partial = on_error == "partial"
             stream = bitstream.read(sources.read_all(source), max_pixels=max_pixels, partial=partial)
-            samples, damage = self._decode_tiles(stream, partial=partial)
+            samples, damage = self._decode_tiles(stream, partial=partial, scale=round(1 / scale))
             for error in (*stream.damage, *damage):
                 warnings.warn(str(error), UserWarning, stacklevel=2)
             return self._present(samples, stream.metadata, output)
 
-    def encode_batch(self, images: Iterable[pixels.Source], quality: int | None = None, **options: Any) -> list[bytes]:
-        """Encode several pictures; arguments and errors as `encode`."""
-        return [self.encode(image, quality, **options) for image in images]
-
-    def decode_batch(self, files: Iterable[sources.Source], **options: Any) -> list[Any]:
-        """Decode several files; arguments and errors as `decode`."""
-        return [self.decode(source, **options) for source in files]
-
-    # --- what latents give beside files: `vaecodec.latents` says what exactly, docs/uses.md what it is worth ---
-
-    def sample(
+    def encode_batch(
         self,
-        size: tuple[int, int],
-        *,
-        seed: int = 0,
-        temperature: float = 1.0,
+        images: Iterable[pixels.Source],
         quality: int | None = None,
-        output: Output = "pil",
-    ) -> Any:
-        """Draw a picture of (width, height) pixels from the model's own prior: see `latents.draw`."""
-        bitstream.check_size(*size)
-        with _clear_errors():
-            chosen, network = _quality(quality), self.network
-            drawn = self._on_device(
-                network, lambda where: latents.draw(*size, chosen, where, seed=seed, temperature=temperature)
-            )
-            header = Header(PixelFormat.RGB, *size, network.model_id, chosen)
-            return self.decode(bitstream.write(header, drawn), output=output)
-
-    def interpolate(
-        self, a: pixels.Source, b: pixels.Source, steps: int, *, quality: int | None = None, output: Output = "pil"
+        *,
+        return_errors: bool = False,
+        **options: Any,
     ) -> list[Any]:
-        """Pictures between two of equal size, both included, equally spaced in latent space: see `latents.blends`."""
-        with _clear_errors():
-            chosen, first, last = _quality(quality), _open_samples(a), _open_samples(b)
-            blended = self._on_device(self.network, lambda where: latents.blends(first, last, steps, chosen, where))
-            return [self._present(samples, {}, output) for samples in blended]
+        """Encode several pictures, of any sizes, on a CPU as many at once as torch has threads.
 
-    def features(self, image: pixels.Source, quality: int | None = None) -> latents.Features:
-        """The latents of a picture as float32 arrays: see `latents.Features`."""
-        with _clear_errors():
-            chosen, samples = _quality(quality), _open_samples(image)
-            return self._on_device(self.network, lambda where: latents.features_of_picture(samples, chosen, where))
+        Args:
+            images: as for `encode`.
+            quality: as for `encode`, as are **options.
+            return_errors: put a VaecError or OSError in the place of its file, rather than raise the first.
 
-    def features_from_bytes(self, source: sources.Source) -> latents.Features:
-        """The latents that a .vaec file holds, without synthesizing its pixels: see `latents.features_of_stream`."""
-        with _clear_errors():
-            stream = bitstream.read(sources.read_all(source))
-            network = self._network_for(stream) or self.network
-            return self._on_device(network, lambda where: latents.features_of_stream(stream, where))
+        Returns:
+            The files, in the order of the pictures.
+        """
+        return self._batch(lambda image: self.encode(image, quality, **options), images, return_errors=return_errors)
 
-    def rate_map(self, image: pixels.Source, quality: int | None = None) -> NDArray[np.float32]:
-        """Bits that a file spends on each 16x16 block of a picture [rows, columns]: see `latents.block_bits`."""
-        return self.rate_map_from_bytes(self.encode(image, _quality(quality)))
+    def decode_batch(
+        self, files: Iterable[sources.Source], *, return_errors: bool = False, **options: Any
+    ) -> list[Any]:
+        """Decode several files, as `encode_batch` encodes pictures; other options and errors as `decode`."""
+        return self._batch(lambda source: self.decode(source, **options), files, return_errors=return_errors)
 
-    def rate_map_from_bytes(self, source: sources.Source) -> NDArray[np.float32]:
-        """The same of a .vaec file."""
-        with _clear_errors():
-            stream = bitstream.read(sources.read_all(source))
-            network = self._network_for(stream)
-            if network is None:
-                return latents.block_bits(stream, None)
-            return self._on_device(network, lambda where: latents.block_bits(stream, where))
-
-    def anomaly_score(self, image: pixels.Source, quality: int | None = None) -> float:
-        """Bits per pixel under the model: high where a picture is unlike photographs, see `latents.bits_per_pixel`."""
-        with _clear_errors():
-            chosen, samples = _quality(quality), _open_samples(image)
-            return self._on_device(self.network, lambda where: latents.bits_per_pixel(samples, chosen, where))
+    def _batch(self, work: Callable[[Any], Any], items: Iterable[Any], *, return_errors: bool) -> list[Any]:
+        return batches.run(work, items, return_errors=return_errors, at_once=self.network.device.type == "cpu")
 
     def _encode_samples(
         self, samples: NDArray[np.uint8], quality: int, metadata: dict[str, bytes]
@@ -209,7 +175,7 @@ class Codec:
         height, width, channels = samples.shape
         network = self.network
         pixel_format = PixelFormat.from_mode(pixels.MODES[channels - 1])
-        header = Header(pixel_format, width, height, network.model_id, quality)
+        header = Header(pixel_format, width, height, network.model_id, quality, bitstream.tile_log2_for(width))
         coded, squared_error = self._on_device(network, lambda where: tiles.encode_tiles(samples, header, where))
         colour = channels - pixel_format.has_alpha
         return targets.Attempt(
@@ -218,11 +184,13 @@ class Codec:
             pixels=width * height,
         )
 
-    def _decode_tiles(self, stream: bitstream.Bitstream, *, partial: bool) -> tuple[tiles.Samples, list[VaecError]]:
+    def _decode_tiles(
+        self, stream: bitstream.Bitstream, *, partial: bool, scale: int
+    ) -> tuple[tiles.Samples, list[VaecError]]:
         def decode(network: "Network | None") -> tuple[tiles.Samples, list[VaecError]]:
-            return tiles.decode_tiles(stream.tiles, stream.header, network, partial=partial)
+            return tiles.decode_tiles(stream.tiles, stream.header, network, partial=partial, scale=scale)
 
-        network = self._network_for(stream)
+        network = self._network_of(stream)
         return decode(None) if network is None else self._on_device(network, decode)
 
     def _on_device(self, network: "Network", work: "Callable[[Network], Result]") -> Result:
@@ -237,14 +205,18 @@ class Codec:
         )
         return _load_network(self.model, "cpu")
 
-    def _network_for(self, stream: bitstream.Bitstream) -> "Network | None":
+    def _network_of(self, stream: bitstream.Bitstream) -> "Network | None":
+        has_learned = any(tile and tile.mode == TileMode.LEARNED for tile in stream.tiles)
+        return self._network_for(stream.header, has_learned=has_learned)
+
+    def _network_for(self, header: Header, *, has_learned: bool) -> "Network | None":
         """The network, if a tile needs it, and only if it is the one that the file names."""
-        if not any(tile and tile.mode == TileMode.LEARNED for tile in stream.tiles):
+        if not has_learned:
             return None
         network = self.network
-        if network.model_id != stream.header.model_id:
+        if network.model_id != header.model_id:
             raise VaecModelError(
-                f"the file was encoded with the model {stream.header.model_id.hex()}, this is {network.model_id.hex()}"
+                f"the file was encoded with the model {header.model_id.hex()}, this is {network.model_id.hex()}"
                 f" ({self.model or 'built in'}): pass model= (--model) the weights file whose SHA-256 starts with it",
                 code="MODEL_MISSING",
             )
@@ -271,6 +243,24 @@ def decode(source: sources.Source, *, model: str | Path | None = None, device: s
     return Codec(model, device).decode(source, **options)
 
 
+def encode_file(source: readers.Source, target: Target, quality: int | None = None, *, model: str | Path | None = None,
+                device: str = "auto", **options: Any) -> Info:  # fmt: skip
+    """Encode a picture of any size into a file: `Codec(model, device).encode_file(source, target, quality, ...)`."""
+    return Codec(model, device).encode_file(source, target, quality, **options)
+
+
+def decode_file(source: sources.Source, target: Target, *, model: str | Path | None = None, device: str = "auto",
+                **options: Any) -> Info:  # fmt: skip
+    """Decode a file of any size into a picture file: `Codec(model, device).decode_file(source, target, **options)`."""
+    return Codec(model, device).decode_file(source, target, **options)
+
+
+def decode_region(source: sources.Source, box: tuple[int, int, int, int], *, model: str | Path | None = None,
+                  device: str = "auto", **options: Any) -> Any:  # fmt: skip
+    """Decode a rectangle of a picture: `Codec(model, device).decode_region(source, box, **options)`."""
+    return Codec(model, device).decode_region(source, box, **options)
+
+
 def verify(
     source: sources.Source,
     *,
@@ -287,27 +277,12 @@ def verify(
     Raises:
         VaecError: the file is damaged, has more than `max_pixels`, or (deep) needs other weights.
     """
-    with _clear_errors():
+    with clear_errors():
         data = sources.read_all(source)
         bitstream.read(data, max_pixels=max_pixels)
         if deep:
             decode(data, model=model, device=device, output="numpy", max_pixels=max_pixels)
         return sources.info(data, max_pixels=max_pixels)
-
-
-def _quality(quality: int | None) -> int:
-    """The quality asked for, checked."""
-    return targets.check_quality(DEFAULT_QUALITY if quality is None else quality)
-
-
-def _open_samples(image: pixels.Source) -> pixels.Samples:
-    """Samples [H, W, C] of a picture of at most DEFAULT_MAX_PIXELS."""
-    opened = pixels.open_source(image)
-    with ExitStack() as files:
-        if isinstance(opened, Image.Image) and opened is not image:
-            files.callback(opened.close)
-        bitstream.check_size(*pixels.size_of(opened))
-        return pixels.to_samples(opened)
 
 
 _loading = threading.Lock()
@@ -336,16 +311,3 @@ def _cached_network(model: str | None, device: str) -> "Network":
     from vaecodec.model import weights  # deferred, as above
 
     return weights.load(None if model is None else Path(model), device)
-
-
-@contextmanager
-def _clear_errors() -> Iterator[None]:
-    """Memory that runs out, and CUDA in a forked process, as errors of this package."""
-    with shortage_as_error():
-        try:
-            yield
-        except RuntimeError as error:
-            if "forked subprocess" not in str(error):
-                raise
-            message = 'CUDA does not work in a forked process: use the start method "spawn", or device="cpu"'
-            raise VaecModelError(message, code="FORKED") from error

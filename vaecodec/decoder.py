@@ -48,7 +48,8 @@ class Decoder:
         canvas = Canvas(self.header, self.network, needed.area, margin) if self.network else None
         reach = canvas.reach if canvas else 0
         shown_rows, shown_columns = self.grid.under(self.window)
-        for to_prepare, ready in self.grid.visits(*self.grid.under(needed), reach):
+        rows, columns = self.grid.under(needed)
+        for to_prepare, ready in self.grid.visits(rows, columns, reach):
             if to_prepare is not None:
                 self._prepare(to_prepare, canvas)
             if ready is None:
@@ -60,7 +61,9 @@ class Decoder:
                 self._paint(ready, canvas, band)
                 if column == shown_columns[-1]:
                     yield band
-            self._let_go(ready, canvas)
+            del self.prepared[ready]
+            if canvas and column == columns[-1]:
+                canvas.let_go(row)
 
     def _prepare(self, number: int, canvas: Canvas | None) -> None:
         """Fetches a tile, and puts its latents in place."""
@@ -73,7 +76,7 @@ class Decoder:
                 self._lost(error, number)
         if canvas:
             canvas.place(box, latents)
-        self.prepared[number] = tile
+        self.prepared[number] = tile if latents is None or tile is None else tile._replace(payload=b"")
 
     def _paint(self, number: int, canvas: Canvas | None, band: Samples) -> None:
         """Puts what a tile shows, in colour and alpha, into the band of its row."""
@@ -106,11 +109,6 @@ class Decoder:
         width = self.window.right - self.window.left
         shape = -(-part.height // self.scale), -(-width // self.scale), self.header.pixel_format.channels
         return np.full(shape, DAMAGED_GREY, np.uint8)
-
-    def _let_go(self, number: int, canvas: Canvas | None) -> None:
-        del self.prepared[number]
-        if canvas:
-            canvas.let_go(*divmod(number, self.grid.columns))
 
     def _lost(self, error: VaecCorruptError, number: int) -> None:
         """The payload's CRC holds, so the fault is not damage: say which tile, and what that means."""

@@ -123,6 +123,6 @@ class Encoder:
 
     def _let_go(self, number: int, canvas: Canvas) -> None:
         row, column = divmod(number, self.grid.columns)
-        canvas.let_go(row, column)
         if column == self.grid.columns - 1:
+            canvas.let_go(row)
             self.strips.pop(row, None)

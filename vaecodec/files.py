@@ -1,4 +1,4 @@
-"""Files written whole or not at all, whatever stops their writer; what a killed writer leaves is removed later."""
+"""Files written whole or not at all, whatever stops their writer, and files without a name for what is not ready."""
 
 import contextlib
 import errno
@@ -8,15 +8,17 @@ import re
 import secrets
 import stat
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 if sys.platform != "win32":
     import fcntl
 
 _TEMPORARY_NAME = re.compile(r"\.vaecodec-[0-9a-f]{16}\.tmp")
 _ATTEMPTS = 8
+_SPOOL_BYTES = 8 << 20  # what most pictures need, so that these never touch the disk
 
 
 def write_whole(
@@ -69,6 +71,23 @@ def writing(
             temporary.unlink(missing_ok=True)
             raise
     raise FileNotFoundError(errno.ENOENT, "another program removes new files from this folder", str(path.parent))
+
+
+def spool(beside: str | os.PathLike[str] | None = None) -> BinaryIO:
+    """A file without a name to write and read again: in memory while it is small, then on disk; gone when closed.
+
+    Args:
+        beside: what is put into it will go to this file, on whose disk there must be room anyway; None is the
+            system's folder for temporary files, which may lie in memory.
+    """
+    folder = None
+    if beside is not None and not (os.path.exists(beside) and not os.path.isfile(beside)):  # a device, a pipe
+        folder = os.path.dirname(os.path.realpath(beside))
+        while not os.path.isdir(folder):  # it may be made later
+            folder = os.path.dirname(folder)
+    if folder is not None and not os.access(folder, os.W_OK):
+        folder = None
+    return cast(BinaryIO, tempfile.SpooledTemporaryFile(_SPOOL_BYTES, dir=folder))
 
 
 def _claim(file: BinaryIO, temporary: Path) -> bool:

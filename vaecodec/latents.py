@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vaecodec.bitstream import Bitstream, Header, PixelFormat, Tile, TileBox, TileMode
+from vaecodec.bitstream import Bitstream, Header, PixelFormat, Tile, TileBox, TileMode, tile_log2_for
 from vaecodec.entropy.tables import Tables, symbol_bits
 from vaecodec.errors import VaecImageError
 from vaecodec.pixels import pad_edge
@@ -245,7 +245,7 @@ def _drawn(
 
 
 def _colour_header(width: int, height: int, quality: int, network: "Network") -> Header:
-    return Header(PixelFormat.RGB, width, height, network.model_id, quality)
+    return Header(PixelFormat.RGB, width, height, network.model_id, quality, tile_log2_for(width))
 
 
 def _colour_tiles(stream: Bitstream) -> list[tuple[Tile, TileBox]]:

@@ -1,10 +1,10 @@
-"""Memory that runs out: the words in which it is said, and trying again with less."""
+"""What a machine cannot do, said clearly: memory that runs out, and trying again with less; CUDA after a fork."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from vaecodec.errors import VaecResourceError
+from vaecodec.errors import VaecModelError, VaecResourceError
 
 Result = TypeVar("Result")
 
@@ -57,6 +57,19 @@ def shortage_as_error() -> Iterator[None]:
         if isinstance(error, VaecResourceError) or not is_shortage(error):
             raise
         raise VaecResourceError(_reason(error)) from error
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """Memory that runs out, and CUDA in a forked process, as errors of this package."""
+    with shortage_as_error():
+        try:
+            yield
+        except RuntimeError as error:
+            if "forked subprocess" not in str(error):
+                raise
+            message = 'CUDA does not work in a forked process: use the start method "spawn", or device="cpu"'
+            raise VaecModelError(message, code="FORKED") from error
 
 
 def _reason(error: Exception) -> str:

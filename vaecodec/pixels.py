@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol, Self, TypeAlias, runtime_checkable
+from typing import Any, BinaryIO, Protocol, Self, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -66,8 +66,7 @@ def open_source(source: Source) -> Opened:
         OSError: Pillow cannot read the file (FileNotFoundError and PIL.UnidentifiedImageError included).
     """
     if isinstance(source, (str, os.PathLike)):
-        with _reading():
-            return Image.open(source)
+        return open_image(source)
     if isinstance(source, Image.Image):
         if min(source.size) <= 0:
             raise _no_pixels(*source.size)
@@ -79,6 +78,12 @@ def open_source(source: Source) -> Opened:
     raise VaecImageError(
         f"image is a {type(source).__name__}, must be a PIL image, a path, a numpy array or a torch tensor", code="TYPE"
     )
+
+
+def open_image(file: str | os.PathLike[str] | BinaryIO) -> Image.Image:
+    """Opens a picture file with Pillow; errors are those of `open_source`."""
+    with _reading():
+        return Image.open(file)
 
 
 def size_of(opened: Opened) -> tuple[int, int]:

@@ -62,6 +62,7 @@ HEADER_RULES: dict[str, tuple[range, type[VaecError], str]] = {  # field: (allow
     "tile_log2": (range(8, 13), VaecFormatError, "TILE"),
     "quality": (range(1, 101), VaecFormatError, "QUALITY"),
 }
+WIDEST_WITH_LARGE_TILES = 3 << 12
 INDEX_ENTRY = Layout(mode_length="I", payload_crc="I", content_crc="I")
 CHUNK = Layout(type="4s", length="I", crc="I")
 
@@ -136,6 +137,11 @@ class IndexEntry(NamedTuple):
     payload_bytes: int
     payload_crc: int
     content_crc: int
+
+
+def tile_log2_for(width: int) -> int:
+    """What encoders choose for a picture of so many columns: rows of tiles are held in memory, low ones if wide."""
+    return 10 if width <= WIDEST_WITH_LARGE_TILES else 9
 
 
 @dataclass(frozen=True, slots=True)

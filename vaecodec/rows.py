@@ -1,8 +1,8 @@
 """Pictures by rows: what the encoder asks of a picture, whether it lies in memory or comes from a file."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from typing import Any, Protocol
+from collections.abc import Generator
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from vaecodec.errors import VaecImageError
 Samples = NDArray[np.uint8]
 
 
+@runtime_checkable
 class Rows(Protocol):
     """A picture of height x width pixels with so many channels (1 L, 2 LA, 3 RGB, 4 RGBA), read by rows.
 
@@ -51,8 +52,8 @@ class ArrayRows:
         return height, width, channels
 
     def read(self, top: int, bottom: int) -> Samples:
-        """Samples [bottom - top, width, channels]; of an array in memory a view."""
-        return np.atleast_3d(np.asarray(self._samples[top:bottom]))
+        """Samples [bottom - top, width, channels]; of a contiguous array in memory a view."""
+        return np.ascontiguousarray(np.atleast_3d(np.asarray(self._samples[top:bottom])))
 
     def close(self) -> None:
         """Leaves the array to its owner."""
@@ -62,17 +63,19 @@ class SequentialRows(ABC):
     """Rows that a reader yields from the top down; going back begins anew. For subclasses: `shape` and `_blocks`."""
 
     shape: tuple[int, int, int]
+    _top: int  # the first row of the picture that is held
+    _held: list[Samples]  # rows from there on, in pieces
 
     def __init__(self, metadata: dict[str, bytes] | None = None) -> None:
         self.metadata = metadata or {}
         self._rewind()
 
     @abstractmethod
-    def _blocks(self) -> Iterator[Samples]:
+    def _blocks(self) -> Generator[Samples]:
         """Yields the picture from its first row on, some rows [h, width, channels] at a time."""
 
     def read(self, top: int, bottom: int) -> Samples:
-        """Samples [bottom - top, width, channels]; keeps them, for the next call may ask for some of them again.
+        """Samples [bottom - top, width, channels], kept until the next call, which may ask for some of them again.
 
         Raises:
             VaecImageError: (READ) the file ends too soon.
@@ -80,26 +83,32 @@ class SequentialRows(ABC):
         if top < self._top:
             self.close()
             self._rewind()
-        held = self._top + sum(map(len, self._held))
-        while held < bottom:
-            block = next(self._reader, None)
-            if block is None:
-                message = f"the picture ends after {held} of its {self.shape[0]} rows: the file is damaged"
-                raise VaecImageError(message, code="READ")
-            held += len(block)
-            self._held.append(block)
-            while self._top + len(self._held[0]) <= top:
-                self._top += len(self._held.pop(0))
-        return np.concatenate(self._held)[top - self._top : bottom - self._top]
+        samples = np.empty((bottom - top, *self.shape[1:]), np.uint8)
+        held, self._held = self._held, []
+        begins, filled = self._top, 0  # rows of the picture, and of the samples
+        while held or filled < len(samples):
+            block = held.pop(0) if held else self._next(begins)
+            wanted = block[max(0, top - begins) :]
+            taken = wanted[: len(samples) - filled]
+            samples[filled : filled + len(taken)] = taken
+            filled += len(taken)
+            if len(taken) < len(wanted):
+                self._held.append(wanted[len(taken) :])
+            begins += len(block)
+        self._top, self._held = top, [samples, *self._held]
+        return samples
+
+    def _next(self, row: int) -> Samples:
+        block = next(self._reader, None)
+        if block is None:
+            message = f"the picture ends after {row} of its {self.shape[0]} rows: the file is damaged"
+            raise VaecImageError(message, code="READ")
+        return block
 
     def close(self) -> None:
         """Ends the reader, which closes its file."""
         self._reader.close()
 
     def _rewind(self) -> None:
-        self._top, self._held = 0, list[Samples]()
-        self._reader = self._generate()
-
-    def _generate(self) -> Any:
-        """A generator, whatever `_blocks` is: it can be closed."""
-        yield from self._blocks()
+        self._top, self._held = 0, []
+        self._reader = self._blocks()

@@ -102,6 +102,7 @@ def run_all(name: str, experiments: dict[str, Experiment]) -> dict[str, Any]:
 def main() -> int:
     """Command line; returns 1 if a law was broken."""
     options = _options()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell runs in the background is born deaf to it
     options.out.mkdir(parents=True, exist_ok=True)
     plans = {"writing": writing_experiments, "process": process_experiments}
     broken = 0

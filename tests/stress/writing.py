@@ -26,6 +26,7 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join((str(TESTS.parent), st
 OVERWRITER = [sys.executable, str(Path(__file__).with_name("overwriter.py"))]
 COMMAND = [sys.executable, "-c", "print(flush=True); from vaecodec.cli import main; main(prog_name='vaecodec')"]
 PATIENCE_S = 120
+ENOUGH_SIGNALS = 10  # for one at least to meet a command that still runs
 LONGEST_LIFE_S = 0.06
 
 
@@ -100,6 +101,8 @@ def stop_command(
         )
         outcome.require(found.items() <= whole.items(), f"at {moment:.3f}: {sorted(found)} are not all whole")
         outcome.require(b"Traceback" not in said or process.returncode < 0, f"at {moment:.3f}: {said!r}")
+    if outcome.counts["signals"] >= ENOUGH_SIGNALS:
+        outcome.require(outcome.counts["exit 0"] < outcome.counts["signals"], "no signal stopped anything")
     return outcome
 
 

@@ -1,4 +1,4 @@
-"""The commands. `options` is what they share, `outputs` places files, `batch` runs over many, `pictures` converts one.
+"""The commands. `options` is what they share, `outputs` places files, `batch` runs over many, `conversion` does one.
 
 What loads numpy or torch is imported by the commands that need it: help, version, info and verify start at once.
 """
@@ -17,17 +17,19 @@ from vaecodec.cli import reports, streams
 from vaecodec.cli.batch import Console, Report, Task, exit_code, printable, reading, run
 from vaecodec.cli.options import (
     METADATA_KEYS,
+    SCALES,
     byte_size,
     codec_options,
     console_options,
     file_options,
     max_pixels_option,
+    pixel_box,
     positive,
 )
 from vaecodec.cli.outputs import STDIO, Job, Placement, expand, plan, write_output
 
 if TYPE_CHECKING:
-    from vaecodec.cli.pictures import Product
+    from vaecodec.cli.conversion import Product
 
 EXIT_CODES = """\b
 Exit codes:
@@ -53,6 +55,8 @@ Examples:
   vaecodec decode photo.vaec                       writes photo.png
   vaecodec decode photo.vaec -o - | display
   vaecodec decode -r archive --out-dir pictures --format webp
+  vaecodec decode map.vaec corner.png --crop 0,0,1024,768
+  vaecodec decode -r archive --out-dir previews --format jpg --scale 1/8
 """
 
 inputs_argument = click.argument("inputs", nargs=-1, required=True, metavar="IN...")
@@ -101,7 +105,7 @@ def encode(ctx: click.Context, /, inputs: tuple[str, ...], **given: Any) -> None
     rates = {name: value for name, value in rates.items() if value is not None}
     if len(rates) > 1:
         raise click.UsageError("-q, --target-size, --target-bpp and --target-psnr exclude each other: give one")
-    from vaecodec.cli import pictures
+    from vaecodec.cli import conversion, pictures
     from vaecodec.codec import Codec
 
     pictures.check_colour(given["background"])
@@ -109,15 +113,20 @@ def encode(ctx: click.Context, /, inputs: tuple[str, ...], **given: Any) -> None
     jobs = _plan(ctx, inputs, place)
     for job in jobs:
         pictures.check_vaec_name(job.target)
-    options = pictures.EncodeOptions(
+    options = conversion.EncodeOptions(
         rates, _kept(given), given["max_pixels"], given["auto_orient"], given["background"], given["verify"]
     )
-    _convert(ctx, jobs, partial(pictures.encode, Codec(given["model"], given["device"]), options), given)
+    _convert(ctx, jobs, partial(conversion.encode, Codec(given["model"], given["device"]), options), given)
 
 
 @main.command(epilog=DECODE_EXAMPLES)
 @click.argument("inputs", nargs=-1, required=True, metavar="IN... [OUT]")
 @click.option("--format", metavar="NAME", help="png, webp, tiff, jpg, ...; else as the output is named, else png.")
+@click.option(
+    "--crop", "box", type=pixel_box, metavar="LEFT,TOP,RIGHT,BOTTOM",
+    help="Only this part, in pixels; decodes no more than it needs.",
+)  # fmt: skip
+@click.option("--scale", type=click.Choice(list(SCALES)), help="A preview, in about a third of the time.")
 @click.option(
     "--keep-going", is_flag=True, help="Write damaged pictures, too, grey where damaged; the exit code tells."
 )
@@ -130,16 +139,21 @@ def decode(ctx: click.Context, /, inputs: tuple[str, ...], **given: Any) -> None
 
     IN is a file, a folder (-r), a pattern or - for stdin.
     """
-    from vaecodec.cli import pictures
+    from vaecodec.cli import conversion, pictures
     from vaecodec.codec import Codec
 
+    if given["box"] and (given["scale"] or given["keep_going"] or given["auto_orient"]):
+        raise click.UsageError("--crop excludes --scale, --keep-going and --auto-orient")
     wanted = (given["format"] or "").lower().lstrip(".")
     suffix, picks = f".{wanted or 'png'}", pictures.is_vaec_name
     place = _placement(given, suffix, picks=picks, is_output=lambda name: not picks(name))
     jobs = _plan(ctx, inputs, place)
     form = pictures.output_format(jobs[0].target if jobs else STDIO, wanted)
-    options = pictures.DecodeOptions(form, _kept(given), given["max_pixels"], given["auto_orient"], given["keep_going"])
-    _convert(ctx, jobs, partial(pictures.decode, Codec(given["model"], given["device"]), options), given)
+    options = conversion.DecodeOptions(
+        form, given["box"], SCALES.get(given["scale"], 1), _kept(given), given["max_pixels"], given["auto_orient"],
+        given["keep_going"],
+    )  # fmt: skip
+    _convert(ctx, jobs, partial(conversion.decode, Codec(given["model"], given["device"]), options), given)
 
 
 @main.command()
@@ -249,19 +263,20 @@ def _kept(given: dict[str, Any]) -> frozenset[str]:
     return frozenset() if given["strip"] else kept
 
 
-def _convert(ctx: click.Context, jobs: list[Job], make: Callable[[str], "Product"], given: dict[str, Any]) -> None:
+def _convert(ctx: click.Context, jobs: list[Job], make: Callable[[str, str], "Product"], given: dict[str, Any]) -> None:
     """Makes and writes the outputs of all jobs, and exits."""
     console = ctx.ensure_object(Console)
 
     def compute(job: Job) -> "Product | None":
         if job.refused:
             raise job.refused
-        return None if job.is_skipped or given["dry_run"] else make(job.source)
+        return None if job.is_skipped or given["dry_run"] else make(job.source, job.target)
 
     def finish(job: Job, product: "Product | None") -> Report:
         if product is not None:
             times_ns = _times_ns(job.source) if given["preserve"] else None
-            write_output(job, product.data, overwrite=given["force"], times_ns=times_ns)
+            with product.content:
+                write_output(job, product.content, overwrite=given["force"], times_ns=times_ns)
         return reports.of_job(job, product, verbosity=console.verbosity)
 
     threads = given["jobs"]

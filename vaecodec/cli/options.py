@@ -13,6 +13,7 @@ from vaecodec.cli.batch import Console
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+SCALES = {"1/2": 1 / 2, "1/4": 1 / 4, "1/8": 1 / 8}
 METADATA_KEYS = {"icc": "icc_profile", "exif": "exif", "xmp": "xmp"}
 
 
@@ -44,6 +45,20 @@ def positive(text: str) -> float:
     if not 0 < number < math.inf:
         raise click.BadParameter(f"{text!r} is not a number above 0.")
     return number
+
+
+def pixel_box(text: str) -> tuple[int, int, int, int]:
+    """Returns the four sides of a rectangle in pixels, as `Image.crop` takes them.
+
+    Raises:
+        click.BadParameter: these are not four whole numbers, or it is empty.
+    """
+    numbers = [int(part) for part in text.split(",") if re.fullmatch(r" *\d{1,9} *", part)]
+    if len(numbers) == len(text.split(",")) == 4:
+        left, top, right, bottom = numbers
+        if left < right and top < bottom:
+            return left, top, right, bottom
+    raise click.BadParameter(f"{text!r} is not LEFT,TOP,RIGHT,BOTTOM in pixels, such as 0,0,640,480.")
 
 
 def metadata_keys(text: str) -> frozenset[str]:

@@ -1,19 +1,22 @@
 """Where outputs go: which one belongs to which input, and how it is written without ever leaving half of one."""
 
 import glob
+import io
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import click
 
 from vaecodec.cli.batch import InputError, OutputError, printable
 from vaecodec.cli.streams import write_stdout
 from vaecodec.errors import VaecError
-from vaecodec.files import write_whole
+from vaecodec.files import writing
 
 STDIO = "-"
 _PATTERN_MARK = re.compile(r"[*?\[]")
@@ -123,29 +126,32 @@ def expand(
                 yield from _in_folder(match, root, picks)
 
 
-def write_output(job: Job, data: bytes, *, overwrite: bool, times_ns: tuple[int, int] | None = None) -> None:
+def write_output(job: Job, data: bytes | BinaryIO, *, overwrite: bool, times_ns: tuple[int, int] | None = None) -> None:
     """Writes an output: the whole of it under its name, or nothing.
 
     Args:
         job: whose target to write, "-" for stdout.
-        data: its bytes.
+        data: its bytes, or a file that has them.
         overwrite: whether a file of that name may be replaced.
         times_ns: access and modification time to give it.
 
     Raises:
         OutputError: it exists (EXISTS), or cannot be written (OUTPUT).
     """
+    content = io.BytesIO(data) if isinstance(data, bytes) else data
     try:
         if job.target == STDIO:
-            write_stdout(data)
+            write_stdout(content)
             return
         if job.folder:
             os.makedirs(job.folder, exist_ok=True)
         path = Path(job.target)
         if path.exists() and not path.is_file():
-            path.write_bytes(data)  # a device or a pipe: nothing there to replace
+            with path.open("wb") as file:  # a device or a pipe: nothing there to replace
+                shutil.copyfileobj(content, file)
         else:
-            write_whole(path, data, overwrite=overwrite, times_ns=times_ns)
+            with writing(path, overwrite=overwrite, times_ns=times_ns) as file:
+                shutil.copyfileobj(content, file)
     except OSError as error:
         if isinstance(error, FileExistsError) and os.path.isfile(job.target):
             raise _exists(job.target) from error

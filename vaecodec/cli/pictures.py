@@ -1,27 +1,23 @@
-"""What the command line does with one picture: open, encode, decode, save it, and tell formats by their names."""
+"""What the command line knows of picture files: opening and saving one, and telling formats by their names."""
 
 import io
 import os
-import time
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
 from PIL import Image, ImageOps
-from PIL.PngImagePlugin import PngInfo
 
-from vaecodec import bitstream, pixels, sources
+from vaecodec import bitstream, pixels
 from vaecodec.cli.batch import OutputError, reading
-from vaecodec.cli.comparison import finite
 from vaecodec.cli.outputs import STDIO
-from vaecodec.cli.streams import read_stdin, stdin
+from vaecodec.cli.streams import read_stdin
 from vaecodec.codec import Codec
-from vaecodec.errors import VaecError, VaecImageError
-from vaecodec.metadata import METADATA_KEYS
+from vaecodec.errors import VaecImageError
+from vaecodec.rasters import writers
 
 Picture = Image.Image
 VAEC = "VAEC"
@@ -35,99 +31,6 @@ _PICTURE_SUFFIXES = frozenset(
         *("pgm", "png", "pnm", "ppm", "tga", "tif", "tiff", "webp"),
     )
 )
-# Lossless where the format can: Pillow's own defaults would lose quality a second time.
-_SAVE_OPTIONS: dict[str, dict[str, Any]] = {
-    "AVIF": {"quality": 90},
-    "JPEG": {"quality": 95, "subsampling": 0},
-    "TIFF": {"compression": "tiff_adobe_deflate"},
-    "WEBP": {"lossless": True},
-}
-_TIFF_XMP = 700
-
-
-@dataclass(frozen=True)
-class Product:
-    """An output before it is written; `damage` says what is missing in it."""
-
-    data: bytes
-    facts: dict[str, Any]
-    damage: VaecError | None = None
-
-
-@dataclass(frozen=True)
-class EncodeOptions:
-    """How to encode; `rate` has at most one of quality, target_bytes, target_bpp and target_psnr."""
-
-    rate: Mapping[str, Any] = field(default_factory=dict)
-    kept: frozenset[str] = frozenset(METADATA_KEYS)
-    max_pixels: int = bitstream.DEFAULT_MAX_PIXELS
-    is_upright: bool = False
-    background: str | None = None
-    is_verified: bool = False
-
-
-@dataclass(frozen=True)
-class DecodeOptions:
-    """How to decode, and into which of Pillow's formats."""
-
-    format: str = "PNG"
-    kept: frozenset[str] = frozenset(METADATA_KEYS)
-    max_pixels: int = bitstream.DEFAULT_MAX_PIXELS
-    is_upright: bool = False
-    keeps_going: bool = False
-
-
-def encode(codec: Codec, options: EncodeOptions, source: str) -> Product:
-    """Encodes a picture file, or stdin.
-
-    Raises:
-        InputError: it cannot be read.
-        OutputError: the result does not decode to a picture of the same size and mode (VERIFY).
-        VaecError: as `Codec.encode`.
-    """
-    start_s = time.perf_counter()
-    content = read_file(source) if source == STDIO else source
-    dropped = dict.fromkeys(set(METADATA_KEYS) - options.kept)
-    with open_picture(content, max_pixels=options.max_pixels, upright=options.is_upright) as opened:
-        image = opened if options.background is None else pixels.flatten_alpha(opened, options.background)
-        data = codec.encode(image, **options.rate, max_pixels=options.max_pixels, **dropped)
-        psnr = {"psnr_db": _verified_psnr_db(codec, image, data)} if options.is_verified else {}
-    header = bitstream.read_info(io.BytesIO(data), max_pixels=None).header
-    facts = {
-        "width": header.width,
-        "height": header.height,
-        "mode": header.pixel_format.mode,
-        "quality": header.quality,
-        "output_bytes": len(data),
-        "bpp": round(8 * len(data) / (header.width * header.height), 4),
-    }
-    return Product(data, facts | psnr | {"seconds": round(time.perf_counter() - start_s, 3)})
-
-
-def decode(codec: Codec, options: DecodeOptions, source: str) -> Product:
-    """Decodes a .vaec file, or stdin, to the bytes of a picture file.
-
-    Raises:
-        InputError: it cannot be read.
-        OutputError: the format cannot hold the picture.
-        VaecError: as `Codec.decode`.
-    """
-    start_s = time.perf_counter()
-    with reading():
-        data, damage = sources.read_all(stdin() if source == STDIO else source), None
-    try:
-        image = codec.decode(data, max_pixels=options.max_pixels)
-    except VaecError as error:
-        if not options.keeps_going:
-            raise
-        damage = error
-        image = codec.decode(data, max_pixels=options.max_pixels, on_error="partial")
-    if options.is_upright:
-        image = _upright(image)
-    saved = save_picture(image, options.format, kept=options.kept)
-    facts = {"width": image.width, "height": image.height, "mode": image.mode, "format": options.format}
-    seconds = round(time.perf_counter() - start_s, 3)
-    return Product(saved, facts | {"output_bytes": len(saved), "seconds": seconds}, damage)
 
 
 def read_file(source: str) -> bytes:
@@ -172,23 +75,12 @@ def save_picture(image: Picture, format: str, *, kept: frozenset[str]) -> bytes:
         kept: keys of the metadata to keep, as far as the format can.
 
     Raises:
-        OutputError: the format cannot hold the picture.
+        OutputError: the format cannot hold the picture (SAVE).
     """
-    metadata = {key: image.info[key] for key in kept if key in image.info}
-    image.info = {}  # some of Pillow's writers take metadata from there unasked
-    options = _SAVE_OPTIONS.get(format, {}) | metadata
-    if "xmp" in metadata and format == "PNG":
-        options["pnginfo"] = PngInfo()
-        options["pnginfo"].add_itxt("XML:com.adobe.xmp", metadata["xmp"].decode(errors="replace"))
     file = io.BytesIO()
-    try:
-        if "xmp" in metadata and format == "TIFF":
-            options["exif"] = Image.Exif()
-            options["exif"].load(metadata.get("exif", b""))
-            options["exif"][_TIFF_XMP] = metadata["xmp"]
-        image.save(file, format, **options)
-    except Exception as error:  # Pillow's writers fail in many ways
-        raise OutputError(f"cannot write it as {format}: {error}") from error
+    image.info = {key: image.info[key] for key in kept if key in image.info}
+    with output_errors():
+        writers.save(image, file, format)
     return file.getvalue()
 
 
@@ -256,19 +148,10 @@ def load_samples(codec: Codec, source: str) -> tuple[pixels.Samples, int]:
         return pixels.to_samples(image), len(data)
 
 
-def _upright(image: Picture) -> Picture:
-    """The picture turned as its EXIF says, without that tag; as it is, EXIF included, where Pillow cannot read that."""
+@contextmanager
+def output_errors() -> Iterator[None]:
+    """Makes OutputError, with its code, of what is wrong with a picture that was decoded: no fault of an input."""
     try:
-        return ImageOps.exif_transpose(image)
-    except Exception as error:  # Pillow's reader and writer of EXIF fail in many ways
-        warnings.warn(f"EXIF cannot be read ({error}): the picture is left as it is stored", UserWarning, stacklevel=2)
-        return image
-
-
-def _verified_psnr_db(codec: Codec, image: Picture, data: bytes) -> float | None:
-    """PSNR in dB of what was encoded, all samples counted; None where nothing was lost."""
-    expected, decoded = pixels.to_samples(image), np.atleast_3d(codec.decode(data, output="numpy", max_pixels=None))
-    if decoded.shape != expected.shape:
-        message = f"what was encoded decodes to samples of shape {decoded.shape}, must be {expected.shape}"
-        raise OutputError(message, code="VERIFY")
-    return finite(pixels.psnr_db(expected, decoded))
+        yield
+    except VaecImageError as error:
+        raise OutputError(str(error), code=error.code) from error

@@ -8,7 +8,7 @@ from vaecodec.cli.batch import Report, printable
 from vaecodec.cli.outputs import Job
 
 if TYPE_CHECKING:
-    from vaecodec.cli.pictures import Product
+    from vaecodec.cli.conversion import Product
 
 
 def of_job(job: Job, product: "Product | None", *, verbosity: int) -> Report:

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -32,10 +33,10 @@ def read_stdin() -> bytes:
     return stdin().read()
 
 
-def write_stdout(data: bytes) -> None:
-    """Writes bytes to standard output, all of them; raises OSError."""
+def write_stdout(content: BinaryIO) -> None:
+    """Writes what is in a file to standard output, all of it; raises OSError."""
     with _delivering(sys.stdout) as stdout:
-        stdout.buffer.write(data)
+        shutil.copyfileobj(content, stdout.buffer)
         stdout.buffer.flush()
 
 

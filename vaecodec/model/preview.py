@@ -2,8 +2,8 @@
 
 Where a picture is reduced, what remains of synthesis is nearly linear. So the means of blocks of pixels are fitted, by
 least squares, to the latents of the same place, on a picture made for that: noise whose spectrum falls as that of
-photographs. The fit needs the weights only, takes part of a second once, and serves every quality. docs/scale.md has
-the figures: about 45 dB against the reduced picture at 1/8, more than any decoder's picture agrees with its original.
+photographs. The fit needs the weights only, takes part of a second once, and serves every quality. Previews agree with
+the reduced picture to 41 dB at 1/2 and 46 dB at 1/8 on average over the Kodak images: docs/scale.md.
 """
 
 from typing import TYPE_CHECKING

@@ -13,7 +13,7 @@ from vaecodec.transcode.worker import Job, Work
 SUFFIX = ".vaec"
 
 
-class TargetError(VaecError):
+class TargetTakenError(VaecError):
     """The target holds other files than those of this run: made with other settings, or by somebody else."""
 
     default_code = "TARGET_TAKEN"
@@ -42,8 +42,8 @@ def plan(work: Work, picks: Callable[[str], bool]) -> Plan:
         picks: tells by its name whether a file is a picture.
 
     Raises:
-        TargetError: .vaec files in the target have another quality, or were made with other weights (OTHER_SETTINGS),
-            or there is no manifest with them (TARGET_TAKEN).
+        TargetTakenError: .vaec files in the target have another quality, or were made with other weights
+            (OTHER_SETTINGS), or there is no manifest with them (TARGET_TAKEN).
         VaecError, OSError: source or target cannot be read; a target that is not there yet is empty.
     """
     there = dict(work.target.sizes()) if work.target.files.isdir(work.target.root) else {}
@@ -93,7 +93,7 @@ def run(plan: Plan, target: Place, answers: Iterable[Record]) -> Generator[Recor
 def _check_owner(there: Collection[str], target: Place) -> None:
     """A .vaec file that no manifest tells of may be the only one of its picture, and must not be replaced."""
     if any(name.endswith(SUFFIX) for name in there) and not any(map(manifest.is_manifest, there)):
-        raise TargetError(
+        raise TargetTakenError(
             f"{target.root!r} holds {SUFFIX} files but no manifest, so they are not from here: choose an empty folder"
         )
 
@@ -103,7 +103,7 @@ def _is_done(record: Record | None, there: dict[str, int], work: Work) -> bool:
         return False
     made, asked = (record["quality"], record["model_id"]), (work.quality, work.model_id)
     if made != asked:
-        raise TargetError(
+        raise TargetTakenError(
             f"{record['output']} was made with quality {made[0]} and the weights {made[1]}, now they are {asked[0]} and"
             f" {asked[1]}: choose another target, or the same settings",
             code="OTHER_SETTINGS",

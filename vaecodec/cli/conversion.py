@@ -1,0 +1,222 @@
+"""Encoding and decoding one picture of the command line, from a file or stdin to what will be written."""
+
+import io
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from vaecodec import bitstream, files, pixels, sources
+from vaecodec.cli.batch import OutputError, reading
+from vaecodec.cli.comparison import finite
+from vaecodec.cli.outputs import STDIO
+from vaecodec.cli.pictures import Picture, open_picture, output_errors, read_file, save_picture
+from vaecodec.cli.streams import stdin
+from vaecodec.codec import Codec
+from vaecodec.errors import VaecError, VaecLimitError
+from vaecodec.metadata import METADATA_KEYS
+from vaecodec.rasters import pillow, readers
+
+
+@dataclass(frozen=True)
+class Product:
+    """An output before it is written: a file to read from its beginning; `damage` says what is missing in it."""
+
+    content: BinaryIO
+    facts: dict[str, Any]
+    damage: VaecError | None = None
+
+
+@dataclass(frozen=True)
+class EncodeOptions:
+    """How to encode; `rate` has at most one of quality, target_bytes, target_bpp and target_psnr."""
+
+    rate: Mapping[str, Any] = field(default_factory=dict)
+    kept: frozenset[str] = frozenset(METADATA_KEYS)
+    max_pixels: int = bitstream.DEFAULT_MAX_PIXELS
+    is_upright: bool = False
+    background: str | None = None
+    is_verified: bool = False
+
+    @property
+    def needs_whole_picture(self) -> bool:
+        """Whether the picture must be in memory as a whole."""
+        return self.is_upright or self.background is not None or self.is_verified
+
+
+@dataclass(frozen=True)
+class DecodeOptions:
+    """How to decode, and into which of Pillow's formats; `box` or `scale` ask for less than the whole picture."""
+
+    format: str = "PNG"
+    box: tuple[int, int, int, int] | None = None
+    scale: float = 1
+    kept: frozenset[str] = frozenset(METADATA_KEYS)
+    max_pixels: int = bitstream.DEFAULT_MAX_PIXELS
+    is_upright: bool = False
+    keeps_going: bool = False
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing is asked for but the picture as it is stored."""
+        return self.box is None and self.scale == 1 and not self.is_upright
+
+
+def encode(codec: Codec, options: EncodeOptions, source: str, target: str) -> Product:
+    """Encodes a picture file, or stdin; a big file by rows, if its kind and the options allow.
+
+    Args:
+        codec: the codec.
+        options: how.
+        source: path, or "-".
+        target: where the product will go, path or "-".
+
+    Raises:
+        InputError: it cannot be read.
+        OutputError: the result does not decode to a picture of the same size and mode (VERIFY).
+        VaecError: as `Codec.encode`.
+    """
+    start_s = time.perf_counter()
+    with ExitStack() as on_error:
+        content = on_error.enter_context(_spool(target))
+        if source != STDIO and not options.needs_whole_picture and _is_big_picture(source):
+            psnr = _encode_rows(codec, options, source, content)
+        else:
+            psnr = _encode_whole(codec, options, source, content)
+        on_error.pop_all()
+    content.seek(0)
+    info = bitstream.read_info(content, max_pixels=None)
+    header = info.header
+    facts = {
+        "width": header.width,
+        "height": header.height,
+        "mode": header.pixel_format.mode,
+        "quality": header.quality,
+        "output_bytes": info.file_bytes,
+        "bpp": round(8 * info.file_bytes / (header.width * header.height), 4),
+    }
+    content.seek(0)
+    return Product(content, facts | psnr | {"seconds": round(time.perf_counter() - start_s, 3)})
+
+
+def decode(codec: Codec, options: DecodeOptions, source: str, target: str) -> Product:
+    """Decodes a .vaec file, or stdin, to a picture file.
+
+    Args:
+        codec: the codec.
+        options: how.
+        source: path, or "-".
+        target: where the product will go, path or "-".
+
+    Raises:
+        InputError: it cannot be read.
+        OutputError: the format cannot hold the picture (SAVE), or the box is not within it (BOX).
+        VaecError: as `Codec.decode`.
+    """
+    start_s, damage = time.perf_counter(), None
+    with ExitStack() as on_error, _open_vaec(source) as file:
+        content = on_error.enter_context(_spool(target))
+        try:
+            facts = _decode_into(codec, options, file, content)
+        except VaecError as error:
+            if not options.keeps_going or isinstance(error, OutputError):
+                raise
+            damage = error
+            for each in (file, content):
+                each.seek(0)
+            content.truncate()
+            image = codec.decode(file, scale=options.scale, max_pixels=options.max_pixels, on_error="partial")
+            facts = _save(image, options, content)
+        on_error.pop_all()
+    facts |= {"format": options.format, "output_bytes": content.seek(0, io.SEEK_END)}
+    content.seek(0)
+    return Product(content, facts | {"seconds": round(time.perf_counter() - start_s, 3)}, damage)
+
+
+def _spool(target: str) -> BinaryIO:
+    return files.spool(None if target == STDIO else target)
+
+
+def _is_big_picture(source: str) -> bool:
+    """Whether memory is worth saving, and all of the file is one picture."""
+    try:
+        with reading(), Image.open(source) as image:
+            return image.width * image.height >= pillow.BIG_PX and not getattr(image, "is_animated", False)
+    except VaecLimitError:  # Pillow's own limit, which need not hold for what is read without it
+        return True
+
+
+def _encode_rows(codec: Codec, options: EncodeOptions, source: str, content: BinaryIO) -> dict[str, Any]:
+    with reading():
+        rows = readers.open_rows(source, max_pixels=options.max_pixels)
+    codec.encode_file(rows, content, **options.rate, max_pixels=options.max_pixels, **_dropped(options.kept))
+    return {}
+
+
+def _encode_whole(codec: Codec, options: EncodeOptions, source: str, content: BinaryIO) -> dict[str, Any]:
+    """Returns what --verify has found."""
+    opened = read_file(source) if source == STDIO else source
+    with open_picture(opened, max_pixels=options.max_pixels, upright=options.is_upright) as picture:
+        image = picture if options.background is None else pixels.flatten_alpha(picture, options.background)
+        data = codec.encode(image, **options.rate, max_pixels=options.max_pixels, **_dropped(options.kept))
+        content.write(data)
+        return {"psnr_db": _verified_psnr_db(codec, image, data)} if options.is_verified else {}
+
+
+@contextmanager
+def _open_vaec(source: str) -> Iterator[BinaryIO]:
+    """A file, or what came on stdin, to be read more than once."""
+    with ExitStack() as opened:
+        with reading():
+            file = stdin() if source == STDIO else opened.enter_context(open(source, "rb"))
+            if source == STDIO or not file.seekable():
+                file = io.BytesIO(sources.read_all(file))
+        yield file
+
+
+def _decode_into(codec: Codec, options: DecodeOptions, file: BinaryIO, content: BinaryIO) -> dict[str, Any]:
+    """Decodes what was asked for and saves it; returns its width, height and mode."""
+    limit = options.max_pixels
+    with output_errors():
+        if options.is_plain:
+            dropped = _dropped(options.kept)
+            header = codec.decode_file(file, content, format=options.format, max_pixels=limit, **dropped).header
+            return {"width": header.width, "height": header.height, "mode": header.pixel_format.mode}
+        if options.box:
+            return _save(codec.decode_region(file, options.box, max_pixels=limit), options, content)
+    return _save(codec.decode(file, scale=options.scale, max_pixels=limit), options, content)
+
+
+def _save(image: Picture, options: DecodeOptions, content: BinaryIO) -> dict[str, Any]:
+    if options.is_upright:
+        image = _upright(image)
+    content.write(save_picture(image, options.format, kept=options.kept))
+    return {"width": image.width, "height": image.height, "mode": image.mode}
+
+
+def _dropped(kept: frozenset[str]) -> dict[str, Any]:
+    """The metadata that is not kept, as arguments of the codec."""
+    return dict.fromkeys(set(METADATA_KEYS) - kept)
+
+
+def _upright(image: Picture) -> Picture:
+    """The picture turned as its EXIF says, without that tag; as it is, EXIF included, where Pillow cannot read that."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception as error:  # Pillow's reader and writer of EXIF fail in many ways
+        warnings.warn(f"EXIF cannot be read ({error}): the picture is left as it is stored", UserWarning, stacklevel=2)
+        return image
+
+
+def _verified_psnr_db(codec: Codec, image: Picture, data: bytes) -> float | None:
+    """PSNR in dB of what was encoded, all samples counted; None where nothing was lost."""
+    expected, decoded = pixels.to_samples(image), np.atleast_3d(codec.decode(data, output="numpy", max_pixels=None))
+    if decoded.shape != expected.shape:
+        message = f"what was encoded decodes to samples of shape {decoded.shape}, must be {expected.shape}"
+        raise OutputError(message, code="VERIFY")
+    return finite(pixels.psnr_db(expected, decoded))
