@@ -47,17 +47,19 @@ def test_features_have_the_shape_that_is_promised(
 
 @settings(max_examples=15)
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 100), st.integers(0, 9))
-def test_features_of_a_file_are_those_of_its_picture_rounded(
+def test_features_of_a_file_are_those_of_its_picture_quantized(
     tiny: Codec, height: int, width: int, quality: int, seed: int
 ) -> None:
-    """What a file holds differs from what the picture gives by half a quantizer step at most, over tile borders too."""
+    """Over tile borders too, a file's y is less than 1.5 quantizer steps from its picture's, mostly half; z is half."""
     samples = picture(height, width, seed=seed)
     data = learned(tiny, samples, quality)
     exact, stored = tiny.features(samples, quality), tiny.features_from_bytes(data)
     assert stored.quality == quality
     assert stored.y.shape == exact.y.shape
     coded = coded_places(tiny, data, exact.y.shape)
-    assert np.abs(stored.y - exact.y)[coded].max(initial=0) <= 0.5 + FLOAT_ERROR
+    distance = np.abs(stored.y - exact.y)[coded]
+    assert distance.max(initial=0) <= 1.5 + FLOAT_ERROR
+    assert (distance <= 0.5 + FLOAT_ERROR).mean() > 0.8 if distance.size else True
     if max(height, width) <= 256:  # one tile: hyper-latents see zeros beyond a tile's edge
         assert stored.z.shape == exact.z.shape
         assert np.array_equal(stored.z, stored.z.round())

@@ -9,7 +9,16 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from vaecodec.entropy.tables import ESCAPE_COUNTS, ESCAPE_LIMIT, PRECISION, Tables, from_pmfs, ideal_bits, quantize
+from vaecodec.entropy.tables import (
+    ESCAPE_COUNTS,
+    ESCAPE_LIMIT,
+    PRECISION,
+    Tables,
+    from_pmfs,
+    ideal_bits,
+    quantize,
+    symbol_bits,
+)
 from vaecodec.errors import VaecModelError
 
 TOTAL = 2**PRECISION
@@ -203,6 +212,15 @@ def test_ideal_bits_is_the_sum_of_what_each_symbol_costs(message: list[tuple[int
         expected += (row >= first) * (PRECISION - math.log2(COUNTS[row, column]) + value_bits)
     rows, symbols = np.array(message, np.int16).reshape(-1, 2).T
     assert ideal_bits(tables, rows, symbols) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+@given(st.integers(0, 1), st.integers(-2047, 2047))
+def test_saved_bits_are_the_difference_to_the_neighbour(row: int, symbol: int) -> None:
+    """One step nearer to zero saves what the two symbols differ by; nothing is told of escapes."""
+    tables, rows = Tables(RADIUS, COUNTS), np.array([row, row])
+    bits = symbol_bits(tables, rows, np.array([symbol, symbol - np.sign(symbol)]))
+    expected = bits[0] - bits[1] if abs(symbol) <= RADIUS[row] else 0
+    assert tables.saved_bits(rows[:1], np.array([symbol])) == pytest.approx([expected], abs=1e-5)
 
 
 def test_escape_counts_are_a_table_row_of_their_own() -> None:

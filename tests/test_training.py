@@ -25,6 +25,8 @@ from vaecodec.cli import main
 from vaecodec.errors import VaecModelError
 from vaecodec.model import weights
 from vaecodec.model.network import Network
+from vaecodec.model.priors import gaussian_bits
+from vaecodec.model.quantization import BITS_PER_DISTORTION
 from vaecodec.model.transforms import Architecture
 from vaecodec.training import objective
 from vaecodec.training.data import WINDOW_PX, Pictures
@@ -34,11 +36,15 @@ from vaecodec.training.journal import Journal
 from vaecodec.training.loop import Run, checkpoint_path, train
 from vaecodec.training.objective import TrainingModel
 from vaecodec.training.recipe import Recipe
-from vaecodec.training.start import from_checkpoint, from_weights, load_checkpoint, starting_model
+from vaecodec.training.start import deepen, from_checkpoint, from_weights, load_checkpoint, starting_model
 from vaecodec.training.validation import estimate, reconstructions, validate
 from vaecodec.training.workers import Workers
 
 ROOT = Path(__file__).parents[1]
+TINY = Architecture(
+    latent_channels=8, hyper_channels=4, analysis_channels=12, synthesis_channels=8, synthesis_blocks=1,
+    render_channels=8, condition_channels=4, prior_channels=8, scale_channels=8, quality_anchors=3,
+)  # fmt: skip
 ALONE = Workers(0, 1, torch.device("cpu"))
 
 
@@ -189,6 +195,7 @@ def test_the_document_shows_this_recipe() -> None:
         f"{recipe.batch} of {recipe.patch_px} x {recipe.patch_px} px a step; {recipe.final_patch_px} x",
         f"decay {recipe.ema_decay:g}",
         f"after {recipe.max_bad_steps} of them",
+        f"saves more than {BITS_PER_DISTORTION:g} bits for each squared step",
     ):
         assert shown in text, shown
 
@@ -208,6 +215,46 @@ def test_weights_become_a_model_with_the_same_rows(tiny: vaecodec.Codec, tmp_pat
         rows = before.scales.rows(z, quality).int()
         assert (rows - after.scales.rows(z, quality).int()).abs().max() <= 1
         assert len(rows.unique()) > 5
+
+
+@pytest.mark.parametrize(("old", "new"), [(1, 2), (2, 2), (2, 5), (3, 4)])
+def test_a_deeper_start_computes_the_same(old: int, new: int) -> None:
+    """Blocks that have learned nothing yet change nothing, not even which blocks come before the gain."""
+    torch.manual_seed(0)
+    model = TrainingModel(dataclasses.replace(TINY, analysis_blocks=old)).eval()
+    torch.nn.init.normal_(model.vae.analysis.gain.log_gain)
+    x, level = torch.rand(1, 3, 64, 64), torch.tensor([0.3])
+    before = model.vae.analysis(x, level)
+    deepen(model, new)
+    assert len(model.vae.analysis.blocks) == model.vae.arch.analysis_blocks == new
+    torch.testing.assert_close(model.vae.analysis(x, level), before, rtol=1e-5, atol=1e-5)
+
+
+def test_a_start_is_not_made_less_deep() -> None:
+    """Blocks that have learned something are not thrown away."""
+    with pytest.raises(TrainingError, match="analysis_blocks is 1, the start has 2") as caught:
+        deepen(TrainingModel(dataclasses.replace(TINY, analysis_blocks=2)), 1)
+    assert caught.value.code == "INIT"
+
+
+# --- quantization -----------------------------------------------------------------------------------------------------
+
+
+def test_training_chooses_symbols_as_encoders_do() -> None:
+    """A symbol goes nearer to zero exactly where bits plus weighted squared error are less there."""
+    generator = torch.Generator().manual_seed(3)
+    residual = 4 * torch.randn(5000, generator=generator)
+    log_scale = torch.empty(5000).uniform_(-2.5, 2, generator=generator)
+    symbols = objective.quantize(residual, log_scale)
+
+    def cost(x: torch.Tensor) -> torch.Tensor:
+        return gaussian_bits(x, log_scale) + BITS_PER_DISTORTION * (residual - x).square()
+
+    nearest = residual.round()
+    lower = nearest - nearest.sign()
+    assert torch.equal(symbols, torch.where(cost(lower) < cost(nearest) - 1e-4, lower, symbols))
+    assert torch.equal(symbols, torch.where(cost(nearest) < cost(lower) - 1e-4, nearest, symbols))
+    assert 0.01 < (symbols != nearest).float().mean() < 0.5
 
 
 def test_the_prior_is_found_again_in_the_tables(tiny: vaecodec.Codec) -> None:

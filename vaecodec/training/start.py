@@ -1,6 +1,7 @@
 """What a run starts from: noise, a linear transform, a weights file, or the checkpoint of another run."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from vaecodec.model import weights
 from vaecodec.model.exact import ROW_FRACTION_BITS, IntegerLayer
 from vaecodec.model.network import Network
 from vaecodec.model.priors import LOG_SCALE_STEP, FactorizedPrior
-from vaecodec.model.transforms import Architecture
+from vaecodec.model.transforms import Architecture, Block
 from vaecodec.training.data import Pictures
 from vaecodec.training.errors import TrainingError
 from vaecodec.training.export import DEQUANTIZE_UNIT
@@ -31,9 +32,16 @@ def starting_model(recipe: Recipe, pictures: Pictures) -> TrainingModel:
     """The model that step 0 finds, on the CPU, as `recipe.init` says.
 
     Raises:
-        TrainingError: (INIT, CHECKPOINT) there is no such file, or it cannot be used.
+        TrainingError: (INIT, CHECKPOINT) there is no such file, it cannot be used, or is deeper than asked.
         VaecModelError: the weights file is damaged.
     """
+    model = _initial(recipe, pictures)
+    if recipe.analysis_blocks is not None:
+        deepen(model, recipe.analysis_blocks)
+    return model
+
+
+def _initial(recipe: Recipe, pictures: Pictures) -> TrainingModel:
     if recipe.init in ("klt", "random"):
         model = TrainingModel(recipe.architecture)
         if recipe.init == "klt":
@@ -45,6 +53,25 @@ def starting_model(recipe: Recipe, pictures: Pictures) -> TrainingModel:
     if path.suffix == ".safetensors":
         return from_weights(weights.load(None if recipe.init == "default" else path, "cpu"))
     return from_checkpoint(path)
+
+
+def deepen(model: TrainingModel, blocks: int) -> None:
+    """Give the analysis more blocks, which do nothing until they have learned something.
+
+    Raises:
+        TrainingError: (INIT) it has more than so many.
+    """
+    vae, analysis = model.vae, model.vae.analysis
+    old, width = list(analysis.blocks), vae.arch.analysis_channels
+    if blocks < len(old):
+        raise TrainingError(
+            f"analysis_blocks is {blocks}, the start has {len(old)}: none can be taken out", code="INIT"
+        )
+    before, all_before = len(old) // 2 + 1, blocks // 2 + 1  # the gain: no old block may change sides
+    fresh = [Block(width, residual_gain=0.0) for _ in range(blocks - len(old))]
+    front = old[:before] + fresh[: all_before - before]
+    analysis.blocks = nn.ModuleList(front + old[before:] + fresh[all_before - before :])
+    vae.arch = replace(vae.arch, analysis_blocks=blocks)
 
 
 def from_checkpoint(path: Path) -> TrainingModel:
