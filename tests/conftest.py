@@ -1,6 +1,7 @@
 """Fixtures shared by all tests: a tiny model made by the real export path, the shipped model, and pictures."""
 
 import dataclasses
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from vaecodec import Codec
 
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 settings.load_profile("default")
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell runs in the background is born deaf to it
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 

@@ -23,7 +23,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from fuzz.campaign import Bench, Result
+from fuzz.campaign import BLOCK, Bench, Result
 from fuzz.forge import bomb
 from fuzz.parts import Parts
 from fuzz.seeds import seeds, write_corpus
@@ -38,7 +38,7 @@ PACKAGES = ("torch", "numpy", "pillow", "constriction", "atheris", "coverage")
 MEASURED = ("bitstream.py", "records.py", "sources.py", "metadata.py", "entropy/*.py")
 TESTS = ("bitstream", "coder", "tables", "lossless", "pixels", "fuzz", "limits", "refused")
 LEAST_COVERAGE_PERCENT = 98.0
-SLICE = 10_000
+SLICES = 50
 
 
 def measure_bomb(codec: Codec) -> dict[str, Any]:
@@ -139,8 +139,9 @@ class Driver:
         """Runs a campaign slice by slice, from where the record ends if it is to be resumed."""
         resumes = self.options.resume and names[0] in self.record
         totals = {name: Result.from_json(self.record[name]) if resumes else Result() for name in names}
-        for first in range(totals[names[0]].mutants, count, SLICE):
-            found = run(min(SLICE, count - first), seed=self.options.seed, first=first)
+        size = -(-count // (SLICES * BLOCK)) * BLOCK
+        for first in range(totals[names[0]].mutants, count, size or 1):
+            found = run(min(size, count - first), seed=self.options.seed, first=first)
             for name, result in found.items():
                 totals[name].add(result)
             self._note(**{name: total.as_json() for name, total in totals.items()})
