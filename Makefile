@@ -8,10 +8,10 @@ IMG ?=
 # The CPU build of torch is small; a GPU build that is already in the environment is kept.
 TORCH ?= torch==2.13.0
 
-.PHONY: help demo test check bench record fuzz stress laws wheel clean
+.PHONY: help demo test check bench record fuzz stress laws exactness wheel clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -55,6 +55,9 @@ stress: $(VENV)/.installed-test  ## programs killed while writing, workers, thre
 
 laws: $(VENV)/.installed-test  ## 20,000 drawn round trips, and every size up to 130 x 130; a quarter of an hour
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m properties.driver
+
+exactness: $(VENV)/.installed-test  ## one hash of the latents under every setting and TORCHES="python ..." of other versions
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m exactness.driver $(foreach python,$(TORCHES),--python $(python))
 
 wheel: $(VENV)/.installed-release  ## build sdist and wheel into dist/
 	$(BIN)/python -m build
