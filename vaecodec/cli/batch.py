@@ -118,6 +118,17 @@ def reading() -> Iterator[None]:
         raise InputError(f"cannot read it: {getattr(error, 'strerror', None) or error}") from error
 
 
+@contextmanager
+def finding_damage() -> Iterator[None]:
+    """Turns what readers by rows, which are not Pillow's, find damaged into InputError as well."""
+    try:
+        yield
+    except VaecImageError as error:
+        if error.code != "READ":
+            raise
+        raise InputError(str(error)) from error
+
+
 def printable(name: str) -> str:
     """Returns a file name that is safe on a terminal: quoted and escaped if it holds control characters."""
     return name if name.isprintable() else repr(name)

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from vaecodec import bitstream, files, pixels, sources
-from vaecodec.cli.batch import OutputError, reading
+from vaecodec.cli.batch import OutputError, finding_damage, reading
 from vaecodec.cli.comparison import finite
 from vaecodec.cli.outputs import STDIO
 from vaecodec.cli.pictures import Picture, open_picture, output_errors, read_file, save_picture
@@ -152,9 +152,10 @@ def _is_big_picture(source: str) -> bool:
 
 
 def _encode_rows(codec: Codec, options: EncodeOptions, source: str, content: BinaryIO) -> dict[str, Any]:
-    with reading():
-        rows = readers.open_rows(source, max_pixels=options.max_pixels)
-    codec.encode_file(rows, content, **options.rate, max_pixels=options.max_pixels, **_dropped(options.kept))
+    with finding_damage():
+        with reading():
+            rows = readers.open_rows(source, max_pixels=options.max_pixels)
+        codec.encode_file(rows, content, **options.rate, max_pixels=options.max_pixels, **_dropped(options.kept))
     return {}
 
 
