@@ -10,7 +10,7 @@ from conftest import picture
 
 from vaecodec import Codec
 from vaecodec.model import network
-from vaecodec.model.precision import full_precision
+from vaecodec.model.precision import full_precision, has_fast_bfloat16
 from vaecodec.pixels import psnr_db
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -79,6 +79,19 @@ def test_bfloat16_analysis_costs_nothing(shipped: Codec, monkeypatch: pytest.Mon
     (bytes_32, psnr_32), (bytes_16, psnr_16) = found
     assert shipped.encode(image, quality) == data
     assert abs(bytes_16 - bytes_32) < 0.01 * bytes_32 + 8 and abs(psnr_16 - psnr_32) < 0.02
+
+
+@pytest.mark.parametrize(("device", "instructions", "expected"), [
+    ("cpu", lambda: True, True), ("cpu", lambda: False, False), ("cpu", None, False), ("cuda", lambda: True, False),
+])  # fmt: skip
+def test_bfloat16_is_for_processors_that_have_it(
+    monkeypatch: pytest.MonkeyPatch, device: str, instructions: Callable[[], bool] | None, expected: bool
+) -> None:
+    """Not for GPUs, and not where torch does not tell."""
+    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported", raising=False)
+    if instructions:
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", instructions, raising=False)
+    assert has_fast_bfloat16(torch.device(device)) is expected
 
 
 @pytest.mark.parametrize("quality", [10, 50, 100])

@@ -1,7 +1,7 @@
 """Many pictures at once: a thread for each of torch's, and in each of them torch with one thread only.
 
 The processors then work on different pictures, instead of sharing out every small step of one and waiting for each
-other: up to twice as many pictures a second.
+other. On two processors that is a quarter to a third more pictures of 256x256 a second; large ones gain nothing.
 """
 
 from collections.abc import Callable, Iterable

@@ -1,22 +1,22 @@
-"""The .vaec container: header, tile index, payloads and metadata to and from bytes, and every check on hostile input.
+"""The .vaec container: header, tile index, payloads and metadata to and from bytes.
 
 `docs/format.md` specifies it, and a test compares that page with the layouts below. `write` and the readers share each
-rule, so what is written can be read. Nothing is allocated from a field that has not passed its checks.
+rule (`checks`), so what is written can be read. Nothing is allocated from a field that has not passed its checks.
 """
 
 import io
 import zlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, BinaryIO, NoReturn, TypeAlias
 
+from vaecodec.checks import check_chunk, check_crc, check_fields, check_size, check_tile
 from vaecodec.errors import (
     VaecChecksumError,
     VaecError,
     VaecFormatError,
     VaecLimitError,
     VaecTruncatedError,
-    VaecUnsupportedError,
 )
 from vaecodec.records import (
     CHUNK,
@@ -78,7 +78,6 @@ __all__ = [
     "write",
 ]
 
-_CHUNK_ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_"
 _LENGTH_BITS = 28
 
 Report: TypeAlias = Callable[[VaecError], None]
@@ -87,27 +86,6 @@ Report: TypeAlias = Callable[[VaecError], None]
 def is_vaec(prefix: bytes) -> bool:
     """Tells from the first 4 bytes of a file, or more, whether it claims to be a .vaec file of any version."""
     return prefix[: len(MAGIC)] == MAGIC
-
-
-def check_size(width: int, height: int, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> None:
-    """Refuses a size that the format or the caller does not allow.
-
-    Args:
-        width: pixels.
-        height: pixels.
-        max_pixels: the caller's limit on width * height; None leaves the limits of the format.
-
-    Raises:
-        VaecFormatError: a side below 1 (ZERO_DIM).
-        VaecLimitError: beyond the format (FORMAT_DIM) or beyond `max_pixels` (MAX_PIXELS).
-    """
-    found = f"width x height is {width} x {height}"
-    if width < 1 or height < 1:
-        raise VaecFormatError(f"{found}, must be at least 1 x 1", code="ZERO_DIM")
-    if max(width, height) > MAX_SIDE or width * height > MAX_AREA:
-        raise VaecLimitError(f"{found}, must be at most {MAX_SIDE} a side, {MAX_AREA} in all", code="FORMAT_DIM")
-    if max_pixels is not None and width * height > max_pixels:
-        raise VaecLimitError(f"{found}, must be at most {max_pixels} pixels (max_pixels)", code="MAX_PIXELS")
 
 
 class Assembled:
@@ -148,14 +126,14 @@ def assemble(header: Header, tiles: Sequence[Tile], metadata: Mapping[str, bytes
     """
     check_size(header.width, header.height, max_pixels=None)
     fields = asdict(header) | {"magic": MAGIC, "version": VERSION, "flags_incompat": 0, "reserved": 0}
-    _check_fields(fields, *HEADER_RULES)
+    check_fields(fields, *HEADER_RULES)
     if len(header.model_id) != 4:
         raise VaecFormatError(f"model_id has {len(header.model_id)} bytes, must have 4", code="MODEL_ID")
     if len(tiles) != header.tile_count:
         raise VaecFormatError(f"tile count is {len(tiles)}, must be {header.tile_count}", code="TILE_COUNT")
     index, packed = [], bytearray()
     for number, (box, tile) in enumerate(zip(header.boxes(), tiles, strict=True)):
-        _check_tile(number, box, tile.mode, len(tile.payload))
+        check_tile(number, box, tile.mode, len(tile.payload))
         entry = IndexEntry(tile.mode, len(tile.payload), zlib.crc32(tile.payload), tile.content_crc)
         mode_length = entry.mode << _LENGTH_BITS | entry.payload_bytes
         packed += INDEX_ENTRY.pack(
@@ -219,8 +197,8 @@ def _read_info(file: BinaryIO, max_pixels: int | None, report: Report) -> Info:
     index_end = HEADER.size_bytes + header.tile_count * INDEX_ENTRY.size_bytes
     _check_length(found_bytes, fields["file_bytes"], index_end, report)
     index_bytes = _take(file, index_end - HEADER.size_bytes, "tile index")
-    _check_crc("header and tile index", _record_crc(head, index_bytes), fields["header_crc"], code="HEADER_CRC")
-    _check_fields(fields, "quality")
+    check_crc("header and tile index", _record_crc(head, index_bytes), fields["header_crc"], code="HEADER_CRC")
+    check_fields(fields, "quality")
     check_size(header.width, header.height, max_pixels=max_pixels)
     index = _parse_index(index_bytes, header.boxes())
     payloads_end = index_end + sum(entry.payload_bytes for entry in index)
@@ -242,9 +220,9 @@ def _parse_header(head: bytes) -> tuple[Header, dict[str, Any]]:
         message = f"file has {len(head)} bytes, must have at least {HEADER.size_bytes}"
         raise VaecTruncatedError(message, code="SHORT_HEADER")
     fields = HEADER.unpack(head)
-    _check_fields(fields, "version", "flags_incompat", "reserved")
+    check_fields(fields, "version", "flags_incompat", "reserved")
     check_size(fields["width"], fields["height"], max_pixels=None)
-    _check_fields(fields, "pixel_format", "tile_log2")
+    check_fields(fields, "pixel_format", "tile_log2")
     names = ("width", "height", "model_id", "quality", "tile_log2")
     return Header(PixelFormat(fields["pixel_format"]), *(fields[name] for name in names)), fields
 
@@ -255,7 +233,7 @@ def _parse_index(index_bytes: bytes, boxes: list[TileBox]) -> tuple[IndexEntry, 
         start = number * INDEX_ENTRY.size_bytes
         fields = INDEX_ENTRY.unpack(index_bytes[start : start + INDEX_ENTRY.size_bytes])
         mode, payload_bytes = divmod(fields["mode_length"], 1 << _LENGTH_BITS)
-        _check_tile(number, box, mode, payload_bytes)
+        check_tile(number, box, mode, payload_bytes)
         entries.append(IndexEntry(TileMode(mode), payload_bytes, fields["payload_crc"], fields["content_crc"]))
     return tuple(entries)
 
@@ -272,7 +250,7 @@ def read_tile(file: BinaryIO, number: int, entry: IndexEntry, report: Report) ->
     what = f"payload of tile {number}"
     try:
         payload = _take(file, entry.payload_bytes, what, tile=number)
-        _check_crc(what, zlib.crc32(payload), entry.payload_crc, code="TILE_CRC", tile=number)
+        check_crc(what, zlib.crc32(payload), entry.payload_crc, code="TILE_CRC", tile=number)
     except VaecError as error:
         report(error)
         return None
@@ -285,7 +263,7 @@ def _write_metadata(metadata: Mapping[str, bytes]) -> bytes:
     for name, data in metadata.items():
         if name not in kinds:
             raise VaecFormatError(f"metadata key is {name!r}, must be one of {', '.join(kinds)}", code="META")
-        _check_chunk(kinds[name], len(data), ())
+        check_chunk(kinds[name], len(data), ())
         crc = _record_crc(CHUNK.pack(type=kinds[name], length=len(data), crc=0), data)
         chunks += CHUNK.pack(type=kinds[name], length=len(data), crc=crc) + data
     return bytes(chunks)
@@ -323,9 +301,21 @@ def _read_chunk(file: BinaryIO, left_bytes: int, seen: list[bytes]) -> tuple[byt
     if length > left_bytes - CHUNK.size_bytes:
         message = f"length of metadata chunk {kind!r} is {length}, must be at most {left_bytes - CHUNK.size_bytes}"
         raise VaecFormatError(message, code="META")
-    _check_chunk(kind, length, seen)
+    check_chunk(kind, length, seen)
     data = _take(file, length, "metadata")
     return kind, data, _record_crc(head, data) == fields["crc"]
+
+
+def _check_length(found_bytes: int, file_bytes: int, index_end: int, report: Report) -> None:
+    found = f"file has {found_bytes} bytes"
+    if found_bytes < index_end:
+        raise VaecTruncatedError(f"{found}, must have {index_end} for its tile index", code="SHORT_FILE")
+    if found_bytes > file_bytes:
+        # How many it has is not told, since of a longer file only one byte more may have been read.
+        message = f"file has more than {file_bytes} bytes (file_bytes), must end there"
+        raise VaecFormatError(message, code="TRAILING_DATA")
+    if found_bytes < file_bytes:
+        report(VaecTruncatedError(f"{found}, must have {file_bytes} (file_bytes)", code="SHORT_FILE"))
 
 
 def _record_crc(record: bytes, content: bytes | bytearray) -> int:
@@ -343,61 +333,3 @@ def _take(file: BinaryIO, count_bytes: int, what: str, tile: int | None = None) 
 
 def _raise(error: VaecError) -> NoReturn:
     raise error
-
-
-def _check_fields(fields: Mapping[str, Any], *names: str) -> None:
-    for name in names:
-        allowed, error, code = HEADER_RULES[name]
-        if fields[name] not in allowed:
-            hint = ": a newer vaecodec may read this file" if error is VaecUnsupportedError else ""
-            raise error(f"{name} is {fields[name]}, must be {_in_words(allowed)}{hint}", code=code)
-
-
-def _in_words(allowed: range) -> str:
-    span = f"{allowed[0]} to {allowed[-1]}" if len(allowed) > 1 else f"{allowed[0]}"
-    return span if allowed.step == 1 else f"{span} in steps of {allowed.step}"
-
-
-def _check_crc(what: str, found: int, stored: int, *, code: str, tile: int | None = None) -> None:
-    if found != stored:
-        message = f"CRC-32 of {what} is {found:#010x}, must be {stored:#010x}: the file is damaged"
-        raise VaecChecksumError(message, code=code, tile=tile)
-
-
-def _check_length(found_bytes: int, file_bytes: int, index_end: int, report: Report) -> None:
-    found = f"file has {found_bytes} bytes"
-    if found_bytes < index_end:
-        raise VaecTruncatedError(f"{found}, must have {index_end} for its tile index", code="SHORT_FILE")
-    if found_bytes > file_bytes:
-        # How many it has is not told, since of a longer file only one byte more may have been read.
-        message = f"file has more than {file_bytes} bytes (file_bytes), must end there"
-        raise VaecFormatError(message, code="TRAILING_DATA")
-    if found_bytes < file_bytes:
-        report(VaecTruncatedError(f"{found}, must have {file_bytes} (file_bytes)", code="SHORT_FILE"))
-
-
-def _check_tile(number: int, box: TileBox, mode: int, payload_bytes: int) -> None:
-    if mode > max(TileMode) or (mode == TileMode.LEARNED and box.plane == "alpha"):
-        message = f"mode of {box.plane} tile {number} is {mode}, must be 0 (colour only), 1 or 2"
-        raise VaecFormatError(message, code="TILE_MODE", tile=number)
-    raw_bytes = box.raw_bytes
-    allowed = {
-        TileMode.LEARNED: range(4, raw_bytes + 65, 4),
-        TileMode.ZLIB: range(9, raw_bytes + raw_bytes // 1000 + 65),
-        TileMode.SOLID: range(box.channels, box.channels + 1),
-    }[TileMode(mode)]
-    if payload_bytes not in allowed:
-        message = f"payload of tile {number} has {payload_bytes} bytes, must have {_in_words(allowed)}"
-        raise VaecFormatError(message, code="TILE_LEN", tile=number)
-
-
-def _check_chunk(kind: bytes, data_bytes: int, seen: Collection[bytes]) -> None:
-    if not set(kind) <= set(_CHUNK_ALPHABET):
-        raise VaecFormatError(f"metadata chunk type is {kind!r}, must be of A-Z, 0-9 and _", code="META")
-    if kind in CHUNK_TYPES and kind in seen:
-        raise VaecFormatError(f"metadata chunk {kind!r} comes twice, must come once", code="META")
-    if len(seen) == MAX_CHUNKS:
-        raise VaecLimitError(f"metadata has more than {MAX_CHUNKS} chunks", code="META_LIMIT")
-    if kind in CHUNK_TYPES and data_bytes > CHUNK_TYPES[kind][1]:
-        message = f"metadata chunk {kind!r} has {data_bytes} bytes, must have at most {CHUNK_TYPES[kind][1]}"
-        raise VaecLimitError(message, code="META_LIMIT")

@@ -45,7 +45,7 @@ class Area(NamedTuple):
 
 
 def analyze(strip: Strip, box: TileBox, network: "Network", quality: int) -> "Tensor":
-    """Latents [M, h, w] of a box, before they are rounded, seen with as much around it as the strip has."""
+    """Latents [M, h, w] of a box, before they are quantized, seen with as much around it as the strip has."""
     height, width = strip.samples.shape[:2]
     bounds = area_of(box._replace(top=strip.top, left=0, height=height, width=width))
 

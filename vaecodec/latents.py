@@ -41,8 +41,8 @@ class Features(NamedTuple):
 
     Attributes:
         y: float32 [M, ceil(H / 16), ceil(W / 16)], one vector of M = 256 (with the built-in weights) a block of 16x16
-            pixels. Unit: quantizer steps of `quality`, in which a file rounds its distance from a prediction to the
-            nearest whole number; a step is smaller at a higher quality, so values grow with it.
+            pixels. Unit: quantizer steps of `quality`, of which a file keeps a whole number as its distance from a
+            prediction; a step is smaller at a higher quality, so values grow with it.
         z: float32 [Z, ceil(H / 64), ceil(W / 64)], hyper-latents, Z = 96 a block of 64x64 pixels: a summary from which
             the codec predicts how strong each latent is there. Unit: quantizer steps.
         quality: 1 to 100. Compare features of the same quality and the same weights only.
@@ -54,14 +54,14 @@ class Features(NamedTuple):
 
 
 def features_of_picture(samples: Samples, quality: int, network: "Network") -> Features:
-    """Features of a picture [H, W, C] before anything is rounded; alpha is ignored, grey is taken as RGB."""
+    """Features of a picture [H, W, C] before anything is quantized; alpha is ignored, grey is taken as RGB."""
     header = _colour_header(samples.shape[1], samples.shape[0], quality, network)
     parts = [network.to_steps(y, quality) for y in analyze_tiles(samples, header, network)]
     return _features([(_array(part.y), _array(part.z)) for part in parts], header)
 
 
 def features_of_stream(stream: Bitstream, network: "Network") -> Features:
-    """Features as a file holds them, rounded: its latents are decoded, its pixels are not.
+    """Features as a file holds them, quantized: its latents are decoded, its pixels are not.
 
     The tiles that it keeps without loss have no latents: their pixels are analyzed.
 
@@ -143,7 +143,7 @@ def bits_per_pixel(samples: Samples, quality: int, network: "Network") -> float:
 def blends(a: Samples, b: Samples, steps: int, quality: int, network: "Network") -> list[Samples]:
     """Pictures [H, W, 3] whose latents lie between those of two pictures, from a to b in equal steps.
 
-    The latents are rounded and coded as those of any picture, so that the first and the last show what files of a and b
+    The latents are quantized and coded as those of any picture, so that the first and the last show what files of a and b
     show.
 
     Args:

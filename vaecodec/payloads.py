@@ -11,7 +11,22 @@ from vaecodec.errors import VaecError
 from vaecodec.files import spool
 
 
-class StoredTiles(Sequence[Tile]):
+class _Tiles(Sequence[Tile]):
+    """Tiles that are fetched one by one."""
+
+    def _fetch(self, number: int) -> Tile:
+        raise NotImplementedError
+
+    @overload
+    def __getitem__(self, number: int) -> Tile: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[Tile]: ...
+    def __getitem__(self, number: int | slice) -> Tile | list[Tile]:
+        where = range(len(self))[number]  # as a list counts from the end, and raises IndexError
+        return self._fetch(where) if isinstance(where, int) else [self._fetch(each) for each in where]
+
+
+class StoredTiles(_Tiles):
     """The tiles of an open .vaec file; each is read, and its CRC checked, when it is asked for.
 
     Args:
@@ -35,19 +50,12 @@ class StoredTiles(Sequence[Tile]):
     def __len__(self) -> int:
         return len(self.info.index)
 
-    @overload
-    def __getitem__(self, number: int) -> Tile: ...
-    @overload
-    def __getitem__(self, number: slice) -> list[Tile]: ...
-    def __getitem__(self, number: int | slice) -> Tile | list[Tile]:
-        if isinstance(number, slice):
-            return [self[each] for each in range(*number.indices(len(self)))]
-        number = range(len(self))[number]  # as a list counts from the end, and raises IndexError
+    def _fetch(self, number: int) -> Tile:
         self._file.seek(self._offsets[number])
         return cast(Tile, read_tile(self._file, number, self.info.index[number], _raise))
 
 
-class SpooledTiles(Sequence[Tile]):
+class SpooledTiles(_Tiles):
     """Tiles of a file in the making; their payloads lie in a `files.spool`.
 
     Args:
@@ -65,13 +73,7 @@ class SpooledTiles(Sequence[Tile]):
     def __len__(self) -> int:
         return len(self._places)
 
-    @overload
-    def __getitem__(self, number: int) -> Tile: ...
-    @overload
-    def __getitem__(self, number: slice) -> list[Tile]: ...
-    def __getitem__(self, number: int | slice) -> Tile | list[Tile]:
-        if isinstance(number, slice):
-            return [self[each] for each in range(*number.indices(len(self)))]
+    def _fetch(self, number: int) -> Tile:
         place = self._places[number]
         self._spool.seek(place.offset)
         return Tile(place.mode, self._spool.read(place.payload_bytes), place.content_crc)

@@ -138,7 +138,7 @@ def encode_tile(
         samples: of the tile.
         network: the loaded weights.
         quality: 1 to 100.
-        analyze: the latents [M, h, w] of the tile before they are rounded, computed when they are needed.
+        analyze: the latents [M, h, w] of the tile before they are quantized, computed when they are needed.
 
     Returns:
         The tile and, if it is learned, the latents that the decoder will have of it.

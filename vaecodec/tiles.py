@@ -59,7 +59,7 @@ def encode_rows(rows: Rows, header: Header, network: "Network", tiles: Shelf) ->
 
 
 def analyze_tiles(samples: Samples, header: Header, network: "Network") -> list["Tensor"]:
-    """Latents [M, h, w] float32, before they are rounded, of every colour tile of a picture [H, W, C]."""
+    """Latents [M, h, w] float32, before they are quantized, of every colour tile of a picture [H, W, C]."""
     colour = (box for box in header.boxes() if box.plane == "colour")
     return [analyze(Strip(0, samples), box, network, header.quality) for box in colour]
 
