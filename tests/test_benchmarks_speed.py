@@ -293,7 +293,7 @@ def test_recording_measures_what_was_asked_for_and_reports_all(monkeypatch: pyte
         monkeypatch.setattr(module, "main", lambda arguments, name=name: calls.append((name, " ".join(arguments))) or 0)
     monkeypatch.setattr(record.complexity, "record", lambda path: calls.append(("complexity", path.name)))
     assert record.main([]) == 0
-    order = ["rd_curve"] * 3 + ["throughput", "complexity"] + ["report"] * 3
+    order = ["rd_curve"] * 4 + ["throughput", "complexity"] + ["report"] * 3
     assert [name for name, _ in calls] == order
     assert all("--codecs vaecodec" in arguments for name, arguments in calls if name == "rd_curve")
     assert "README.md" in calls[-1][1] and "kodak" in calls[-1][1]

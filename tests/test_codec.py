@@ -68,6 +68,29 @@ def test_arrays_and_tensors_are_pictures(tiny: Codec, mode: str) -> None:
     assert np.array_equal(np.asarray(tiny.decode(data)), as_array)
 
 
+@pytest.mark.parametrize("scale", [1, 1 / 2])
+@pytest.mark.parametrize("mode", sorted(MODES))
+@pytest.mark.parametrize("size", [(70, 50), (1100, 40)], ids=["a tile", "rows of tiles"])
+def test_tensors_stay_on_their_device(
+    tiny: Codec, monkeypatch: pytest.MonkeyPatch, mode: str, scale: float, size: tuple[int, int]
+) -> None:
+    """What is synthesized never becomes an array on its way to a tensor, and the tensor is an ordinary one."""
+    data = tiny.encode(picture(*size, MODES[mode]), 60)
+    expected = np.atleast_3d(tiny.decode(data, output="numpy", scale=scale))
+    modes = {tile.mode for tile in bitstream.read(data).tiles}
+    before = torch.Tensor.numpy
+
+    def only_rows_of_tables(self: torch.Tensor) -> np.ndarray:
+        assert self.dim() == 1, "a picture became an array"
+        return before(self)
+
+    monkeypatch.setattr(torch.Tensor, "numpy", only_rows_of_tables)
+    decoded = tiny.decode(data, output="torch", scale=scale)
+    assert TileMode.LEARNED in modes
+    assert torch.equal(decoded, torch.tensor(expected).permute(2, 0, 1))
+    assert decoded.is_contiguous() and not decoded.is_inference()
+
+
 def test_sources_of_a_file(tiny: Codec, tmp_path: Path) -> None:
     """Bytes, memoryview, path and open file decode alike; a source of another type is refused."""
     data = tiny.encode(picture(20, 20), 50)
@@ -192,7 +215,7 @@ def test_tiles_leave_no_seam(request: pytest.FixtureRequest, monkeypatch: pytest
     canvas = Canvas(header, codec.network)
     for tile, box in zip(coded, header.boxes(), strict=True):
         canvas.place(box, tiles.decode_latents(codec.network, tile, area_of(box).size, 70))
-    whole = codec.network.synthesize(canvas.latents(canvas.window), 70)[:300, :270]
+    whole = codec.network.synthesize(canvas.latents(canvas.window), 70)[:300, :270].numpy()
     assert np.abs(whole.astype(int) - tiled).max() <= 1
 
 

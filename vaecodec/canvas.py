@@ -58,7 +58,10 @@ def analyze(strip: Strip, box: TileBox, network: "Network", quality: int) -> "Te
         above, before = inner.top - seen.top, inner.left - seen.left
         return latents[:, above : inner.bottom - seen.top, before : inner.right - seen.left]
 
-    return _whole_or_halves(box, work, network.join, largest_px=_largest_part_px(network))
+    def join(parts: "list[Tensor]", axis: int) -> "Tensor":
+        return network.join(parts, 1 + axis)
+
+    return _whole_or_halves(box, work, join, largest_px=_largest_part_px(network))
 
 
 class Canvas:
@@ -114,21 +117,21 @@ class Canvas:
         for done in [number for number in self._rows if number <= row]:
             del self._rows[done]
 
-    def synthesize(self, box: TileBox) -> Samples:
-        """Samples [h, w, C] of a part of a tile whose surroundings are in place."""
+    def synthesize(self, box: TileBox) -> "Tensor":
+        """Samples uint8 [h, w, C] of a part of a tile whose surroundings are in place."""
         above, before = box.top % LATENT_PX, box.left % LATENT_PX
         aligned = box._replace(
             top=box.top - above, left=box.left - before, height=box.height + above, width=box.width + before
         )
         largest_px = _largest_part_px(self.network)
-        return _whole_or_halves(aligned, self._synthesize, np.concatenate, largest_px=largest_px)[above:, before:]
+        return _whole_or_halves(aligned, self._synthesize, self.network.join, largest_px=largest_px)[above:, before:]
 
-    def preview(self, box: TileBox, scale: int) -> Samples:
-        """Samples [ceil(h / scale), ceil(w / scale), C] of a tile, by a short cut: see `model.preview`."""
+    def preview(self, box: TileBox, scale: int) -> "Tensor":
+        """Samples uint8 [ceil(h / scale), ceil(w / scale), C] of a tile, by a short cut: see `model.preview`."""
         pixels = self.network.preview(self.latents(area_of(box)), scale)
         return _in_channels(pixels[: -(-box.height // scale), : -(-box.width // scale)], box)
 
-    def _synthesize(self, box: TileBox) -> Samples:
+    def _synthesize(self, box: TileBox) -> "Tensor":
         inner = area_of(box)
         seen = _widened(inner, self._margin, self.window)
         pixels = self.network.synthesize(self.latents(seen), self.quality)
@@ -144,7 +147,7 @@ class Canvas:
             top, block = self._rows[row]
             parts.append(block[:, begins - top : area.bottom - top, columns])
             begins += parts[-1].shape[1]
-        return parts[0] if len(parts) == 1 else self.network.join(parts, 0)
+        return parts[0] if len(parts) == 1 else self.network.join(parts, 1)
 
 
 def area_of(box: TileBox) -> Area:
@@ -158,12 +161,9 @@ def to_rgb(samples: Samples) -> Samples:
     return np.repeat(samples[..., :1], 3, 2) if samples.shape[2] < 3 else samples[..., :3]
 
 
-def _in_channels(rgb: Samples, box: TileBox) -> Samples:
-    """Pixels [h, w, 3] in the channels of a tile; grey is their mean, rounded."""
-    if box.channels == 3:
-        return rgb
-    grey: Samples = ((rgb.astype(np.uint16).sum(2, keepdims=True) + 1) // 3).astype(np.uint8)
-    return grey
+def _in_channels(rgb: "Tensor", box: TileBox) -> "Tensor":
+    """Pixels uint8 [h, w, 3] in the channels of a tile; grey is their mean, rounded."""
+    return rgb if box.channels == 3 else ((rgb.sum(2, keepdim=True) + 1) // 3).to(rgb.dtype)
 
 
 def _widened(area: Area, margin: int, bounds: Area) -> Area:

@@ -23,7 +23,7 @@ from vaecodec.rasters import readers
 from vaecodec.streaming import DEFAULT_QUALITY, Output, Target, check_output
 
 if TYPE_CHECKING:
-    from vaecodec.model.network import Network
+    from vaecodec.model.network import Network, Tensors
 
 SCALES = (1, 1 / 2, 1 / 4, 1 / 8)
 
@@ -135,10 +135,11 @@ class Codec(ExploringCodec):
         with clear_errors():
             partial = on_error == "partial"
             stream = bitstream.read(sources.read_all(source), max_pixels=max_pixels, partial=partial)
-            samples, damage = self._decode_tiles(stream, partial=partial, scale=round(1 / scale))
+            medium = self._medium(output)
+            picture, damage = self._decode_tiles(stream, medium, partial=partial, scale=round(1 / scale))
             for error in (*stream.damage, *damage):
                 warnings.warn(str(error), UserWarning, stacklevel=2)
-            return self._present(samples, stream.metadata, output)
+            return self._present(picture, stream.metadata, output)
 
     def encode_batch(
         self,
@@ -185,10 +186,10 @@ class Codec(ExploringCodec):
         )
 
     def _decode_tiles(
-        self, stream: bitstream.Bitstream, *, partial: bool, scale: int
-    ) -> tuple[tiles.Samples, list[VaecError]]:
-        def decode(network: "Network | None") -> tuple[tiles.Samples, list[VaecError]]:
-            return tiles.decode_tiles(stream.tiles, stream.header, network, partial=partial, scale=scale)
+        self, stream: bitstream.Bitstream, medium: tiles.Medium, *, partial: bool, scale: int
+    ) -> tuple[Any, list[VaecError]]:
+        def decode(network: "Network | None") -> tuple[Any, list[VaecError]]:
+            return tiles.decode_tiles(stream.tiles, stream.header, network, partial=partial, scale=scale, medium=medium)
 
         network = self._network_of(stream)
         return decode(None) if network is None else self._on_device(network, decode)
@@ -222,13 +223,22 @@ class Codec(ExploringCodec):
             )
         return network
 
-    def _present(self, samples: NDArray[np.uint8], metadata: dict[str, bytes], output: Output) -> Any:
+    def _medium(self, output: Output) -> tiles.Medium:
+        """What pictures are put down in that are to come out so: tensors never leave their device."""
+        return self._tensors() if output == "torch" else tiles.Arrays()
+
+    def _tensors(self) -> "Tensors":
+        from vaecodec.model.network import Tensors  # torch loads only for those who ask for it
+
+        return Tensors(self.device)
+
+    def _present(self, samples: Any, metadata: dict[str, bytes], output: Output) -> Any:
+        """A picture [H, W, C], an array or already a tensor, as it is to come out."""
         if output == "pil":
             return pixels.to_image(samples, metadata)
         if output == "torch":
-            from vaecodec.model import network  # torch loads only for those who ask for it
-
-            return network.to_tensor(samples, self.device)
+            tensors = self._tensors()
+            return tensors.by_channels(tensors.take(samples))
         return samples[..., 0] if samples.shape[2] == 1 else samples
 
 

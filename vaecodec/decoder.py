@@ -1,7 +1,7 @@
 """Tiles to a picture, from the top down: all of it, a window of it, or a preview, touching only what that needs."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -13,11 +13,35 @@ from vaecodec.pixels import pad_edge
 from vaecodec.tile import decode_latents, decode_plain
 
 if TYPE_CHECKING:  # torch loads only when a tile needs the network
+    from torch import Tensor
+
     from vaecodec.model.network import Network
 
 DAMAGED_GREY = 128
 
 Report = Callable[[VaecError], None]
+
+
+class Medium(Protocol):
+    """What a picture is put down in: arrays, or tensors of a device, so that what is made there need not leave it."""
+
+    def blank(self, shape: tuple[int, int, int], value: int) -> Any:
+        """A picture uint8 [h, w, C] of one value."""
+
+    def take(self, samples: "Samples | Tensor") -> Any:
+        """Samples from wherever they are."""
+
+
+class Arrays:
+    """The medium of pictures in the computer's memory."""
+
+    def blank(self, shape: tuple[int, int, int], value: int) -> Samples:
+        """A picture of one value."""
+        return np.full(shape, value, np.uint8)
+
+    def take(self, samples: "Samples | Tensor") -> Samples:
+        """Samples from wherever they are."""
+        return samples if isinstance(samples, np.ndarray) else samples.cpu().numpy()
 
 
 class Decoder:
@@ -30,19 +54,20 @@ class Decoder:
         report: told of each tile that does not decode, which then is grey, unless this raises.
         window: the part to decode, within the picture; None is all of it.
         scale: 1; or 2, 4 or 8 for a preview with sides of 1/scale of the picture's, rounded up; then of all of it.
+        medium: of what comes out.
     """
 
     def __init__(
         self, tiles: Sequence[Tile | None], header: Header, network: "Network | None", *, report: Report,
-        window: Window | None = None, scale: int = 1,
+        window: Window | None = None, scale: int = 1, medium: Medium = Arrays(),
     ) -> None:  # fmt: skip
         self.tiles, self.header, self.network, self.report = tiles, header, network, report
         self.window, self.scale = window or Window(0, header.height, 0, header.width), scale
-        self.grid = Grid(header)
+        self.grid, self.medium = Grid(header), medium
         self.prepared: dict[int, Tile | None] = {}
 
-    def run(self) -> Iterator[Samples]:
-        """Yields samples [h, w, C], uint8: what a row of tiles has of the window."""
+    def run(self) -> Iterator[Any]:
+        """Yields samples [h, w, C], uint8, in the medium: what a row of tiles has of the window."""
         margin = self.network.synthesis_margin if self.network and self.scale == 1 else 0
         needed = self.window.widened(margin * LATENT_PX, self.header)
         canvas = Canvas(self.header, self.network, needed.area, margin) if self.network else None
@@ -78,7 +103,7 @@ class Decoder:
             canvas.place(box, latents)
         self.prepared[number] = tile if latents is None or tile is None else tile._replace(payload=b"")
 
-    def _paint(self, number: int, canvas: Canvas | None, band: Samples) -> None:
+    def _paint(self, number: int, canvas: Canvas | None, band: Any) -> None:
         """Puts what a tile shows, in colour and alpha, into the band of its row."""
         box = self.grid.boxes[number]
         self._paint_plane(number, self.prepared[number], box, canvas, band)
@@ -86,29 +111,30 @@ class Decoder:
             number += len(self.grid.boxes)
             self._paint_plane(number, self.tiles[number], alpha_of(box), canvas, band)
 
-    def _paint_plane(self, number: int, tile: Tile | None, box: TileBox, canvas: Canvas | None, band: Samples) -> None:
+    def _paint_plane(self, number: int, tile: Tile | None, box: TileBox, canvas: Canvas | None, band: Any) -> None:
         if tile is None:
             return
         part = self.window.part_of(box)
+        samples: Samples | Tensor
         try:
             if canvas and tile.mode == TileMode.LEARNED:
                 samples = canvas.synthesize(part) if self.scale == 1 else canvas.preview(part, self.scale)
             else:
                 top, left = part.top - box.top, part.left - box.left
-                samples = decode_plain(tile, box)[top : top + part.height, left : left + part.width]
-                samples = samples if self.scale == 1 else _reduced(samples, self.scale)
+                plain = decode_plain(tile, box)[top : top + part.height, left : left + part.width]
+                samples = plain if self.scale == 1 else _reduced(plain, self.scale)
         except VaecCorruptError as error:
             self._lost(error, number)
         else:
             left, (height, width) = (part.left - self.window.left) // self.scale, samples.shape[:2]
-            cut(band, box._replace(top=0, left=left, height=height, width=width))[:] = samples
+            cut(band, box._replace(top=0, left=left, height=height, width=width))[:] = self.medium.take(samples)
 
-    def _blank(self, row: int) -> Samples:
+    def _blank(self, row: int) -> Any:
         """The band of a row of tiles before anything is in it."""
         part = self.window.part_of(self.grid.boxes[self.grid.number(row, 0)])
         width = self.window.right - self.window.left
         shape = -(-part.height // self.scale), -(-width // self.scale), self.header.pixel_format.channels
-        return np.full(shape, DAMAGED_GREY, np.uint8)
+        return self.medium.blank(shape, DAMAGED_GREY)
 
     def _lost(self, error: VaecCorruptError, number: int) -> None:
         """The payload's CRC holds, so the fault is not damage: say which tile, and what that means."""

@@ -102,7 +102,7 @@ class Encoder:
         """Compares a learned tile with the picture, and stores it without loss if it misses its floor."""
         box = self.grid.boxes[number]
         original = self._cut(box)
-        self.errors[number] = squared_error(original, canvas.synthesize(box))
+        self.errors[number] = squared_error(original, canvas.synthesize(box).cpu().numpy())
         if not misses_floor(original, self.errors[number], self.header.quality):
             return True
         self.tiles[number], self.errors[number] = plain_tile(original), 0

@@ -143,8 +143,7 @@ def bits_per_pixel(samples: Samples, quality: int, network: "Network") -> float:
 def blends(a: Samples, b: Samples, steps: int, quality: int, network: "Network") -> list[Samples]:
     """Pictures [H, W, 3] whose latents lie between those of two pictures, from a to b in equal steps.
 
-    The latents are quantized and coded as those of any picture, so that the first and the last show what files of a and b
-    show.
+    The latents are quantized and coded as those of any picture: the first and the last show what files of a and b show.
 
     Args:
         a: samples [H, W, C].

@@ -1,13 +1,12 @@
 """Pictures to tiles and back, whole ones in memory or by rows: what the rest of the package calls."""
 
+import itertools
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from vaecodec.bitstream import Header, Tile, TileMode
 from vaecodec.canvas import LATENT_PX, Samples, Strip, analyze, to_rgb
-from vaecodec.decoder import Decoder, Report
+from vaecodec.decoder import Arrays, Decoder, Medium, Report
 from vaecodec.encoder import Encoder, Shelf
 from vaecodec.errors import VaecError
 from vaecodec.grid import Window
@@ -21,6 +20,8 @@ if TYPE_CHECKING:  # torch loads only when a tile needs the network
 
 __all__ = [
     "LATENT_PX",
+    "Arrays",
+    "Medium",
     "Samples",
     "Window",
     "analyze_tiles",
@@ -65,9 +66,10 @@ def analyze_tiles(samples: Samples, header: Header, network: "Network") -> list[
 
 
 def decode_tiles(
-    tiles: Sequence[Tile | None], header: Header, network: "Network | None", *, partial: bool = False, scale: int = 1
-) -> tuple[Samples, list[VaecError]]:
-    """Picture [H, W, C] of tiles in index order, and what is damaged; a damaged tile is grey.
+    tiles: Sequence[Tile | None], header: Header, network: "Network | None", *, partial: bool = False, scale: int = 1,
+    medium: Medium = Arrays(),
+) -> tuple[Any, list[VaecError]]:  # fmt: skip
+    """Picture uint8 [H, W, C] of tiles in index order, and what is damaged; a damaged tile is grey.
 
     Args:
         tiles: as read; None where a tile is already known to be damaged.
@@ -75,17 +77,23 @@ def decode_tiles(
         network: may be None if no tile is learned.
         partial: decode what can be decoded instead of raising.
         scale: as for `decode_rows`.
+        medium: what the picture is put down in.
 
     Raises:
         VaecCorruptError: with its tile's number, unless `partial`.
     """
     damage: list[VaecError] = []
     shape = -(-header.height // scale), -(-header.width // scale), header.pixel_format.channels
-    samples, top = np.empty(shape, np.uint8), 0
-    for band in decode_rows(tiles, header, network, report=damage.append if partial else None, scale=scale):
-        samples[top : top + len(band)] = band
+    report = damage.append if partial else None
+    bands = decode_rows(tiles, header, network, report=report, scale=scale, medium=medium)
+    first = next(bands)
+    if len(first) == shape[0]:
+        return first, damage
+    picture, top = medium.blank(shape, 0), 0
+    for band in itertools.chain([first], bands):
+        picture[top : top + len(band)] = band
         top += len(band)
-    return samples, damage
+    return picture, damage
 
 
 def decode_rows(
@@ -96,7 +104,8 @@ def decode_rows(
     report: Report | None = None,
     window: Window | None = None,
     scale: int = 1,
-) -> Iterator[Samples]:
+    medium: Medium = Arrays(),
+) -> Iterator[Any]:
     """Decode a picture, or a window of it, by rows of tiles, touching only the tiles that it needs.
 
     Args:
@@ -106,14 +115,15 @@ def decode_rows(
         report: told of each tile that does not decode, which then is grey; None is to raise.
         window: the part to decode, within the picture; None is all of it.
         scale: 2, 4 or 8 for a preview with sides of 1/scale of the picture's, rounded up; then without a window.
+        medium: what the picture is put down in.
 
     Yields:
-        Samples [h, w, C], uint8: what a row of tiles has of the window.
+        Samples [h, w, C], uint8, in the medium: what a row of tiles has of the window.
 
     Raises:
         VaecMismatchError: a tile is intact but does not decode, unless there is a `report`.
     """
-    return Decoder(tiles, header, network, report=report or _raise, window=window, scale=scale).run()
+    return Decoder(tiles, header, network, report=report or _raise, window=window, scale=scale, medium=medium).run()
 
 
 def _raise(error: VaecError) -> None:

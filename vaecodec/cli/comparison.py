@@ -48,9 +48,10 @@ def _ms_ssim(a: pixels.Samples, b: pixels.Samples) -> float | None:
         return None
     if min(a.shape[:2]) < _MS_SSIM_MIN_SIDE_PX:
         return None
-    from vaecodec.model import network
+    from vaecodec.model.network import Tensors
 
-    x, y = (network.to_tensor(each.copy(), "cpu")[None].double() for each in (a, b))
+    cpu = Tensors("cpu")
+    x, y = (cpu.by_channels(cpu.take(each))[None].double() for each in (a, b))
     return round(float(ms_ssim(x, y, data_range=255)), 6)
 
 

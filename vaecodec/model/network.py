@@ -93,8 +93,8 @@ class Network:
 
     @staticmethod
     def join(parts: list[Tensor], axis: int) -> Tensor:
-        """Latents [M, h, w] of two neighbouring regions as those of one, along rows (0) or columns (1)."""
-        return torch.cat(parts, 1 + axis)
+        """Latents, or pixels, of neighbouring regions as those of one, along an axis."""
+        return torch.cat(parts, axis)
 
     def analyze(self, pixels: NDArray[np.uint8], quality: int) -> Tensor:
         """Latents y [M, H/16, W/16] float32 of pixels [H, W, 3], H and W multiples of 16.
@@ -144,7 +144,7 @@ class Network:
                 y_hat = torch.where(where, mean + residual / gain, y_hat)
             return y_hat
 
-    def synthesize(self, y_hat: Tensor, quality: int) -> NDArray[np.uint8]:
+    def synthesize(self, y_hat: Tensor, quality: int) -> Tensor:
         """Pixels [16 h, 16 w, 3] uint8 of dequantized latents [M, h, w].
 
         Raises:
@@ -158,9 +158,9 @@ class Network:
             picture = self.vae.synthesis(y, level)[0]
             if not torch.isfinite(picture.sum()):
                 raise VaecCorruptError("the latents do not synthesize to finite pixels", code="NONFINITE")
-            return (picture * 255).round_().clamp_(0, 255).to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+            return (picture * 255).round_().clamp_(0, 255).to(torch.uint8).permute(1, 2, 0)
 
-    def preview(self, y_hat: Tensor, scale: int) -> NDArray[np.uint8]:
+    def preview(self, y_hat: Tensor, scale: int) -> Tensor:
         """Pixels [16 h / scale, 16 w / scale, 3] uint8, by a short cut, of dequantized latents [M, h, w]: `preview`."""
         with self._inference():
             return preview.apply(self._preview_map, y_hat, scale)
@@ -195,10 +195,27 @@ def settle_after_fork() -> None:
         torch.set_num_threads(1)
 
 
-def to_tensor(samples: NDArray[np.uint8], device: str) -> Tensor:
-    """Samples [H, W, C] as a uint8 tensor [C, H, W] on a device."""
-    settle_after_fork()
-    return torch.from_numpy(samples).permute(2, 0, 1).contiguous().to(pick_device(device))
+class Tensors:
+    """The medium of pictures that stay on a device: see `decoder.Medium`."""
+
+    def __init__(self, device: str) -> None:
+        settle_after_fork()
+        self._device = pick_device(device)
+
+    def blank(self, shape: tuple[int, int, int], value: int) -> Tensor:
+        """A picture of one value."""
+        return torch.full(shape, value, dtype=torch.uint8, device=self._device)
+
+    def take(self, samples: NDArray[np.uint8] | Tensor) -> Tensor:
+        """Samples from wherever they are."""
+        if isinstance(samples, Tensor):
+            return samples.to(self._device)
+        return torch.tensor(samples, device=self._device)  # a copy: some samples may not be written to
+
+    @staticmethod
+    def by_channels(picture: Tensor) -> Tensor:
+        """A picture [H, W, C] as [C, H, W]."""
+        return picture.permute(2, 0, 1).contiguous()
 
 
 def pick_device(name: str) -> torch.device:

@@ -29,7 +29,7 @@ _CELLS = LATENT_STRIDE // SCALES[0]  # a side, in each latent's block
 def fit(network: "Network") -> Tensor:
     """The map [M + 1, 3, 8, 8] float32 from a latent, and 1, to the means in 0..255 of blocks of 2x2 pixels."""
     y = network.analyze(_probe(), PROBE_QUALITY)
-    pixels = torch.from_numpy(network.synthesize(y, PROBE_QUALITY)).permute(2, 0, 1)[None].double()
+    pixels = network.synthesize(y, PROBE_QUALITY).permute(2, 0, 1)[None].double().cpu()
     blocks = F.pixel_unshuffle(F.avg_pool2d(pixels, SCALES[0]), _CELLS)[0].flatten(1).T
     with_one = torch.cat([y.flatten(1), torch.ones_like(y[:1]).flatten(1)]).T.double().cpu()
     gram = with_one.T @ with_one
@@ -38,12 +38,12 @@ def fit(network: "Network") -> Tensor:
     return solution.float().reshape(-1, 3, _CELLS, _CELLS).to(network.device)
 
 
-def apply(fitted: Tensor, y_hat: Tensor, scale: int) -> NDArray[np.uint8]:
+def apply(fitted: Tensor, y_hat: Tensor, scale: int) -> Tensor:
     """Pixels [16 h / scale, 16 w / scale, 3] of dequantized latents [M, h, w], scale one of `SCALES`."""
     kernel = F.avg_pool2d(fitted, scale // SCALES[0]).flatten(1)  # [M + 1, 3 * cells]
     cells = torch.einsum("mhw,mc->chw", y_hat, kernel[:-1]) + kernel[-1][:, None, None]
     pixels = F.pixel_shuffle(cells[None], LATENT_STRIDE // scale)[0]
-    return pixels.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    return pixels.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0)
 
 
 def _probe() -> NDArray[np.uint8]:
