@@ -1,13 +1,21 @@
 """The import table is the architecture: who may import whom, and who may touch torch."""
 
 import ast
+import json
 import re
 import sys
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "vaecodec"
+from vaecodec import Codec
+
+ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT))  # benchmarks/ is not part of the installed package
+
+from benchmarks import complexity  # noqa: E402
+
+PACKAGE = ROOT / "vaecodec"
 
 # room: (rooms it may import, third-party packages it may import). docs/architecture.md shows the same table.
 TABLE = {
@@ -140,6 +148,36 @@ def test_nothing_at_run_time_unpickles_evaluates_or_downloads() -> None:
 
 def test_the_document_shows_this_table() -> None:
     """docs/architecture.md lists every room."""
-    text = (PACKAGE.parent / "docs" / "architecture.md").read_text()
+    text = (ROOT / "docs" / "architecture.md").read_text()
     missing = [room for room in TABLE if not room.startswith("_") and f"| `{room}" not in text]
     assert not missing
+
+
+def test_the_document_counts_what_the_shipped_network_computes(shipped: Codec) -> None:
+    """Operations, parameters and margins, in docs/architecture.md and in the record, are those of the weights."""
+    counted = complexity.count()
+    assert json.loads((ROOT / "benchmarks" / "results" / "complexity.json").read_text()) == counted
+    parts = counted["kmac_per_pixel"]
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    table = dict(re.findall(r"^\| ([a-z-]+(?: network| and context)?)[^|]*\|[^|]*\| ([\d.]+) \|$", text, re.MULTILINE))
+    assert table == {
+        "analysis": f"{parts['analysis']:.1f}",
+        "hyper-analysis": f"{parts['hyper_analysis']:.1f}",
+        "scale network": f"{parts['scale_network']:.1f}",
+        "hyper-synthesis and context": f"{parts['hyper_synthesis'] + parts['context']:.1f}",
+        "synthesis": f"{parts['synthesis']:.1f}",
+    }
+    network, numbers = shipped.network, ("four", "five", "six", "seven", "eight")
+    for claim in (
+        f"{counted['parameters'] / 1e6:.1f} M parameters",
+        f"A decoder runs {counted['decode_kmac_per_pixel']:.1f}, an encoder {counted['encode_kmac_per_pixel']:.1f}",
+        f"({numbers[network.analysis_margin - 4]} latents around\na tile in analysis, "
+        f"{numbers[network.synthesis_margin - 4]} in synthesis)",
+        f"{numbers[network.vae.arch.analysis_blocks - 4]} blocks of {network.vae.arch.analysis_channels} channels",
+        f"There are {network.vae.arch.latent_channels} latents",
+    ):
+        assert claim in text, claim
+    card = (ROOT / "pretrained" / "README.md").read_text()
+    decoded, encoded = (f"{counted[f'{way}_kmac_per_pixel']:.1f}" for way in ("decode", "encode"))
+    assert f"decoding {decoded} kMAC per pixel, encoding {encoded}" in card
+    assert f"{counted['parameters'] / 1e6:.1f} M; file" in card

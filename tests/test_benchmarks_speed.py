@@ -16,8 +16,20 @@ from PIL import Image
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT))  # benchmarks/ is not part of the installed package
 
-from benchmarks import codecs, datasets, gpu_jpeg, gpu_throughput, peers, record, stages, throughput, timings  # noqa: E402
+from benchmarks import (  # noqa: E402
+    codecs,
+    datasets,
+    gpu_jpeg,
+    gpu_throughput,
+    paired,
+    peers,
+    record,
+    stages,
+    throughput,
+    timings,
+)
 from benchmarks.adapter import UnavailableError  # noqa: E402
+from vaecodec.model import weights  # noqa: E402
 
 ZOO = '''
 import torch
@@ -300,3 +312,18 @@ def test_recording_measures_what_was_asked_for_and_reports_all(monkeypatch: pyte
     calls.clear()
     assert record.main(["--codecs", "heic", "--steps", "rd"]) == 0
     assert ["clic2025-valid" in arguments for _, arguments in calls] == [False, True]
+
+
+# --- two checkouts ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_two_checkouts_are_timed_in_turn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each side runs the package of its checkout: the same one here, so that the model is the same."""
+    Image.fromarray(picture(64, 64)).save(tmp_path / "a.png")
+    arguments = f"--before {ROOT} --after {ROOT} --data {tmp_path} --threads 1 --rounds 3 --out {tmp_path}/paired.json"
+    assert paired.main(arguments.split()) == 0
+    report = json.loads((tmp_path / "paired.json").read_text())
+    assert json.loads(capsys.readouterr().out) == report
+    assert report["before"]["model_id"] == report["after"]["model_id"] == weights.DEFAULT_SHA256[:8]
+    assert all(report["ratio"][way] > 0 and report["after"][f"{way}_s"] > 0 for way in paired.WAYS)

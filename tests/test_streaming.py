@@ -358,7 +358,7 @@ def test_learned_files_need_their_model(tiny: Codec, shipped: Codec, tmp_path: P
         assert (caught.value.code, os.listdir(tmp_path)) == ("MODEL_MISSING", [])
 
 
-@pytest.mark.parametrize(("width", "tile_log2"), [(12_288, 10), (12_289, 9)])
+@pytest.mark.parametrize(("width", "tile_log2"), [(8192, 10), (8193, 9)])
 def test_tiles_of_wide_pictures_are_small(tiny: Codec, tmp_path: Path, width: int, tile_log2: int) -> None:
     """Rows of tiles are held in memory; in memory and by rows the same choice is made, and any choice decodes."""
     samples = np.tile(picture(16, 64), (1, width // 64 + 1, 1))[:, :width]

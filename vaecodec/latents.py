@@ -40,7 +40,7 @@ class Features(NamedTuple):
     """The latents of a picture: what the network makes of it, and what a file holds.
 
     Attributes:
-        y: float32 [M, ceil(H / 16), ceil(W / 16)], one vector of M = 256 (with the built-in weights) a block of 16x16
+        y: float32 [M, ceil(H / 16), ceil(W / 16)], one vector of M = 384 (with the built-in weights) a block of 16x16
             pixels. Unit: quantizer steps of `quality`, of which a file keeps a whole number as its distance from a
             prediction; a step is smaller at a higher quality, so values grow with it.
         z: float32 [Z, ceil(H / 64), ceil(W / 64)], hyper-latents, Z = 96 a block of 64x64 pixels: a summary from which

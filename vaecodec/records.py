@@ -62,7 +62,7 @@ HEADER_RULES: dict[str, tuple[range, type[VaecError], str]] = {  # field: (allow
     "tile_log2": (range(8, 13), VaecFormatError, "TILE"),
     "quality": (range(1, 101), VaecFormatError, "QUALITY"),
 }
-WIDEST_WITH_LARGE_TILES = 3 << 12
+WIDEST_WITH_LARGE_TILES = 8 << 10
 INDEX_ENTRY = Layout(mode_length="I", payload_crc="I", content_crc="I")
 CHUNK = Layout(type="4s", length="I", crc="I")
 

@@ -19,7 +19,7 @@ BAND_POSITIONS = 3 << 13  # of the fine grid, that are computed at a time: 768 x
 class Architecture:
     """Widths and depths of one network; a weights file names its own (the defaults are the shipped model)."""
 
-    latent_channels: int = 256
+    latent_channels: int = 384
     hyper_channels: int = 96
     analysis_channels: int = 384
     analysis_blocks: int = 6
@@ -123,18 +123,21 @@ class AnalysisTransform(nn.Module):
         self.blocks = nn.ModuleList(Block(width) for _ in range(arch.analysis_blocks))
         self.gain = GainCurve(width, arch.quality_anchors)
         self.latent_out = nn.Conv2d(width, arch.latent_channels, 1)
+        self.detail = nn.Conv2d(3 * LATENT_STRIDE**2, arch.latent_channels, 1, bias=False)
+        nn.init.zeros_(self.detail.weight)
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
         """Latents y [B, M, H/16, W/16] of pictures x [B, 3, H, W] in 0..1 (H, W multiples of 16) at levels [B]."""
         h = F.pixel_unshuffle(2 * x - 1, GRID)  # [B, 48, H/4, W/4]
         h = self.local(h) if self.training else _by_bands(self.local, h, margin=1)
-        h = F.pixel_unshuffle(h, LATENT_STRIDE // GRID)  # [B, 768, H/16, W/16]
-        h = _in_float32(self.patch_in, h)
+        patches = F.pixel_unshuffle(h, LATENT_STRIDE // GRID)  # [B, 768, H/16, W/16]
+        h = _in_float32(self.patch_in, patches)
         for i, block in enumerate(self.blocks):
             h = block(h)
             if i == len(self.blocks) // 2:
                 h = h * torch.exp(self.gain(level))
-        return _in_float32(self.latent_out, h)
+        # The body is half as wide as a patch: what is too fine for it reaches the latents directly.
+        return _in_float32(self.latent_out, h) + _in_float32(self.detail, patches)
 
 
 class SynthesisTransform(nn.Module):

@@ -1,0 +1,132 @@
+"""Two checkouts timed in turn, encode and decode: what a change is worth on a machine whose load comes and goes."""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+if not __package__:  # run as a file: the names in this folder (codecs, datasets) must not hide other packages' modules
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+WAYS = ("encode", "decode")
+QUALITY = 75
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compare; returns 0."""
+    options = _parser().parse_args(arguments)
+    if options.worker:
+        return _work(options.worker, options.threads)
+    from benchmarks import datasets, results
+
+    dataset = datasets.find(options.data).first(options.images)
+    paths = [str(picture.path) for picture in dataset.pictures]
+    sides = [Side(checkout, paths, options.threads) for checkout in (options.before, options.after)]
+    for _ in range(options.rounds):
+        for number in range(len(paths)):
+            for way in WAYS:
+                for side in sides:
+                    side.take(way, number)
+    for side in sides:
+        side.close()
+    before, after = sides
+    ratios = {
+        way: round(statistics.median(b / a for a, b in zip(before.times[way], after.times[way], strict=True)), 3)
+        for way in WAYS
+    }
+    report = {
+        "before": before.describe(), "after": after.describe(), "ratio": ratios, "quality": QUALITY,
+        "threads": options.threads, "rounds": options.rounds, "machine": results.machine(options.threads),
+        "dataset": dataset.describe(),
+    }  # fmt: skip
+    text = json.dumps(report, indent=1) + "\n"
+    print(text, end="")
+    if options.out:
+        results.write_atomically(options.out, text)
+    return 0
+
+
+class Side:
+    """One checkout: a process that imports its package, and the seconds that it took."""
+
+    def __init__(self, checkout: Path, paths: Sequence[str], threads: int) -> None:
+        self.checkout = checkout.resolve()
+        self.times: dict[str, list[float]] = {way: [] for way in WAYS}
+        environment = {**os.environ, "PYTHONPATH": str(self.checkout), "OMP_NUM_THREADS": str(threads)}
+        command = [sys.executable, __file__, "--threads", str(threads), "--worker", *paths]
+        self._process = subprocess.Popen(
+            command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        self.model_id = self._answer()
+
+    def close(self) -> None:
+        """Ends the process."""
+        with self._process:
+            self._process.communicate()
+
+    def take(self, way: str, number: int) -> None:
+        """Has a picture encoded, or its file decoded, once."""
+        assert self._process.stdin
+        print(way, number, file=self._process.stdin, flush=True)
+        self.times[way].append(float(self._answer()))
+
+    def describe(self) -> dict[str, Any]:
+        """Commit, model and median seconds."""
+        commit = subprocess.run(
+            ["git", "-C", str(self.checkout), "rev-parse", "HEAD"], capture_output=True, text=True
+        ).stdout.strip()
+        medians = {f"{way}_s": round(statistics.median(times), 6) for way, times in self.times.items()}
+        return {"commit": commit, "model_id": self.model_id, **medians}
+
+    def _answer(self) -> str:
+        assert self._process.stdout
+        return self._process.stdout.readline().strip()
+
+
+def _work(paths: Sequence[str], threads: int) -> int:
+    """The process of one side: prints its model, then the seconds of every request."""
+    sys.path[0] = os.environ["PYTHONPATH"]
+    import torch
+    from PIL import Image
+
+    import vaecodec
+
+    torch.set_num_threads(threads)
+    codec, files = vaecodec.Codec(None, "cpu"), list[bytes]()
+    images = [Image.open(path).convert("RGB") for path in paths]
+    for image in images:  # warm, and what will be decoded
+        files.append(codec.encode(image, QUALITY))
+        codec.decode(files[-1])
+    print(vaecodec.info(files[0]).header.model_id.hex(), flush=True)
+    for line in sys.stdin:
+        way, number = line.split()
+        start = time.perf_counter()
+        if way == "encode":
+            codec.encode(images[int(number)], QUALITY)
+        else:
+            codec.decode(files[int(number)])
+        print(time.perf_counter() - start, flush=True)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--before", type=Path, default=Path(), help="a checkout of the project")
+    parser.add_argument("--after", type=Path, default=Path(), help="another one")
+    parser.add_argument("--data", help="folder or data set; a small sample if not given")
+    parser.add_argument("--images", type=int, default=6, help="so many of its pictures")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch")
+    parser.add_argument("--rounds", type=int, default=7, help="how often each picture is encoded and decoded")
+    parser.add_argument("--out", type=Path, help="where to write the result as JSON")
+    parser.add_argument("--worker", nargs="+", help=argparse.SUPPRESS)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
