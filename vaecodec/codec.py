@@ -76,7 +76,7 @@ class Codec(ExploringCodec):
         Args:
             image: Pillow image, path, uint8 array [H, W] or [H, W, C] (C: 1 L, 2 LA, 3 RGB, 4 RGBA), or uint8 torch
                 tensor [C, H, W]. Alpha is kept losslessly.
-            quality: 1 (smallest) to 100 (about 40 dB on photographs); 75 if neither it nor a target is given.
+            quality: 1 (smallest) to 100 (about 43 dB on photographs); 75 if neither it nor a target is given.
             target_bytes: the largest quality whose file, metadata included, has at most so many bytes.
             target_bpp: the same in bits per pixel.
             target_psnr: the smallest quality whose picture has at least so many dB (over all samples but alpha).
