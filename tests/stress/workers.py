@@ -1,7 +1,8 @@
 """A program whose worker processes encode and decode: forked, spawned, or torch's own. It prints a JSON record.
 
 Usage: `python workers.py [WAY=RUNS]...`; the ways are the keys of WAYS. Torch has more than one thread in here, because
-those are what a forked process must not wait for.
+those are what a forked process must not wait for. With one thread, as forked processes have, and with several, encoders
+may choose other symbols here and there: a worker's file must be one of these two.
 """
 
 import json
@@ -57,20 +58,20 @@ class Files(Dataset[torch.Tensor]):
         return Codec(device="cpu").decode(self.files[index], output="torch")
 
 
-def by_fork(expected: list[bytes], run: int) -> str:
+def by_fork(expected: list[set[bytes]], run: int) -> str:
     """A child of a process that has computed with several threads."""
     work(0)
     return _forked(expected, run)
 
 
-def by_fork_before_loading(expected: list[bytes], run: int) -> str:
+def by_fork_before_loading(expected: list[set[bytes]], run: int) -> str:
     """A child that must load the weights itself, of a process that has computed with several threads of torch."""
     codec_module._cached_network.cache_clear()
     torch.ones(1 << 20).sin()
     return _forked(expected, run)
 
 
-def by_fork_while_loading(expected: list[bytes], run: int) -> str:
+def by_fork_while_loading(expected: list[set[bytes]], run: int) -> str:
     """A child of a process another thread of which is loading weights at that moment."""
     entered, leave = threading.Event(), threading.Event()
 
@@ -89,33 +90,33 @@ def by_fork_while_loading(expected: list[bytes], run: int) -> str:
         thread.join()
 
 
-def by_pool(method: str) -> Callable[[list[bytes], int], str]:
+def by_pool(method: str) -> Callable[[list[set[bytes]], int], str]:
     """Two workers of a pool, started by a method of `multiprocessing`."""
 
-    def run_pool(expected: list[bytes], run: int) -> str:
+    def run_pool(expected: list[set[bytes]], run: int) -> str:
         with multiprocessing.get_context(method).Pool(2) as pool:
             found = pool.map_async(work, range(PICTURES)).get(PATIENCE_S)
-        return "equal" if found == expected else "other bytes"
+        return "equal" if all(map(set.__contains__, expected, found)) else "other bytes"
 
     return run_pool
 
 
-def by_loader(workers: int, method: str | None = None) -> Callable[[list[bytes], int], str]:
+def by_loader(workers: int, method: str | None = None) -> Callable[[list[set[bytes]], int], str]:
     """Torch's DataLoader."""
 
-    def run_loader(expected: list[bytes], run: int) -> str:
-        timeout_s = PATIENCE_S if workers else 0
+    def run_loader(expected: list[set[bytes]], run: int) -> str:
+        timeout_s, chosen = PATIENCE_S if workers else 0, list(map(min, expected))
         loader = DataLoader(
-            Files(expected), batch_size=2, num_workers=workers, timeout=timeout_s, multiprocessing_context=method
+            Files(chosen), batch_size=2, num_workers=workers, timeout=timeout_s, multiprocessing_context=method
         )
         found = torch.cat(list(loader))
-        serial = torch.stack([Codec(device="cpu").decode(data, output="torch") for data in expected])
+        serial = torch.stack([Codec(device="cpu").decode(data, output="torch") for data in chosen])
         return "equal" if int((found.int() - serial.int()).abs().max()) <= 1 else "other pixels"
 
     return run_loader
 
 
-WAYS: dict[str, Callable[[list[bytes], int], str]] = {
+WAYS: dict[str, Callable[[list[set[bytes]], int], str]] = {
     "fork": by_fork,
     "fork before loading": by_fork_before_loading,
     "fork while loading": by_fork_while_loading,
@@ -129,12 +130,12 @@ WAYS: dict[str, Callable[[list[bytes], int], str]] = {
 }
 
 
-def _forked(expected: list[bytes], run: int) -> str:
+def _forked(expected: list[set[bytes]], run: int) -> str:
     number = run % PICTURES
     child = os.fork()
     if child == 0:
         with suppress(BaseException):
-            os._exit(0 if work(number) == expected[number] else 1)
+            os._exit(0 if work(number) in expected[number] else 1)
         os._exit(2)
     deadline_s = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline_s:
@@ -150,7 +151,12 @@ def _forked(expected: list[bytes], run: int) -> str:
 def main(plan: dict[str, int]) -> dict[str, Any]:
     """Runs each way so many times; returns the record."""
     outcome = Outcome()
-    expected = [work(number) for number in range(PICTURES)]
+    threads = torch.get_num_threads()
+    expected = [set[bytes]() for _ in range(PICTURES)]
+    for count in (1, threads):
+        torch.set_num_threads(count)
+        for number, files in enumerate(expected):
+            files.add(work(number))
     for way, runs in plan.items():
         start_s = time.monotonic()
         for run in range(runs):
