@@ -104,7 +104,7 @@ def test_a_network_learns_to_take_noise_away(photos: Path, tiny_weights: Path, t
         train(recipe)
         codec = Codec(recipe.weights, "cpu")
         reached.append(pixels.psnr_db(clean, codec.decode(codec.encode(noisy, 90), output="numpy")))
-    assert reached[1] > reached[0] + 0.3
+    assert reached[1] > reached[0] + 0.5
 
 
 def test_the_command_takes_it(photos: Path, tiny_weights: Path, tmp_path: Path) -> None:

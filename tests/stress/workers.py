@@ -1,8 +1,8 @@
 """A program whose worker processes encode and decode: forked, spawned, or torch's own. It prints a JSON record.
 
 Usage: `python workers.py [WAY=RUNS]...`; the ways are the keys of WAYS. Torch has more than one thread in here, because
-those are what a forked process must not wait for. With one thread, as forked processes have, and with several, encoders
-may choose other symbols here and there: a worker's file must be one of these two.
+those are what a forked process must not wait for. With one thread, as forked processes have, encoders may choose
+other symbols here and there than with several.
 """
 
 import json
@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -45,6 +45,13 @@ def work(number: int) -> bytes:
     return data
 
 
+class Expected(NamedTuple):
+    """The files of all pictures that a process makes with one thread, as forked ones do, and with several."""
+
+    of_one_thread: list[bytes]
+    of_several: list[bytes]
+
+
 class Files(Dataset[torch.Tensor]):
     """Decoded pictures, as a training run would read them."""
 
@@ -58,20 +65,20 @@ class Files(Dataset[torch.Tensor]):
         return Codec(device="cpu").decode(self.files[index], output="torch")
 
 
-def by_fork(expected: list[set[bytes]], run: int) -> str:
+def by_fork(expected: Expected, run: int) -> str:
     """A child of a process that has computed with several threads."""
     work(0)
     return _forked(expected, run)
 
 
-def by_fork_before_loading(expected: list[set[bytes]], run: int) -> str:
+def by_fork_before_loading(expected: Expected, run: int) -> str:
     """A child that must load the weights itself, of a process that has computed with several threads of torch."""
     codec_module._cached_network.cache_clear()
     torch.ones(1 << 20).sin()
     return _forked(expected, run)
 
 
-def by_fork_while_loading(expected: list[set[bytes]], run: int) -> str:
+def by_fork_while_loading(expected: Expected, run: int) -> str:
     """A child of a process another thread of which is loading weights at that moment."""
     entered, leave = threading.Event(), threading.Event()
 
@@ -90,33 +97,34 @@ def by_fork_while_loading(expected: list[set[bytes]], run: int) -> str:
         thread.join()
 
 
-def by_pool(method: str) -> Callable[[list[set[bytes]], int], str]:
+def by_pool(method: str) -> Callable[[Expected, int], str]:
     """Two workers of a pool, started by a method of `multiprocessing`."""
 
-    def run_pool(expected: list[set[bytes]], run: int) -> str:
+    def run_pool(expected: Expected, run: int) -> str:
         with multiprocessing.get_context(method).Pool(2) as pool:
             found = pool.map_async(work, range(PICTURES)).get(PATIENCE_S)
-        return "equal" if all(map(set.__contains__, expected, found)) else "other bytes"
+        files = expected.of_one_thread if method == "fork" else expected.of_several
+        return "equal" if found == files else "other bytes"
 
     return run_pool
 
 
-def by_loader(workers: int, method: str | None = None) -> Callable[[list[set[bytes]], int], str]:
+def by_loader(workers: int, method: str | None = None) -> Callable[[Expected, int], str]:
     """Torch's DataLoader."""
 
-    def run_loader(expected: list[set[bytes]], run: int) -> str:
-        timeout_s, chosen = PATIENCE_S if workers else 0, list(map(min, expected))
+    def run_loader(expected: Expected, run: int) -> str:
+        timeout_s, files = PATIENCE_S if workers else 0, expected.of_several
         loader = DataLoader(
-            Files(chosen), batch_size=2, num_workers=workers, timeout=timeout_s, multiprocessing_context=method
+            Files(files), batch_size=2, num_workers=workers, timeout=timeout_s, multiprocessing_context=method
         )
         found = torch.cat(list(loader))
-        serial = torch.stack([Codec(device="cpu").decode(data, output="torch") for data in chosen])
+        serial = torch.stack([Codec(device="cpu").decode(data, output="torch") for data in files])
         return "equal" if int((found.int() - serial.int()).abs().max()) <= 1 else "other pixels"
 
     return run_loader
 
 
-WAYS: dict[str, Callable[[list[set[bytes]], int], str]] = {
+WAYS: dict[str, Callable[[Expected, int], str]] = {
     "fork": by_fork,
     "fork before loading": by_fork_before_loading,
     "fork while loading": by_fork_while_loading,
@@ -130,12 +138,12 @@ WAYS: dict[str, Callable[[list[set[bytes]], int], str]] = {
 }
 
 
-def _forked(expected: list[set[bytes]], run: int) -> str:
+def _forked(expected: Expected, run: int) -> str:
     number = run % PICTURES
     child = os.fork()
     if child == 0:
         with suppress(BaseException):
-            os._exit(0 if work(number) in expected[number] else 1)
+            os._exit(0 if work(number) == expected.of_one_thread[number] else 1)
         os._exit(2)
     deadline_s = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline_s:
@@ -148,15 +156,16 @@ def _forked(expected: list[set[bytes]], run: int) -> str:
     return "hangs"
 
 
+def _files(threads: int) -> list[bytes]:
+    """What work makes of all pictures; torch keeps this number of threads."""
+    torch.set_num_threads(threads)
+    return [work(number) for number in range(PICTURES)]
+
+
 def main(plan: dict[str, int]) -> dict[str, Any]:
     """Runs each way so many times; returns the record."""
     outcome = Outcome()
-    threads = torch.get_num_threads()
-    expected = [set[bytes]() for _ in range(PICTURES)]
-    for count in (1, threads):
-        torch.set_num_threads(count)
-        for number, files in enumerate(expected):
-            files.add(work(number))
+    expected = Expected(*(_files(count) for count in (1, torch.get_num_threads())))
     for way, runs in plan.items():
         start_s = time.monotonic()
         for run in range(runs):
