@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if options.worker:
         return _work(options.worker, options.threads)
-    from benchmarks import datasets, results
+    from benchmarks import datasets, results  # not in the workers: they import the package of their own checkout only
 
     dataset = datasets.find(options.data).first(options.images)
     paths = [str(picture.path) for picture in dataset.pictures]
@@ -41,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for way in WAYS
     }
     report = {
-        "before": before.describe(), "after": after.describe(), "ratio": ratios, "quality": QUALITY,
+        "before": {"commit": results.commit(before.checkout), **before.describe()},
+        "after": {"commit": results.commit(after.checkout), **after.describe()}, "ratio": ratios, "quality": QUALITY,
         "threads": options.threads, "rounds": options.rounds, "machine": results.machine(options.threads),
         "dataset": dataset.describe(),
     }  # fmt: skip
@@ -77,12 +78,9 @@ class Side:
         self.times[way].append(float(self._answer()))
 
     def describe(self) -> dict[str, Any]:
-        """Commit, model and median seconds."""
-        commit = subprocess.run(
-            ["git", "-C", str(self.checkout), "rev-parse", "HEAD"], capture_output=True, text=True
-        ).stdout.strip()
+        """Model and median seconds."""
         medians = {f"{way}_s": round(statistics.median(times), 6) for way, times in self.times.items()}
-        return {"commit": commit, "model_id": self.model_id, **medians}
+        return {"model_id": self.model_id, **medians}
 
     def _answer(self) -> str:
         assert self._process.stdout

@@ -147,9 +147,9 @@ def machine(threads: int | None = None) -> dict[str, Any]:
     }
 
 
-def commit() -> str | None:
-    """The checkout's commit, with "-dirty" if tracked files differ from it; None outside a repository."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+def commit(checkout: Path = ROOT) -> str | None:
+    """A checkout's commit, with "-dirty" if tracked files differ from it; None outside a repository."""
+    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         result = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError:
