@@ -135,8 +135,7 @@ class Codec(ExploringCodec):
         with clear_errors():
             partial = on_error == "partial"
             stream = bitstream.read(sources.read_all(source), max_pixels=max_pixels, partial=partial)
-            medium = self._medium(output)
-            picture, damage = self._decode_tiles(stream, medium, partial=partial, scale=round(1 / scale))
+            picture, damage = self._decode_tiles(stream, self._medium(output), partial=partial, scale=round(1 / scale))
             for error in (*stream.damage, *damage):
                 warnings.warn(str(error), UserWarning, stacklevel=2)
             return self._present(picture, stream.metadata, output)
