@@ -17,7 +17,7 @@ if not __package__:  # run as a file: the names in this folder (codecs, datasets
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import vaecodec
-from benchmarks import codecs, results, timings
+from benchmarks import codecs, datasets, results, timings
 from benchmarks.tables import OURS
 
 CLI_REPEATS = 3
@@ -56,15 +56,15 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
     threads, megapixels = int(options.threads), float(options.megapixels)
     torch.set_num_threads(threads)
-    image = timings.picture_of(megapixels, options.data)
+    images = timings.pictures_of(megapixels, options.data, options.pictures if megapixels <= timings.SMALL_MP else 1)
     ours = codecs.open_codec(OURS, device="cpu", model=options.model)
     names = timings.names_at(filter(None, options.codecs.split(",")), megapixels)
     repeats = timings.repeats_at(options.repeats, megapixels)
-    run = timings.measure(image, ours, lambda: timings.open_others(names), repeats=repeats)
+    run = timings.measure(images, ours, lambda: timings.open_others(names), repeats=repeats)
     batch = None
     if megapixels <= timings.SMALL_MP and options.batch:
         codec = vaecodec.Codec(options.model, "cpu")
-        batch = timings.measure_batch(image, codec, count=options.batch, repeats=repeats)
+        batch = timings.measure_batch(images[0], codec, count=options.batch, repeats=repeats)
     return {"threads": threads, **run, "batch": batch}
 
 
@@ -73,7 +73,7 @@ def cold_start(model: Path | None) -> dict[str, float]:
     chosen = ["--model", str(model)] if model else []
     with tempfile.TemporaryDirectory() as folder:
         png, vaec, back = (str(Path(folder) / name) for name in ("a.png", "a.vaec", "b.png"))
-        timings.picture_of(0.1, None).save(png)
+        timings.pictures_of(0.1, None)[0].save(png)
         commands = {
             "encode": ["encode", "-f", *chosen, png, vaec],
             "info": ["info", vaec],
@@ -86,7 +86,8 @@ def _result(options: argparse.Namespace, cold: dict[str, float], runs: list[dict
     codec = codecs.open_codec(OURS, device="cpu", model=options.model)
     return {
         "codec": codec.describe(), "machine": results.machine(None), "commit": results.commit(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"), "cli_cold_s": cold, "runs": runs,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"), "dataset": datasets.find(options.data).name,
+        "cli_cold_s": cold, "runs": runs,
     }  # fmt: skip
 
 
@@ -107,6 +108,7 @@ def _in_own_process(options: argparse.Namespace, threads: int, megapixels: float
     """A run whose process may use no more processors than threads: libavif and torch both obey that."""
     command = [sys.executable, __file__, "--worker", "--threads", str(threads), "--megapixels", str(megapixels)]
     command += ["--repeats", str(options.repeats), "--codecs", options.codecs, "--batch", str(options.batch)]
+    command += ["--pictures", str(options.pictures)]
     command += ["--data", options.data] if options.data else []
     command += ["--model", str(options.model)] if options.model else []
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
@@ -136,13 +138,14 @@ def _numbers(text: str) -> list[float]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--data", help="folder or data set whose first picture is taken; the sample if not given")
+    parser.add_argument("--data", help="folder or data set whose first pictures are taken; the sample if not given")
+    parser.add_argument("--pictures", type=int, default=24, help="so many of the data at small sizes; at others one")
     parser.add_argument("--megapixels", default=f"{KODAK_MP},2,12,48", help="sizes")
     parser.add_argument("--threads", default="1,2", help="of torch, and processors for every codec")
     others = ",".join(name for name in timings.QUALITY if name != OURS)
     parser.add_argument("--codecs", default=others, help=f"beside {OURS}; most of them at small sizes only")
     parser.add_argument("--batch", type=int, default=8, help="so many small pictures at once; 0 for none")
-    parser.add_argument("--repeats", type=int, default=5, help="times are medians of so many, fewer of large pictures")
+    parser.add_argument("--repeats", type=int, default=5, help="of every picture; of large ones fewer")
     parser.add_argument("--model", type=Path, help="weights of vaecodec; the built-in file if not given")
     parser.add_argument("--out", type=Path, default=Path("out", "benchmark", "throughput.json"), help="result")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)

@@ -1,4 +1,4 @@
-"""The figures of one picture size in one process: all codecs in turn, stages, batches, peak memory."""
+"""The figures of one size of pictures in one process: all codecs in turn, stages, batches, peak memory."""
 
 import statistics
 import sys
@@ -14,10 +14,10 @@ from benchmarks.adapter import Codec, UnavailableError
 from benchmarks.tables import OURS
 
 QUALITY = {
-    OURS: 75, "jpeg": 75, "jpeg-420": 75, "jpeg-444": 70, "webp": 80, "avif": 70, "avif-444": 70, "jpeg2000": 13,
+    OURS: 75, "jpeg": 75, "jpeg-420": 75, "jpeg-444": 70, "webp": 80, "avif": 75, "avif-444": 75, "jpeg2000": 13,
     "heic": 50, "jxl": 85, "bmshj2018-hyperprior": 4, "mbt2018-mean": 4,
 }  # fmt: skip
-"""vaecodec and JPEG at their defaults, the others where their files of a photograph have about the same size."""
+"""vaecodec, JPEG and AVIF at their defaults, the others where their files of a photograph have about JPEG's size."""
 
 LARGEST_MP = {OURS: 300.0, "jpeg": 300.0, "avif": 300.0, "mbt2018-mean": 13.0}
 """Up to which size a codec is measured: what is not here only says what a small picture takes."""
@@ -47,9 +47,15 @@ def repeats_at(repeats: int, megapixels: float) -> int:
     return max(1, min(repeats, round(repeats * STEADY_MP / megapixels)))
 
 
-def picture_of(megapixels: float, data: str | None) -> Image.Image:
-    """A picture of 3:2 and so many megapixels: mirrored copies of a photograph side by side, so its detail is kept."""
-    source = datasets.find(data).pictures[0].load()
+def pictures_of(megapixels: float, data: str | None, count: int = 1) -> list[Image.Image]:
+    """Pictures of 3:2 and so many megapixels, of the first so many photographs of a data set, or of all if it has less.
+
+    Each is mirrored copies of its photograph side by side, so that the detail is kept.
+    """
+    return [_sheet(found.load(), megapixels) for found in datasets.find(data).pictures[:count]]
+
+
+def _sheet(source: Image.Image, megapixels: float) -> Image.Image:
     height = max(16, round((megapixels * 1e6 / 1.5) ** 0.5))
     width = round(height * 1.5)
     sheet = Image.new("RGB", (width, height))
@@ -61,22 +67,25 @@ def picture_of(megapixels: float, data: str | None) -> Image.Image:
     return sheet
 
 
-def measure(image: Image.Image, ours: Codec, others: Callable[[], Sequence[Codec]], *, repeats: int) -> dict[str, Any]:
-    """All figures of one picture.
+def measure(
+    images: Sequence[Image.Image], ours: Codec, others: Callable[[], Sequence[Codec]], *, repeats: int
+) -> dict[str, Any]:
+    """All figures of pictures of one size.
 
     Args:
-        image: RGB.
+        images: RGB, one or more.
         ours: vaecodec's adapter.
         others: opens the codecs beside it; called after vaecodec's memory has been read.
-        repeats: times are medians of so many.
+        repeats: of every picture; times are medians over all.
     """
-    files = {ours: _round_trip(image, ours)}
+    files = {ours: _round_trips(images, ours)}
     peak_bytes = peak_rss_bytes()
-    files |= {codec: _round_trip(image, codec) for codec in others()}
-    samples = _in_turn(image, files, repeats)
+    files |= {codec: _round_trips(images, codec) for codec in others()}
+    samples = _in_turn(images, files, repeats)
+    width, height = images[0].size
     return {
-        "width": image.width, "height": image.height, "megapixels": round(image.width * image.height / 1e6, 3),
-        "repeats": repeats, "peak_rss_bytes": peak_bytes,
+        "width": width, "height": height, "megapixels": round(width * height / 1e6, 3),
+        "pictures": len(images), "repeats": repeats, "peak_rss_bytes": peak_bytes,
         "codecs": {codec.name: _summary(codec, files[codec], samples, ours) for codec in files},
     }  # fmt: skip
 
@@ -125,23 +134,25 @@ def open_others(names: Iterable[str]) -> list[Codec]:
     return opened
 
 
-def _round_trip(image: Image.Image, codec: Codec) -> bytes:
-    """The file, decoded once: the warm-up."""
-    file = codec.encode(image, QUALITY[codec.name])
-    codec.decode(file)
-    return file
+def _round_trips(images: Sequence[Image.Image], codec: Codec) -> list[bytes]:
+    """The files, each decoded once: the warm-up."""
+    files = [codec.encode(image, QUALITY[codec.name]) for image in images]
+    for file in files:
+        codec.decode(file)
+    return files
 
 
-def _in_turn(image: Image.Image, files: dict[Codec, bytes], repeats: int) -> Samples:
-    """Samples of every codec, one after the other in every repeat: what disturbs one disturbs all."""
+def _in_turn(images: Sequence[Image.Image], files: dict[Codec, list[bytes]], repeats: int) -> Samples:
+    """Samples of every codec, one after the other with every picture: what disturbs one disturbs all."""
     from benchmarks import stages  # loads torch: the process that only starts others does without
 
     samples: Samples = {codec: [] for codec in files}
     with stages.watched() as watch:
-        for _ in range(repeats):
-            for codec, file in files.items():
+        for number in list(range(len(images))) * repeats:
+            for codec in files:
+                image, file = images[number], files[codec][number]
                 taken = watch.take if codec.name == OURS else codec.stages
-                encode = _sample(lambda codec=codec: codec.encode(image, QUALITY[codec.name]), taken)
+                encode = _sample(lambda codec=codec, image=image: codec.encode(image, QUALITY[codec.name]), taken)
                 decode = _sample(lambda codec=codec, file=file: codec.decode(file), taken)
                 samples[codec].append((encode, decode))
                 watch.take()
@@ -163,9 +174,13 @@ def _seconds(action: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def _summary(codec: Codec, file: bytes, samples: Samples, ours: Codec) -> dict[str, Any]:
-    """What is recorded of a codec: medians, and the median of vaecodec's time over its in the same repeat."""
-    summary: dict[str, Any] = {"quality": QUALITY[codec.name], "file_bytes": len(file)}
+def _summary(codec: Codec, files: Sequence[bytes], samples: Samples, ours: Codec) -> dict[str, Any]:
+    """What is recorded of a codec: medians, and the median of vaecodec's time over its with the same picture.
+
+    `file_bytes` is the median of the files.
+    """
+    file_bytes = round(statistics.median(map(len, files)))
+    summary: dict[str, Any] = {"quality": QUALITY[codec.name], "file_bytes": file_bytes}
     if codec.timing_only:
         summary["timing_only"] = True
     for number, action in enumerate(("encode", "decode")):

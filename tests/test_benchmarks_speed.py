@@ -142,17 +142,17 @@ def test_a_stage_does_not_count_the_stages_inside_it(monkeypatch: pytest.MonkeyP
     assert not any(watch.take().values())
 
 
-def test_throughput_measures_every_stage(tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_throughput_measures_every_stage(tiny_weights: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One size gives times of all codecs, their ratios, a batch, and stages that add up; the clocks come off again."""
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
-    monkeypatch.setattr(timings, "picture_of", lambda *_: Image.fromarray(picture(96, 144)))
-    arguments = ["--threads", "1", "--megapixels", "0.01", "--codecs", "jpeg,nonsense", "--repeats", "3"]
-    arguments += ["--batch", "3", "--model", str(tiny_weights)]
+    arguments = ["--threads", "1", "--megapixels", "0.01", "--codecs", "jpeg,nonsense", "--repeats", "2"]
+    arguments += ["--data", str(folder), "--pictures", "2", "--batch", "3", "--model", str(tiny_weights)]
     before = stages.Network.walk_latents
     result = throughput.measure(throughput._parser().parse_args(arguments))
     assert stages.Network.walk_latents is before
     assert set(result["codecs"]) == {"vaecodec", "jpeg"}
     ours, jpeg = result["codecs"]["vaecodec"], result["codecs"]["jpeg"]
+    assert (result["pictures"], result["repeats"]) == (2, 2)
     assert ours["encode_ratio"] == ours["decode_ratio"] == 1 and jpeg["decode_ratio"] > 0
     assert all(seconds > 0 for seconds in ours["encode_stages_s"].values())
     assert ours["decode_stages_s"]["analysis"] == 0 and "encode_stages_s" not in jpeg
@@ -165,7 +165,8 @@ def test_ratios_are_taken_within_a_turn() -> None:
     ours, other = codecs.open_codec("webp"), codecs.open_codec("jpeg")
     turns = {ours: (1, 10, 3), other: (2, 20, 2)}
     samples = {codec: [(timings.Sample(each, None),) * 2 for each in seconds] for codec, seconds in turns.items()}
-    assert timings._summary(other, b"12", samples, ours)["encode_ratio"] == 0.5
+    assert timings._summary(other, [b"12", b"1234"], samples, ours)["encode_ratio"] == 0.5
+    assert timings._summary(other, [b"12", b"1234"], samples, ours)["file_bytes"] == 3
 
 
 def test_large_pictures_are_measured_less_often_and_beside_fewer() -> None:
@@ -197,8 +198,8 @@ def test_a_size_that_fails_leaves_the_others(
 
 
 def test_pictures_of_a_size_are_tiled(folder: Path) -> None:
-    """A picture of any size is made of mirrored copies of the first one."""
-    image = timings.picture_of(0.02, str(folder))
+    """A picture of any size is made of mirrored copies of one of the set; no more are made than there are."""
+    image, _ = timings.pictures_of(0.02, str(folder), 5)
     assert image.width * image.height == pytest.approx(20_000, rel=0.02)
     source = datasets.find(str(folder)).pictures[0].load()
     assert image.crop((0, 0, 56, 40)) == source
