@@ -163,10 +163,9 @@ def _by_row(tables: Tables, rows: IntArray) -> tuple[npt.NDArray[np.intp], npt.N
     """
     # numpy sorts integers of 8 and 16 bits in linear time.
     narrow = rows.astype(np.min_scalar_type(tables.rows - 1), copy=False)
-    sizes = np.bincount(narrow, minlength=tables.rows)
-    skipped = sizes[: tables.first_coded_row].sum()
-    sizes[: tables.first_coded_row] = 0
-    return np.argsort(narrow, kind="stable")[skipped:], sizes
+    coded = np.flatnonzero(narrow >= tables.first_coded_row)
+    narrow = narrow[coded]
+    return coded[np.argsort(narrow, kind="stable")], np.bincount(narrow, minlength=tables.rows)
 
 
 def _models(tables: Tables) -> tuple[Any, ...]:

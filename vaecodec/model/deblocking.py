@@ -36,23 +36,23 @@ class Deblocking(nn.Module):
     def forward(self, pictures: Tensor, features: Tensor) -> Tensor:
         """Pictures [B, 3, H, W], about 0..1, without their steps; features [B, C, H / block_px, W / block_px]."""
         right, left, bottom, top = self.bound(features).chunk(4, 1)
-        pictures = self._across(3, pictures, right[..., :-1] + left[..., 1:])
-        return self._across(2, pictures, bottom[:, :, :-1] + top[:, :, 1:])
+        pictures = pictures.clone()
+        self._smooth(3, pictures, right[..., :-1] + left[..., 1:])
+        self._smooth(2, pictures, bottom[:, :, :-1] + top[:, :, 1:])
+        return pictures
 
-    def _across(self, dim: int, pictures: Tensor, bound: Tensor) -> Tensor:
-        """Smooth the borders between columns (dim 3) or rows (dim 2) of latents.
+    def _smooth(self, dim: int, pictures: Tensor, bound: Tensor) -> None:
+        """Smooth the borders between columns (dim 3) or rows (dim 2) of latents, in place.
 
         `bound` [B, 3 * segments, k, w] or [B, 3 * segments, h, k] has a value per segment, before their softplus.
         """
         along, half, borders = 5 - dim, self.block_px // 2, bound.shape[dim]
         bound = F.softplus(bound).unflatten(1, (3, -1)).movedim(2, along + 1).flatten(along, along + 1)
         bound = bound.repeat_interleave(self.segment_px, along)
-        changed = pictures.clone()
-        blocks = changed.narrow(dim, half, borders * self.block_px).unflatten(dim, (borders, self.block_px))
+        blocks = pictures.narrow(dim, half, borders * self.block_px).unflatten(dim, (borders, self.block_px))
         left, right = (blocks.narrow(dim + 1, half + start, 3).unbind(dim + 1) for start in (-3, 0))
         excess = right[0] - left[2] - self.slope * (right[2] - right[0] + left[2] - left[0])
         artefact = bound * torch.tanh(excess / bound.clamp_min(SMALLEST_BOUND))
         taps = torch.cat([self.ramp.flip(0), -self.ramp])
-        change = artefact.unsqueeze(dim + 1) * taps.reshape(-1, *(1,) * (3 - dim))
-        blocks.narrow(dim + 1, half - REACH_PX, 2 * REACH_PX).add_(change)
-        return changed
+        taps = taps.reshape(-1, *(1,) * (3 - dim))
+        blocks.narrow(dim + 1, half - REACH_PX, 2 * REACH_PX).addcmul_(artefact.unsqueeze(dim + 1), taps)

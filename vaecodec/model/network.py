@@ -65,6 +65,36 @@ class Prediction(NamedTuple):
 Code = Callable[[Prediction], NDArray[np.int32]]
 
 
+class Half(NamedTuple):
+    """Which latents of a tile are coded in one pass.
+
+    mask: bool [M, h, w]. places: int64 [n], where they stand in [M, h, w], ascending. memory: int64 [n], where they
+    stand in memory if it holds the latents of a position side by side (channels last), as convolutions like it.
+    """
+
+    mask: Tensor
+    places: Tensor
+    memory: Tensor
+
+    def spread(self, symbols: Tensor) -> Tensor:
+        """The symbols [n] of this half where they belong in [M, h, w], and zeros elsewhere."""
+        channels, rows, columns = self.mask.shape
+        everywhere = torch.zeros(self.mask.numel(), dtype=symbols.dtype, device=symbols.device)
+        return everywhere.scatter_(0, self.memory, symbols).view(rows, columns, channels).permute(2, 0, 1)
+
+
+@functools.lru_cache(maxsize=4)  # most tiles of a picture are of one size; those at its edges are of three others
+def _halves(vae: Vae, rows: int, columns: int, device: torch.device) -> tuple[Half, Half]:
+    first = vae.first_half(rows, columns, device)
+
+    def half(mask: Tensor) -> Half:
+        places = mask.flatten().nonzero()[:, 0]
+        memory = places % (rows * columns) * len(mask) + places // (rows * columns)
+        return Half(mask.permute(1, 2, 0).contiguous().permute(2, 0, 1), places, memory)
+
+    return half(first), half(~first)
+
+
 def hyper_size(rows: int, columns: int) -> tuple[int, int]:
     """Size of the hyper-latent grid over rows x columns latents."""
     return -(-rows // HYPER_STRIDE), -(-columns // HYPER_STRIDE)
@@ -89,7 +119,8 @@ class Network:
 
     def no_latents(self, rows: int, columns: int) -> Tensor:
         """Zeros [M, rows, columns] float32 to collect the latents of a picture in."""
-        return torch.zeros(self.vae.arch.latent_channels, rows, columns, dtype=torch.float32, device=self.device)
+        size = rows, columns, self.vae.arch.latent_channels
+        return torch.zeros(size, dtype=torch.float32, device=self.device).permute(2, 0, 1)
 
     @staticmethod
     def join(parts: list[Tensor], axis: int) -> Tensor:
@@ -131,17 +162,15 @@ class Network:
             scale_rows = self.scales.rows(z[None], quality)[0, :, :rows, :columns]
             features, mean = vae.hyper_synthesis((z * torch.exp(-vae.hyper_gain(level)[0]))[None])
             features, mean = features[..., :rows, :columns], mean[0, :, :rows, :columns]
-            first = vae.first_half(rows, columns, self.device)
             y_hat = torch.zeros_like(mean)
-            for where, tables in zip((first, ~first), self.latent_tables, strict=True):
-                if where is not first:
+            halves = _halves(vae, rows, columns, self.device)
+            for half, tables in zip(halves, self.latent_tables, strict=True):
+                if half is halves[1]:
                     mean = mean + vae.context(y_hat[None], features)[0]
-                places = where.flatten().nonzero()[:, 0]  # several times quicker than masks, on a CPU
-                table_rows = scale_rows.flatten().index_select(0, places).cpu().numpy()
-                prediction = Prediction("y", places, mean * gain, tables, table_rows)
-                symbols = torch.from_numpy(code(prediction)).to(self.device, torch.float32)
-                residual = torch.zeros_like(mean).masked_scatter_(where, symbols)
-                y_hat = torch.where(where, mean + residual / gain, y_hat)
+                table_rows = scale_rows.flatten().index_select(0, half.places).cpu().numpy()
+                prediction = Prediction("y", half.places, mean * gain, tables, table_rows)
+                residual = half.spread(torch.from_numpy(code(prediction)).to(self.device, torch.float32))
+                y_hat = torch.where(half.mask, residual.div_(gain).add_(mean), y_hat)
             return y_hat
 
     def synthesize(self, y_hat: Tensor, quality: int) -> Tensor:
@@ -152,10 +181,8 @@ class Network:
         """
         with self._inference():
             level = self._level(quality)
-            y = (y_hat * torch.exp(self.vae.latent_restore(level)[0]))[None].contiguous(
-                memory_format=torch.channels_last
-            )
-            picture = self.vae.synthesis(y, level)[0]
+            y = (y_hat * torch.exp(self.vae.latent_restore(level)[0]))[None]
+            picture = self.vae.synthesis(y.contiguous(memory_format=torch.channels_last), level)[0]
             if not torch.isfinite(picture.sum()):
                 raise VaecCorruptError("the latents do not synthesize to finite pixels", code="NONFINITE")
             return (picture * 255).round_().clamp_(0, 255).to(torch.uint8).permute(1, 2, 0)

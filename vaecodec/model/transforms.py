@@ -112,6 +112,15 @@ def _by_bands(work: Callable[..., Tensor], *inputs: Tensor, margin: int) -> Tens
     return torch.cat(bands, 2) if len(bands) > 1 else bands[0]
 
 
+def _planes(fine: Tensor) -> Tensor:
+    """The pixel shuffle [B, 3, 4 h, 4 w] of the fine grid [B, 48, h, w], always as planes: `Deblocking` likes columns
+    side by side in memory, and torch's own shuffle keeps the colours so.
+    """
+    batch, _, height, width = fine.shape
+    parts = fine.view(batch, 3, GRID, GRID, height, width).permute(0, 1, 4, 2, 5, 3)
+    return parts.reshape(batch, 3, GRID * height, GRID * width)
+
+
 class AnalysisTransform(nn.Module):
     """Pixels to latents: a block on the 1/4 grid (so that 16x16 patches overlap), patches, blocks on the 1/16 grid."""
 
@@ -179,7 +188,7 @@ class SynthesisTransform(nn.Module):
             fine = self._render(content, condition)
         else:
             fine = _by_bands(self._render, content, condition, margin=2)  # one row for each of its 3x3 kernels
-        pictures = F.pixel_shuffle(fine, GRID) * 0.5 + 0.5
+        pictures = _planes(fine).mul_(0.5).add_(0.5)
         return _in_float32(self.deblocking, pictures, h)
 
     def _render(self, content: Tensor, condition: Tensor) -> Tensor:
