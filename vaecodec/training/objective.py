@@ -13,6 +13,7 @@ from vaecodec.training.scale_network import ScaleNetwork
 
 LAMBDA_MIN, LAMBDA_MAX = 0.00045, 0.60  # weight of the mean squared error on the 0..255 scale, at quality 1 and 100
 GRID_WEIGHT = 2.0  # by how much of itself the squared error counts more, for a grid of ratio 2 in the picture
+GRID_SLOPE = 0.25  # of grid excess where no grid shows: a square alone leaves steps of 5 % where they are
 SMALLEST_STEP = 0.5 / 255  # between neighbouring pixels, on the mean: ratios of flat pictures say nothing
 LIKELY_RATIOS = (0.8, 1.25)  # of originals; drawings with lines at every 16th pixel are not what a grid looks like
 LAMBDA_MIDDLE = (LAMBDA_MIN * LAMBDA_MAX) ** 0.5
@@ -106,12 +107,12 @@ def border_ratio(pictures: Tensor) -> Tensor:
 
 
 def grid_excess(pictures: Tensor, x: Tensor) -> Tensor:
-    """How far [B] the `border_ratio` of pictures is from that of their originals, squared: 0 where no grid shows.
+    """How far [B] the `border_ratio` of pictures is from that of their originals: 0 where no grid shows, 1.25 at most.
 
     Squared error alone leaves a grid that is plain to see at low quality and costs it next to nothing.
     """
-    excess = border_ratio(pictures) / border_ratio(x).clamp(*LIKELY_RATIOS) - 1
-    return excess.clamp(-1, 1).square().mean(1)
+    excess = (border_ratio(pictures) / border_ratio(x).clamp(*LIKELY_RATIOS) - 1).clamp(-1, 1).abs()
+    return (excess * (excess + GRID_SLOPE)).mean(1)
 
 
 def losses(model: nn.Module, x: Tensor, level: Tensor, *, seen: Tensor | None = None) -> Losses:
