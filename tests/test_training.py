@@ -28,7 +28,7 @@ from vaecodec.model.network import Network
 from vaecodec.model.priors import gaussian_bits
 from vaecodec.model.quantization import BITS_PER_DISTORTION
 from vaecodec.model.transforms import Architecture
-from vaecodec.training import objective
+from vaecodec.training import loop, objective
 from vaecodec.training.data import WINDOW_PX, Pictures
 from vaecodec.training.errors import TrainingError
 from vaecodec.training.export import Calibration, export
@@ -374,6 +374,27 @@ def test_a_resumed_run_is_the_one_that_was_saved(recipe: Recipe) -> None:
         assert all(torch.equal(a, b) for a, b in pairs)
     moments = [run.optimizer.state_dict()["state"], again.optimizer.state_dict()["state"]]
     assert moments[0] and all(torch.equal(moments[0][n]["exp_avg"], moments[1][n]["exp_avg"]) for n in moments[0])
+
+
+@pytest.mark.parametrize("wanted", [None, True, False])
+def test_compiling_on_a_cpu_is_asked_for(recipe: Recipe, monkeypatch: pytest.MonkeyPatch, wanted: bool | None) -> None:
+    """It takes minutes and a C++ compiler there: nothing compiles unless the recipe says so."""
+    compiled = []
+    monkeypatch.setattr(TrainingModel, "compile", lambda model, **_: compiled.append(model))
+    run = Run(dataclasses.replace(recipe, compile=wanted), TrainingModel(TINY), ALONE)
+    assert compiled == ([run.model] if wanted else [])
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_bfloat16_is_for_training_on_processors_that_have_it(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, fast: bool
+) -> None:
+    """Where it is emulated, a step takes ten times longer than in float32."""
+    monkeypatch.setattr(loop, "has_fast_bfloat16", lambda device: fast)
+    run, seen = Run(recipe, TrainingModel(TINY), ALONE), []
+    run.model.vae.analysis.blocks[0].mix_in.register_forward_hook(lambda *found: seen.append(found[2].dtype))
+    assert run.learn(torch.rand(1, 3, 64, 64), torch.rand(1), 1e-3)
+    assert seen == [torch.bfloat16 if fast else torch.float32]
 
 
 def test_a_checkpoint_without_architecture_is_of_the_default_one(recipe: Recipe) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vaecodec.model.precision import has_fast_bfloat16
 from vaecodec.training.data import Pictures
 from vaecodec.training.errors import TrainingError
 from vaecodec.training.export import Calibration, export
@@ -66,8 +67,10 @@ class Run:
         self.model = model.to(self.device, memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.model).eval()
         self.learner = workers.share_gradients(self.model)
-        if self.device.type == "cuda":
-            self.learner.compile()
+        on_cuda = self.device.type == "cuda"
+        self.bfloat16 = on_cuda or has_fast_bfloat16(self.device)  # elsewhere it is emulated, ten times slower
+        if on_cuda if recipe.compile is None else recipe.compile:
+            self.learner.compile(dynamic=False)  # crops have two sizes in a run: each is worth kernels of its own
         self.optimizer = torch.optim.Adam(self.model.parameters(), recipe.learning_rate, betas=(0.9, 0.99), fused=True)
         self.step, self.bad_steps, self.elapsed_s = 0, 0, 0.0
 
@@ -117,7 +120,7 @@ class Run:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
             outcome = losses(self.learner, x, level, seen=seen)
         self.optimizer.zero_grad(set_to_none=True)
         outcome.total.backward()
