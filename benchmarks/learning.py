@@ -86,16 +86,22 @@ def table(curve: Sequence[Validation]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
+def recorded(path: Path) -> list[Validation]:
+    """The curve of a `learning.json`."""
+    return [Validation(**point) for point in json.loads(path.read_text())["curve"]]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Read logs, write learning.json and learning.png, print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("logs", nargs="+", type=Path, help="log.jsonl of runs that went on from one another, in order")
     parser.add_argument("--validation", type=Path, required=True, help="the folder that they validated on")
-    parser.add_argument("--steps", type=int, default=0, help="steps before the first run")
-    parser.add_argument("--hours", type=float, default=0.0, help="hours before the first run")
+    parser.add_argument("--go-on", action="store_true", help="these runs went on from the end of the recorded curve")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/training"))
-    args = parser.parse_args()
-    curve = list(validations(args.logs, jpeg_curve(args.validation), steps=args.steps, hours=args.hours))
+    args = parser.parse_args(arguments)
+    curve = recorded(args.out / "learning.json") if args.go_on else []
+    steps, hours = (curve[-1].steps, curve[-1].hours) if curve else (0, 0.0)
+    curve += validations(args.logs, jpeg_curve(args.validation), steps=steps, hours=hours)
     args.out.mkdir(parents=True, exist_ok=True)
     record = {
         "images": IMAGES, "machine": machine(None), "commit": commit(), "curve": [asdict(point) for point in curve]

@@ -39,13 +39,15 @@ TABLE = {
     "decoder": ({"bitstream", "canvas", "errors", "grid", "pixels", "tile"}, {"numpy"}),
     "encoder": ({"bitstream", "canvas", "grid", "pixels", "rows", "tile"}, set()),
     "tiles": ({"bitstream", "canvas", "decoder", "encoder", "errors", "grid", "rows", "tile"}, {"numpy"}),
+    "together": ({"bitstream", "canvas", "decoder", "errors", "tile"}, {"numpy"}),
     "latents": ({"bitstream", "entropy", "errors", "pixels", "tiles"}, {"numpy"}),
+    "thumbnails": ({"bitstream", "errors", "pixels", "rows"}, {"numpy"}),
     "payloads": ({"bitstream", "errors", "files"}, set()),
     "rasters": ({"bitstream", "errors", "files", "metadata", "pixels", "rasters", "rows"}, {"numpy", "PIL", "pyvips"}),
     "streaming": (
         {
             "bitstream", "errors", "files", "memory", "metadata", "payloads", "pixels", "rasters", "rows", "sources",
-            "targets", "tiles",
+            "targets", "thumbnails", "tiles",
         },
         {"numpy"},
     ),
@@ -53,10 +55,17 @@ TABLE = {
         {"bitstream", "errors", "latents", "memory", "pixels", "sources", "streaming", "targets"}, {"numpy", "PIL"}
     ),
     "batches": ({"errors"}, {"torch"}),
+    "batch_codec": (
+        {
+            "batches", "bitstream", "errors", "exploring", "memory", "pixels", "sources", "streaming", "tiles",
+            "together",
+        },
+        set(),
+    ),
     "codec": (
         {
-            "batches", "bitstream", "errors", "exploring", "memory", "metadata", "model", "pixels", "rasters",
-            "sources", "streaming", "targets", "tiles",
+            "batch_codec", "bitstream", "errors", "memory", "metadata", "model", "pixels", "rasters", "rows", "sources",
+            "streaming", "targets", "thumbnails", "tiles",
         },
         {"numpy", "PIL"},
     ),

@@ -1,15 +1,17 @@
 """Batches: the order of the items, errors in their places, the caller's threads left as they were."""
 
+import dataclasses
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 import torch
 from conftest import picture
 
-from vaecodec import Codec, batches
-from vaecodec.errors import VaecError
+from vaecodec import Codec, batches, bitstream, together
+from vaecodec.errors import VaecError, VaecMismatchError
+from vaecodec.model.network import Code, Network
 
 
 @pytest.fixture
@@ -46,6 +48,126 @@ def test_errors_stand_in_their_places(tiny: Codec) -> None:
     missing, encoded = tiny.encode_batch(["/nowhere.png", picture(32, 32)], return_errors=True)
     assert isinstance(missing, FileNotFoundError)
     assert encoded == good
+
+
+def alike(codec: Codec, count: int, side: int = 70) -> list[bytes]:
+    """Files of pictures of equal size, of different qualities, grey every third."""
+    return [
+        codec.encode(picture(side, side + 9, seed=n)[..., : 1 if n % 3 == 2 else 3], 40 + 10 * n) for n in range(count)
+    ]
+
+
+def watched_groups(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many pictures go through the network together, group by group."""
+    sizes, walk = list[int](), Network.walk_together
+
+    def watch(network: Network, rows: int, columns: int, qualities: list[int], codes: list[Code]) -> torch.Tensor:
+        sizes.append(len(codes))
+        return walk(network, rows, columns, qualities, codes)
+
+    monkeypatch.setattr(Network, "walk_together", watch)
+    return sizes
+
+
+def test_pictures_of_equal_size_are_decoded_together(tiny: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of one size make a group, whatever their qualities; all come out as they do alone, with their metadata."""
+    files = alike(tiny, 5)
+    files.insert(2, tiny.encode(picture(130, 40), 50, exif=b"II*\0\x08\0\0\0\0\0\0\0\0\0"))
+    files.insert(4, tiny.encode(picture(130, 40, seed=8), 70, icc_profile=b"profile"))
+    alone = [tiny.decode(file) for file in files]
+    sizes = watched_groups(monkeypatch)
+    decoded = tiny.decode_batch(files)
+    assert sorted(sizes) == [2, 5]
+    for one, other in zip(decoded, alone, strict=True):
+        assert (one.mode, one.info) == (other.mode, other.info)
+        difference = np.abs(np.asarray(one, np.int16) - np.asarray(other, np.int16))
+        assert difference.max() <= 1
+        assert (difference > 0).mean() <= 0.001
+    assert decoded[4].info["icc_profile"] == b"profile"
+
+
+def test_what_cannot_go_together_is_decoded_alone(tiny: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alpha, tiles without loss, several tiles, previews and damaged files: one by one, as if there were no groups."""
+    rgba = [tiny.encode(np.dstack([picture(64, 64, seed=n), picture(64, 64)[..., 0]]), 50) for n in range(2)]
+    flat = [tiny.encode(np.full((64, 64, 3), n, np.uint8)) for n in range(2)]
+    large = [tiny.encode(picture(16, 1100, seed=n), 30) for n in range(2)]
+    sizes = watched_groups(monkeypatch)
+    assert len(tiny.decode_batch([*rgba, *flat, *large], output="numpy")) == 6
+    assert [image.size for image in tiny.decode_batch(alike(tiny, 2), scale=1 / 2)] == [(40, 35)] * 2
+    assert set(sizes) == {1}
+
+
+def test_a_batch_has_no_more_pixels_than_fit(tiny: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Groups are cut where a CPU would gain nothing, or memory might run out; a rest of one is decoded alone."""
+    monkeypatch.setattr(together, "LARGEST_PART_PX", 2 * 80 * 80)
+    files, sizes = alike(tiny, 5), watched_groups(monkeypatch)
+    assert len(tiny.decode_batch(files)) == 5
+    assert sorted(sizes) == [1, 2, 2]
+
+
+def test_where_memory_does_not_suffice_for_a_group_it_is_decoded_one_by_one(
+    tiny: Codec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As large pictures are computed in parts."""
+    files, synthesize = alike(tiny, 3), Network.synthesize_together
+
+    def starve(network: Network, y_hat: torch.Tensor, qualities: list[int]) -> object:
+        if len(qualities) > 1:
+            raise MemoryError
+        return synthesize(network, y_hat, qualities)
+
+    monkeypatch.setattr(Network, "synthesize_together", starve)
+    assert len(tiny.decode_batch(files)) == 3
+
+
+def with_payload(file: bytes, change: Callable[[bytes], bytes]) -> bytes:
+    """The file with another payload, all CRCs of the container right: it does not decode to what was encoded."""
+    stream = bitstream.read(file)
+    (tile,) = stream.tiles
+    return bitstream.write(stream.header, [tile._replace(payload=change(tile.payload))], {})
+
+
+def test_a_crafted_file_spoils_no_other(tiny: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a group as alone: the same error in its place, and the pictures of the others."""
+    files = alike(tiny, 5)
+    files[1] = with_payload(files[1], lambda payload: payload[:-4] + b"\xff\xff\xff\x7f")
+    files[3] = with_payload(files[3], lambda payload: payload[:-4] + b"\0\0\0\0")
+    sizes = watched_groups(monkeypatch)
+    found = tiny.decode_batch(files, return_errors=True, output="numpy")
+    assert sizes == [5]
+    for number in (1, 3):
+        with pytest.raises(VaecMismatchError) as caught:
+            tiny.decode(files[number])
+        assert type(found[number]) is VaecMismatchError
+        assert (found[number].code, found[number].tile, str(found[number])) == (
+            caught.value.code, caught.value.tile, str(caught.value)
+        )  # fmt: skip
+        with pytest.raises(VaecMismatchError, match="intact but does not decode"):
+            tiny.decode_batch(files)
+    assert [found[number].shape[:2] for number in (0, 2, 4)] == [(70, 79)] * 3
+
+
+def test_pixels_that_are_no_numbers_are_an_error_in_their_place(tiny: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of a group whose synthesis overflows."""
+    files, walk = alike(tiny, 3), Network.walk_together
+
+    def overflow(network: Network, *arguments: object) -> torch.Tensor:
+        latents = walk(network, *arguments).clone()
+        latents[1] = float("inf")
+        return latents
+
+    monkeypatch.setattr(Network, "walk_together", overflow)
+    found = tiny.decode_batch(files, return_errors=True)
+    assert [getattr(each, "code", "picture") for each in found] == ["picture", "NONFINITE", "picture"]
+
+
+def test_files_of_another_model_are_refused_in_their_places(tiny: Codec) -> None:
+    """A group is of one model; files of others say which one is missing."""
+    files = alike(tiny, 3)
+    stream = bitstream.read(files[1])
+    files[1] = bitstream.write(dataclasses.replace(stream.header, model_id=b"none"), list(stream.tiles), {})
+    found = tiny.decode_batch(files, return_errors=True)
+    assert [getattr(each, "code", "picture") for each in found] == ["picture", "MODEL_MISSING", "picture"]
 
 
 @pytest.mark.usefixtures("two_threads")

@@ -65,7 +65,7 @@ def test_vectors_cover_the_format() -> None:
     assert {facts["mode"] for facts in valid} == {"L", "LA", "RGB", "RGBA"}
     assert {mode for facts in valid for mode in facts["tiles"]} == {"learned", "zlib", "solid"}
     assert {facts["quality"] for facts in valid} >= {1, 2, 50, 75, 99, 100}
-    assert {key for facts in valid for key in facts["metadata"]} == {"icc_profile", "exif", "xmp"}
+    assert {key for facts in valid for key in facts["metadata"]} == {"icc_profile", "exif", "xmp", "thumbnail"}
     assert any(facts["tiles"] == ["learned", "solid", "zlib", "learned"] for facts in valid)
 
 

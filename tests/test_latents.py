@@ -71,15 +71,18 @@ def coded_places(tiny: Codec, data: bytes, shape: tuple[int, ...]) -> np.ndarray
     stream, mask = bitstream.read(data), np.zeros(shape, bool)
     for tile, box in zip(stream.tiles, stream.header.boxes(), strict=True):
         rows, columns = -(-box.height // 16), -(-box.width // 16)
-        part = np.zeros((shape[0], rows, columns), bool)
+        part = np.zeros((rows, columns, shape[0]), bool)
 
-        def watch(prediction: object, symbols: np.ndarray, part: np.ndarray = part) -> None:
+        def watch(
+            prediction: object, symbols: np.ndarray, part: np.ndarray = part, rows: int = rows, columns: int = columns
+        ) -> None:
             if prediction.latent == "y":
                 free = (prediction.rows >= prediction.tables.first_coded_row) & (np.abs(symbols) < ESCAPE_LIMIT)
-                part.reshape(-1)[prediction.places.numpy()] = free
+                part.reshape(-1, shape[0] // 2)[prediction.runs.numpy()] = free.reshape(rows * columns, -1)
 
         tiles.decode_latents(tiny.network, tile, (rows, columns), stream.header.quality, watch=watch)
-        mask[:, box.top // 16 : box.top // 16 + rows, box.left // 16 : box.left // 16 + columns] = part
+        top, left = box.top // 16, box.left // 16
+        mask[:, top : top + rows, left : left + columns] = part.transpose(2, 0, 1)
     return mask
 
 

@@ -376,15 +376,6 @@ def test_a_resumed_run_is_the_one_that_was_saved(recipe: Recipe) -> None:
     assert moments[0] and all(torch.equal(moments[0][n]["exp_avg"], moments[1][n]["exp_avg"]) for n in moments[0])
 
 
-@pytest.mark.parametrize("wanted", [None, True, False])
-def test_compiling_on_a_cpu_is_asked_for(recipe: Recipe, monkeypatch: pytest.MonkeyPatch, wanted: bool | None) -> None:
-    """It takes minutes and a C++ compiler there: nothing compiles unless the recipe says so."""
-    compiled = []
-    monkeypatch.setattr(TrainingModel, "compile", lambda model, **_: compiled.append(model))
-    run = Run(dataclasses.replace(recipe, compile=wanted), TrainingModel(TINY), ALONE)
-    assert compiled == ([run.model] if wanted else [])
-
-
 @pytest.mark.parametrize("fast", [True, False])
 def test_bfloat16_is_for_training_on_processors_that_have_it(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch, fast: bool

@@ -129,14 +129,14 @@ class Canvas:
     def preview(self, box: TileBox, scale: int) -> "Tensor":
         """Samples uint8 [ceil(h / scale), ceil(w / scale), C] of a tile, by a short cut: see `model.preview`."""
         pixels = self.network.preview(self.latents(area_of(box)), scale)
-        return _in_channels(pixels[: -(-box.height // scale), : -(-box.width // scale)], box)
+        return in_channels(pixels[: -(-box.height // scale), : -(-box.width // scale)], box)
 
     def _synthesize(self, box: TileBox) -> "Tensor":
         inner = area_of(box)
         seen = _widened(inner, self._margin, self.window)
         pixels = self.network.synthesize(self.latents(seen), self.quality)
         above, before = (inner.top - seen.top) * LATENT_PX, (inner.left - seen.left) * LATENT_PX
-        return _in_channels(pixels[above : above + box.height, before : before + box.width], box)
+        return in_channels(pixels[above : above + box.height, before : before + box.width], box)
 
     def latents(self, area: Area) -> "Tensor":
         """Latents [M, h, w] of an area whose tiles are in place."""
@@ -161,7 +161,7 @@ def to_rgb(samples: Samples) -> Samples:
     return np.repeat(samples[..., :1], 3, 2) if samples.shape[2] < 3 else samples[..., :3]
 
 
-def _in_channels(rgb: "Tensor", box: TileBox) -> "Tensor":
+def in_channels(rgb: "Tensor", box: TileBox) -> "Tensor":
     """Pixels uint8 [h, w, 3] in the channels of a tile; grey is their mean, rounded."""
     return rgb if box.channels == 3 else ((rgb.sum(2, keepdim=True) + 1) // 3).to(rgb.dtype)
 

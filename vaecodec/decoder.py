@@ -9,7 +9,7 @@ from vaecodec.bitstream import Header, Tile, TileBox, TileMode
 from vaecodec.canvas import LATENT_PX, Canvas, Samples, area_of
 from vaecodec.errors import VaecCorruptError, VaecError, VaecMismatchError
 from vaecodec.grid import Grid, Window, alpha_of, cut
-from vaecodec.pixels import pad_edge
+from vaecodec.pixels import reduced
 from vaecodec.tile import decode_latents, decode_plain
 
 if TYPE_CHECKING:  # torch loads only when a tile needs the network
@@ -122,7 +122,7 @@ class Decoder:
             else:
                 top, left = part.top - box.top, part.left - box.left
                 plain = decode_plain(tile, box)[top : top + part.height, left : left + part.width]
-                samples = plain if self.scale == 1 else _reduced(plain, self.scale)
+                samples = plain if self.scale == 1 else reduced(plain, self.scale)
         except VaecCorruptError as error:
             self._lost(error, number)
         else:
@@ -137,18 +137,12 @@ class Decoder:
         return self.medium.blank(shape, DAMAGED_GREY)
 
     def _lost(self, error: VaecCorruptError, number: int) -> None:
-        """The payload's CRC holds, so the fault is not damage: say which tile, and what that means."""
-        message = f"tile {number} is intact but does not decode ({error})"
-        self.report(
-            VaecMismatchError(
-                f"{message}: crafted file, or this build computes differently", code=error.code, tile=number
-            )
-        )
+        self.report(mismatch(error, number))
 
 
-def _reduced(samples: Samples, scale: int) -> Samples:
-    """The means of blocks of scale x scale pixels; at the right and bottom edges the picture goes on as it ends."""
-    padded = pad_edge(samples, scale)
-    height, width, channels = padded.shape
-    means = padded.reshape(height // scale, scale, width // scale, scale, channels).mean((1, 3), dtype=np.float32)
-    return means.round().astype(np.uint8)
+def mismatch(error: VaecCorruptError, number: int) -> VaecMismatchError:
+    """The error of a tile that does not decode although its payload's CRC holds: it is not damaged, and says so."""
+    message = f"tile {number} is intact but does not decode ({error})"
+    return VaecMismatchError(
+        f"{message}: crafted file, or this build computes differently", code=error.code, tile=number
+    )

@@ -80,7 +80,8 @@ def features_of_stream(stream: Bitstream, network: "Network") -> Features:
 
         def watch(prediction: "Prediction", symbols: NDArray[np.int32], hyper: list[NDArray[np.int32]] = hyper) -> None:
             if prediction.latent == "z":
-                hyper.append(symbols.reshape(prediction.mean.shape))
+                channels, rows, columns = prediction.mean.shape
+                hyper.append(symbols.reshape(rows, columns, channels).transpose(2, 0, 1))
 
         y_hat = decode_latents(network, tile, _blocks_of(box), quality, watch=watch)
         parts.append((_array(network.to_steps(y_hat, quality).y), hyper[0].astype(np.float32)))
@@ -210,9 +211,9 @@ class _Meter:
 
     def count(self, prediction: "Prediction", symbols: NDArray[np.int32]) -> None:
         _, rows, columns = prediction.mean.shape
-        places = prediction.places.cpu().numpy() % (rows * columns)
         bits = symbol_bits(prediction.tables, prediction.rows, symbols)
-        found = np.bincount(places, bits, rows * columns).astype(np.float64).reshape(rows, columns)
+        # Every position has one run in every group.
+        found = bits.reshape(rows, columns, -1).sum(2, dtype=np.float64)
         self.blocks += found if prediction.latent == "y" else self._shared_out(found)
 
     def _shared_out(self, hyper_bits: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -44,7 +44,7 @@ def merge_metadata(carried: Mapping[str, bytes], **overrides: object) -> dict[st
     Raises:
         VaecImageError: an unknown key, a value of the wrong type, or one that cannot be written as bytes (METADATA).
     """
-    merged = dict(carried)
+    merged = {key: carried[key] for key in METADATA_KEYS if key in carried}
     for key, value in overrides.items():
         if key not in METADATA_KEYS:
             raise VaecImageError(f"metadata key is {key!r}, must be one of {METADATA_KEYS}", code="METADATA")
@@ -107,4 +107,5 @@ def _override_bytes(key: str, value: object) -> bytes:
 
 def as_info(metadata: Mapping[str, bytes]) -> dict[str, bytes]:
     """The entries of a Pillow image's `info`: EXIF gets the prefix that Pillow's JPEG and PNG readers leave there."""
-    return {key: _EXIF_PREFIX + value if key == "exif" else value for key, value in metadata.items()}
+    info = {key: metadata[key] for key in METADATA_KEYS if key in metadata}
+    return {key: _EXIF_PREFIX + value if key == "exif" else value for key, value in info.items()}

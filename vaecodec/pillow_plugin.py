@@ -25,7 +25,10 @@ from vaecodec.errors import VaecError, VaecFormatError, VaecImageError, VaecMode
 FORMAT = "VAEC"
 EXTENSION = ".vaec"
 MIME_TYPE = "image/x-vaec"
-SAVE_OPTIONS = ("quality", "target_bytes", "target_bpp", "target_psnr", "exif", "icc_profile", "xmp", "model", "device")
+SAVE_OPTIONS = (
+    "quality", "target_bytes", "target_bpp", "target_psnr", "thumbnail", "exif", "icc_profile", "xmp", "model",
+    "device",
+)  # fmt: skip
 """Keywords of `Image.save` that are handed to `vaecodec.encode`, where they are explained."""
 
 # People pass these to whatever format a file name happens to choose, so a warning would only be noise.
@@ -33,6 +36,7 @@ _SILENT_OPTIONS = ("optimize", "progressive", "dpi", "comment", "subsampling", "
 _FRAME_OPTIONS = ("save_all", "append_images", "append")
 _EXIF_PREFIX = b"Exif\0\0"
 _DRAFT_SCALES = (8, 4, 2)
+_THUMBNAIL = "thumbnail"  # stays with the file: an image that is changed and saved must not show what it was
 
 
 class VaecImageFile(ImageFile.ImageFile):
@@ -117,7 +121,7 @@ class VaecImageFile(ImageFile.ImageFile):
         self._size = (header.width, header.height)
         self._mode = header.pixel_format.mode
         self.tile = [ImageFile._Tile("vaec", (0, 0, *self._size), start, (1, *self._size))]
-        self.info.update({key: value for key, value in metadata.items() if value})
+        self.info.update({key: value for key, value in metadata.items() if value and key != _THUMBNAIL})
         if "exif" in self.info:
             # Savers of other formats want the prefix that Pillow's JPEG reader leaves in place.
             self.info["exif"] = _EXIF_PREFIX + self.info["exif"]

@@ -170,6 +170,14 @@ def pad_edge(samples: Samples, multiple: int) -> Samples:
     return np.pad(samples, ((0, missing_rows), (0, missing_columns), (0, 0)), mode="edge")
 
 
+def reduced(samples: Samples, scale: int) -> Samples:
+    """The means of blocks of scale x scale pixels; at the right and bottom edges the picture goes on as it ends."""
+    padded = pad_edge(samples, scale)
+    height, width, channels = padded.shape
+    means = padded.reshape(height // scale, scale, width // scale, scale, channels).mean((1, 3), dtype=np.float32)
+    return means.round().astype(np.uint8)
+
+
 def psnr_db(a: Samples, b: Samples) -> float:
     """Measures the peak signal-to-noise ratio: 10 log10(255^2 / MSE), one MSE over all samples of all channels.
 

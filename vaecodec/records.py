@@ -15,10 +15,11 @@ MAX_AREA = 2**28
 DEFAULT_MAX_PIXELS = 178_956_970  # Pillow, too, refuses larger images unless told otherwise
 MAX_CHUNKS = 16
 MAX_METADATA_BYTES = 8 * 2**20
-CHUNK_TYPES = {  # type in the file: (Pillow's name, limit in bytes)
+CHUNK_TYPES = {  # type in the file: (Pillow's name, or ours, limit in bytes)
     b"ICCP": ("icc_profile", 4 * 2**20),
     b"EXIF": ("exif", 2**20),
     b"XMP_": ("xmp", 2**20),
+    b"THMB": ("thumbnail", 4 * 2**20),
 }
 
 

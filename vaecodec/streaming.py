@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import numpy as np
 
-from vaecodec import bitstream, files, pixels, sources, targets, tiles
+from vaecodec import bitstream, files, pixels, sources, targets, thumbnails, tiles
 from vaecodec.bitstream import DEFAULT_MAX_PIXELS, Header, Info, PixelFormat, TileMode
 from vaecodec.errors import VaecImageError
 from vaecodec.memory import Result, clear_errors
 from vaecodec.metadata import merge_metadata
 from vaecodec.payloads import SpooledTiles, StoredTiles
 from vaecodec.rasters import readers, writers
-from vaecodec.rows import Rows
+from vaecodec.rows import ArrayRows, Rows
 from vaecodec.tiles import Window
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ class StreamingCodec(ABC):
         target_bytes: int | None = None,
         target_bpp: float | None = None,
         target_psnr: float | None = None,
+        thumbnail: bool = False,
         max_pixels: int | None = DEFAULT_MAX_PIXELS,
         overwrite: bool = True,
         **metadata: Any,
@@ -68,6 +69,7 @@ class StreamingCodec(ABC):
             target: path of the .vaec file, which is written whole or not at all; or an open binary file.
             quality: as for `encode`, as are target_bytes, target_bpp, target_psnr (each attempt of their search reads
                 the picture again), max_pixels and **metadata.
+            thumbnail: as for `encode`; the picture is read once more for it.
             overwrite: whether a file of that name may be replaced.
 
         Returns:
@@ -82,11 +84,16 @@ class StreamingCodec(ABC):
             rows = readers.open_rows(source, max_pixels=max_pixels)
             opened.callback(rows.close)
             extra = merge_metadata(rows.metadata, **metadata)
+            small = ArrayRows(thumbnails.samples_of(rows)) if thumbnail else None
 
-            def attempt(quality: int) -> targets.Attempt[bitstream.Assembled]:
+            def code(part: Rows, quality: int, extra: dict[str, bytes]) -> targets.Attempt[bitstream.Assembled]:
                 coded = SpooledTiles(target if isinstance(target, str | os.PathLike) else None)
                 opened.callback(coded.close)
-                return self._encode_rows(rows, quality, extra, coded)
+                return self._encode_rows(part, quality, extra, coded)
+
+            def attempt(quality: int) -> targets.Attempt[bitstream.Assembled]:
+                more = {thumbnails.KEY: b"".join(code(small, quality, {}).data)} if small else {}
+                return code(rows, quality, extra | more)
 
             assembled = wanted.search(attempt)
             with _writable(target, overwrite) as file:

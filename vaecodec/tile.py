@@ -62,6 +62,32 @@ def encode_symbols(network: "Network", size: tuple[int, int], quality: int, choo
     return Tile(TileMode.LEARNED, coder.encode(passes), crc), y_hat
 
 
+class LatentReader:
+    """Answers what the symbols of a learned tile are, pass by pass, from its payload."""
+
+    def __init__(self, tile: Tile) -> None:
+        self._tile, self._decoder, self._crc = tile, coder.Decoder(tile.payload), 0
+
+    def answer(self, prediction: "Prediction") -> NDArray[np.int32]:
+        """The next pass; raises VaecCorruptError if the payload is not one that an encoder wrote."""
+        symbols = self._decoder.read(prediction.tables, prediction.rows)
+        self._crc = _crc_of_symbols(symbols, self._crc)
+        return symbols
+
+    def finish(self) -> None:
+        """Checks that these were the symbols of the encoder, no fewer and no others.
+
+        Raises:
+            VaecCorruptError: the payload does not end here.
+            VaecMismatchError: the symbols have another CRC.
+        """
+        self._decoder.finish()
+        if self._crc != self._tile.content_crc:
+            raise VaecMismatchError(
+                f"latents have CRC {self._crc:08x}, the file says {self._tile.content_crc:08x}", code="LATENT_CRC"
+            )
+
+
 def decode_latents(
     network: "Network", tile: Tile, size: tuple[int, int], quality: int, *, watch: "Watch | None" = None
 ) -> "Tensor":
@@ -70,21 +96,16 @@ def decode_latents(
     Raises:
         VaecMismatchError: the payload does not decode to the latents that were encoded.
     """
-    decoder = coder.Decoder(tile.payload)
-    crc = 0
+    reader = LatentReader(tile)
 
     def answer(prediction: "Prediction") -> NDArray[np.int32]:
-        nonlocal crc
-        symbols = decoder.read(prediction.tables, prediction.rows)
-        crc = _crc_of_symbols(symbols, crc)
+        symbols = reader.answer(prediction)
         if watch:
             watch(prediction, symbols)
         return symbols
 
     y_hat = network.walk_latents(*size, quality, answer)
-    decoder.finish()
-    if crc != tile.content_crc:
-        raise VaecMismatchError(f"latents have CRC {crc:08x}, the file says {tile.content_crc:08x}", code="LATENT_CRC")
+    reader.finish()
     return y_hat
 
 

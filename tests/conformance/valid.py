@@ -228,6 +228,9 @@ def _metadata(network: Network) -> dict[str, Vector]:
         "meta-exif": Vector(holding((b"EXIF", EXIF_TURNED)), "an orientation, which does not turn the pixels"),
         "meta-xmp": Vector(holding((b"XMP_", XMP)), "an XMP packet"),
         "meta-icc": Vector(holding((b"ICCP", ICC)), "an ICC profile"),
+        "meta-thumbnail": Vector(
+            holding((b"THMB", _learned(network, photo(3, 4, seed=71), 50))), "a thumbnail, which is not the picture"
+        ),
         "meta-all": Vector(holding((b"XMP_", XMP), (b"EXIF", EXIF_TURNED), (b"ICCP", ICC)), "all three, in any order"),
         "meta-unknown": Vector(holding(*unknown, (b"XMP_", XMP)), "unknown chunks, one of them twice, are ignored"),
         "meta-sixteen": Vector(holding(*[(b"MORE", bytes([n])) for n in range(16)]), "as many chunks as there may be"),

@@ -44,7 +44,7 @@ def rows(stored: IntegerScales, z: Integers, quality: int) -> Integers:
     for number, layer in enumerate(stored.layers):
         x = _round_shift(layer_sums(stored, number, x), layer.shift)
         x = _shuffle(x) if number in (1, 3) else x
-        x = np.clip(x, 0, LARGEST_HIDDEN) if number < 3 else np.clip(x, -32768, 32768)
+        x = np.clip(x, 0, LARGEST_HIDDEN) if number < 3 else x
     x += stored.row_offset.numpy().astype(np.int64)[quality - 1][:, None, None]
     return np.clip(_round_shift(x, 8), 0, 63)
 

@@ -27,7 +27,7 @@ from exactness.settings import CALLERS, HONEST, THOROUGH
 from vaecodec import Codec, bitstream
 from vaecodec.bitstream import Bitstream
 from vaecodec.entropy import coder
-from vaecodec.model.exact import ACTIVATION_LIMIT, HYPER_LIMIT, ROW_FRACTION_BITS, ROW_LIMIT, ExactScales, IntegerScales
+from vaecodec.model.exact import ACTIVATION_LIMIT, HYPER_LIMIT, ROW_FRACTION_BITS, ExactScales, IntegerScales
 from vaecodec.model.network import Network, Prediction
 from vaecodec.model.priors import SCALE_ROWS
 
@@ -59,7 +59,7 @@ def float_rows(stored: IntegerScales, z: Tensor, quality: int) -> Tensor:
         weight = layer.weight.float() * (scale / 2.0**layer.shift)
         h = F.conv2d(h, weight, layer.bias.float() / 2.0**layer.shift, padding=weight.shape[-1] // 2)
         h = F.pixel_shuffle(h, 2) if number in (1, 3) else h
-        h = h.clamp(0, ACTIVATION_LIMIT) if number < 3 else h.clamp(-ROW_LIMIT, ROW_LIMIT)
+        h = h.clamp(0, ACTIVATION_LIMIT) if number < 3 else h
         scale = 1.0
     h = (h + stored.row_offset[quality - 1].float()[:, None, None]) * 2.0**-ROW_FRACTION_BITS
     return torch.round(h).clamp(0, SCALE_ROWS - 1).to(torch.uint8)

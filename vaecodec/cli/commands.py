@@ -91,6 +91,7 @@ def main() -> None:
 @click.option("--target-bpp", type=positive, metavar="NUMBER", help="The same in bits per pixel.")
 @click.option("--target-psnr", type=positive, metavar="NUMBER", help="Smallest file that has so many dB.")
 @click.option("--background", metavar="COLOR", help="Drop transparency: lay the picture on this colour.")
+@click.option("--thumbnail", is_flag=True, help="Keep a copy of 1/8 of the size, for quick previews: 2 to 4 % larger.")
 @click.option("--verify", is_flag=True, help="Decode what was encoded, before it is written, and tell the PSNR.")
 @file_options
 @codec_options
@@ -114,8 +115,9 @@ def encode(ctx: click.Context, /, inputs: tuple[str, ...], **given: Any) -> None
     for job in jobs:
         pictures.check_vaec_name(job.target)
     options = conversion.EncodeOptions(
-        rates, _kept(given), given["max_pixels"], given["auto_orient"], given["background"], given["verify"]
-    )
+        rates, _kept(given), given["max_pixels"], given["auto_orient"], given["background"], given["verify"],
+        given["thumbnail"],
+    )  # fmt: skip
     _convert(ctx, jobs, partial(conversion.encode, Codec(given["model"], given["device"]), options), given)
 
 

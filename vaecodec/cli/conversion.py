@@ -42,6 +42,7 @@ class EncodeOptions:
     is_upright: bool = False
     background: str | None = None
     is_verified: bool = False
+    has_thumbnail: bool = False
 
     @property
     def needs_whole_picture(self) -> bool:
@@ -155,7 +156,7 @@ def _encode_rows(codec: Codec, options: EncodeOptions, source: str, content: Bin
     with finding_damage():
         with reading():
             rows = readers.open_rows(source, max_pixels=options.max_pixels)
-        codec.encode_file(rows, content, **options.rate, max_pixels=options.max_pixels, **_dropped(options.kept))
+        codec.encode_file(rows, content, **_arguments(options))
     return {}
 
 
@@ -164,7 +165,7 @@ def _encode_whole(codec: Codec, options: EncodeOptions, source: str, content: Bi
     opened = read_file(source) if source == STDIO else source
     with open_picture(opened, max_pixels=options.max_pixels, upright=options.is_upright) as picture:
         image = picture if options.background is None else pixels.flatten_alpha(picture, options.background)
-        data = codec.encode(image, **options.rate, max_pixels=options.max_pixels, **_dropped(options.kept))
+        data = codec.encode(image, **_arguments(options))
         content.write(data)
         return {"psnr_db": _verified_psnr_db(codec, image, data)} if options.is_verified else {}
 
@@ -198,6 +199,12 @@ def _save(image: Picture, options: DecodeOptions, content: BinaryIO) -> dict[str
         image = _upright(image)
     content.write(save_picture(image, options.format, kept=options.kept))
     return {"width": image.width, "height": image.height, "mode": image.mode}
+
+
+def _arguments(options: EncodeOptions) -> dict[str, Any]:
+    return {
+        **options.rate, "max_pixels": options.max_pixels, "thumbnail": options.has_thumbnail, **_dropped(options.kept)
+    }  # fmt: skip
 
 
 def _dropped(kept: frozenset[str]) -> dict[str, Any]:

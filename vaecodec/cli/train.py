@@ -65,9 +65,6 @@ folder = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option(
     "--analysis-blocks", type=click.IntRange(1, 32), metavar="N", help="Deepen the start's analysis to N blocks."
 )
-@click.option(
-    "--compile/--no-compile", default=None, help="Of the network, by torch.compile; on CUDA if nothing is said."
-)
 @click.option("--learning-rate", type=positive, metavar="NUMBER", help="0.001 if nothing is said.")
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Of crops and noise; 1.")
 @console_options

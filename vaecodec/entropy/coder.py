@@ -144,10 +144,9 @@ class Decoder:
 def _push(ans: Any, tables: Tables, rows: IntArray, symbols: IntArray) -> None:
     """Codes one pass backwards: what is pushed last is popped first."""
     order, sizes = _by_row(tables, rows)
-    columns, escaped = tables.columns(rows, symbols)
-    values = symbols[order[escaped[order]]].astype(np.int32)
-    ans.encode_reverse(values + np.int32(ESCAPE_LIMIT), _ESCAPED_VALUE)
-    columns = columns[order]
+    symbols = symbols[order]
+    columns, escaped = tables.columns(rows[order], symbols)
+    ans.encode_reverse(symbols[escaped].astype(np.int32) + np.int32(ESCAPE_LIMIT), _ESCAPED_VALUE)
     end = columns.size
     for model, size in zip(reversed(_models(tables)), reversed(sizes.tolist()), strict=True):
         ans.encode_reverse(columns[end - size : end], model)

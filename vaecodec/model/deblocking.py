@@ -34,9 +34,12 @@ class Deblocking(nn.Module):
         self.slope = nn.Parameter(torch.tensor(0.25))
 
     def forward(self, pictures: Tensor, features: Tensor) -> Tensor:
-        """Pictures [B, 3, H, W], about 0..1, without their steps; features [B, C, H / block_px, W / block_px]."""
+        """Pictures [B, 3, H, W], about 0..1, without their steps; features [B, C, H / block_px, W / block_px].
+
+        The result takes the place of the pictures, but in training.
+        """
+        pictures = pictures.clone() if self.training else pictures
         right, left, bottom, top = self.bound(features).chunk(4, 1)
-        pictures = pictures.clone()
         self._smooth(3, pictures, right[..., :-1] + left[..., 1:])
         self._smooth(2, pictures, bottom[:, :, :-1] + top[:, :, 1:])
         return pictures

@@ -7,7 +7,7 @@ from the actual weights when they are loaded. Float32 would not do: see docs/arc
 Reference: Ballé, Johnston, Minnen, "Integer Networks for Data Compression with Latent-Variable Models" (ICLR 2019), §3.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +21,6 @@ from vaecodec.model.priors import SCALE_ROWS
 HYPER_LIMIT = 127  # hyper-latents are clamped to +-127 before they choose anything
 ACTIVATION_LIMIT = 4095  # hidden values are clamped to 0..4095
 ROW_FRACTION_BITS = 8  # row coordinates are counted in 1/256 of a row
-ROW_LIMIT = 1 << 15  # the last layer's output is clamped to +-2^15 such steps before the quality's offset is added
 MAX_SHIFT = 40
 EXACT_LIMIT = 1 << 53  # float64 holds every integer below
 TEST_SIDE = 16  # width of the hyper-latents of an ordinary tile: libraries choose their kernels by size, too
@@ -59,6 +58,9 @@ class IntegerScales:
             norms = layer.weight.to(torch.int64).abs().sum((1, 2, 3)).tolist()
             sums = (norm * largest_input + abs(bias) for norm, bias in zip(norms, layer.bias.tolist(), strict=True))
             bound = max(sums) + (1 << layer.shift)
+            if number == len(self.layers) - 1:
+                largest_offset = max(-int(self.row_offset.min()), int(self.row_offset.max()))
+                bound += largest_offset + (1 << ROW_FRACTION_BITS) << layer.shift
             if bound >= EXACT_LIMIT:
                 raise _no_proof(f"scale layer {number}: sums up to {bound}, allowed below 2^53")
             bounds.append(bound)
@@ -85,17 +87,28 @@ class ExactScales:
         self._dequantize = stored.dequantize.to(device, carrier)
         self._row_offset = stored.row_offset.to(device, carrier)
 
-    def rows(self, z: Tensor, quality: int) -> Tensor:
-        """Table rows uint8 [B, M, 4 h, 4 w] of integer hyper-latents z [B, Z, h, w] (any dtype) at quality 1..100."""
+    def rows(self, z: Tensor, quality: int | Sequence[int]) -> Tensor:
+        """Table rows uint8 [B, M, 4 h, 4 w] of integer hyper-latents z [B, Z, h, w] (any dtype).
+
+        Those of a position lie side by side in memory, as symbols are coded.
+
+        Args:
+            z: of B tiles.
+            quality: 1..100, of all of them or of each.
+        """
+        line = torch.tensor(quality, device=z.device).reshape(-1) - 1
         with full_precision(z.device):
-            h = z.to(self.carrier).clamp(-HYPER_LIMIT, HYPER_LIMIT)
-            h = h * self._dequantize[quality - 1][:, None, None]
+            h = z.to(self.carrier, memory_format=torch.channels_last).clamp(-HYPER_LIMIT, HYPER_LIMIT)
+            h = h * self._dequantize[line][:, :, None, None]
             h = self._layer(0, h).clamp_(0, ACTIVATION_LIMIT)
             h = F.pixel_shuffle(self._layer(1, h).clamp_(0, ACTIVATION_LIMIT), 2)
             h = self._layer(2, h).clamp_(0, ACTIVATION_LIMIT)
-            h = F.pixel_shuffle(self._layer(3, h).clamp_(-ROW_LIMIT, ROW_LIMIT), 2)
-            h = self._shift(h.add_(self._row_offset[quality - 1][:, None, None]), ROW_FRACTION_BITS)
-            return h.clamp_(0, SCALE_ROWS - 1).to(torch.uint8)
+            # floor((floor(a / 2^s) + n) / 2^8) is floor((a + n 2^s) / 2^(s + 8)): one division instead of two.
+            shift = self.stored.layers[3].shift
+            offset = self._row_offset[line].repeat_interleave(4, 1) * (1 << shift) + (1 << (shift - 1))
+            h = self._shift(self.sums(3, h).add_(offset[:, :, None, None]), shift + ROW_FRACTION_BITS)
+            parts = h.clamp_(0, SCALE_ROWS - 1).to(torch.uint8).unflatten(1, (-1, 2, 2))  # a pixel shuffle, by position
+            return parts.permute(0, 4, 2, 5, 3, 1).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
 
     def sums(self, number: int, x: Tensor) -> Tensor:
         """Sums [B, out, h, w] of a layer over inputs x [B, in, h, w] of the carrier's dtype, before its division.
@@ -127,7 +140,8 @@ class ExactScales:
                 (f"layer {number}", self.sums(number, x.to(device, self.carrier)), oracle.sums(number, x))
                 for number in range(len(self.stored.layers)) for x in _test_inputs(self.stored, number)
             ]  # fmt: skip
-        for shift in {ROW_FRACTION_BITS, *(layer.shift for layer in self.stored.layers)}:
+        *hidden, last = (layer.shift for layer in self.stored.layers)
+        for shift in {*hidden, last + ROW_FRACTION_BITS}:
             x = _around_ties(shift)
             here = self._shift(x.to(device, self.carrier), shift)
             pairs.append((f"division by 2^{shift}", here, oracle._shift(x, shift)))

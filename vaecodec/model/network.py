@@ -1,7 +1,7 @@
 """A loaded model at work: pixels to latents, the walk over all latents in bitstream order, latents to pixels."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Literal, NamedTuple
 
@@ -31,15 +31,24 @@ class Latents(NamedTuple):
 class Prediction(NamedTuple):
     """What is known of a group of latents before their symbols: the question that `code` answers.
 
-    latent: "z" or "y". places: int64 [n], where the group's latents stand in [C, h, w] read row by row, ascending.
-    mean: float32 [C, h, w], in quantizer steps. tables, rows: what the entropy coder needs, rows int [n].
+    Latents [C, h, w] are h w C / width runs of `width` neighbouring channels, position by position, row by row. The n
+    latents of a group are whole runs.
+
+    latent: "z" or "y". runs: int64 [n / width], which runs these are, ascending. mean: float32 [C, h, w], in units of
+    the latent. gain: float32 [C, 1, 1], quantizer steps a unit. tables, rows: for the entropy coder, rows int [n].
     """
 
     latent: Literal["z", "y"]
-    places: Tensor
+    runs: Tensor
     mean: Tensor
+    gain: Tensor
     tables: Tables
     rows: NDArray[np.integer]
+
+    def of(self, latents: Tensor) -> Tensor:
+        """Those of this group [n], of latents [C, h, w]."""
+        width = self.rows.size // len(self.runs)
+        return latents.permute(1, 2, 0).reshape(-1, width).index_select(0, self.runs).flatten()
 
     def quantize(self, latents: Latents) -> NDArray[np.int32]:
         """The encoder's answer [n]: integers near the latents of this group, chosen with an eye on what they cost.
@@ -47,8 +56,8 @@ class Prediction(NamedTuple):
         Raises:
             VaecModelError: (MODEL_VALUES) the weights lead to latents that are no numbers.
         """
-        distance = (latents.z if self.latent == "z" else latents.y) - self.mean
-        residual = distance.flatten().index_select(0, self.places).cpu()
+        distance = (latents.z if self.latent == "z" else latents.y) - self.mean * self.gain
+        residual = self.of(distance).cpu()
         if residual.isnan().any():
             raise VaecModelError("the weights turn this picture into latents that are NaN", code="MODEL_VALUES")
         nearest = residual.round().clamp_(-ESCAPE_LIMIT, ESCAPE_LIMIT)
@@ -65,34 +74,14 @@ class Prediction(NamedTuple):
 Code = Callable[[Prediction], NDArray[np.int32]]
 
 
-class Half(NamedTuple):
-    """Which latents of a tile are coded in one pass.
-
-    mask: bool [M, h, w]. places: int64 [n], where they stand in [M, h, w], ascending. memory: int64 [n], where they
-    stand in memory if it holds the latents of a position side by side (channels last), as convolutions like it.
-    """
-
-    mask: Tensor
-    places: Tensor
-    memory: Tensor
-
-    def spread(self, symbols: Tensor) -> Tensor:
-        """The symbols [n] of this half where they belong in [M, h, w], and zeros elsewhere."""
-        channels, rows, columns = self.mask.shape
-        everywhere = torch.zeros(self.mask.numel(), dtype=symbols.dtype, device=symbols.device)
-        return everywhere.scatter_(0, self.memory, symbols).view(rows, columns, channels).permute(2, 0, 1)
+def _by_position(latents: Tensor) -> Tensor:
+    """Latents [B, C, h, w] with those of a position side by side in memory, as symbols are coded."""
+    return latents.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
 
 
-@functools.lru_cache(maxsize=4)  # most tiles of a picture are of one size; those at its edges are of three others
-def _halves(vae: Vae, rows: int, columns: int, device: torch.device) -> tuple[Half, Half]:
-    first = vae.first_half(rows, columns, device)
-
-    def half(mask: Tensor) -> Half:
-        places = mask.flatten().nonzero()[:, 0]
-        memory = places % (rows * columns) * len(mask) + places // (rows * columns)
-        return Half(mask.permute(1, 2, 0).contiguous().permute(2, 0, 1), places, memory)
-
-    return half(first), half(~first)
+def _runs(latents: Tensor) -> Tensor:
+    """The runs [B, 2 h w, M / 2] of latents [B, M, h, w] that lie by position in memory, as a view."""
+    return latents.permute(0, 2, 3, 1).flatten(1, 2).unflatten(2, (2, -1)).flatten(1, 2)
 
 
 def hyper_size(rows: int, columns: int) -> tuple[int, int]:
@@ -134,12 +123,12 @@ class Network:
         """
         with self._inference(), torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bfloat16(self.device)):
             x = torch.tensor(pixels, device=self.device).permute(2, 0, 1)[None].float() / 255
-            return self.vae.analysis(x.contiguous(memory_format=torch.channels_last), self._level(quality))[0]
+            return self.vae.analysis(x.contiguous(memory_format=torch.channels_last), self._level([quality]))[0]
 
     def to_steps(self, y: Tensor, quality: int) -> Latents:
         """The latents of one tile [M, h, w] in quantizer steps, and its hyper-latents."""
         with self._inference():
-            level = self._level(quality)
+            level = self._level([quality])
             rows, columns = (HYPER_STRIDE * n for n in hyper_size(*y.shape[1:]))
             padded = torch.nn.functional.pad(y, (0, columns - y.shape[2], 0, rows - y.shape[1]))
             z = self.vae.hyper_analysis(padded[None]) * torch.exp(self.vae.hyper_gain(level))
@@ -154,23 +143,32 @@ class Network:
         Returns:
             Dequantized latents [M, rows, columns] float32, ready for `synthesize`.
         """
-        vae, level = self.vae, self._level(quality)
+        return self.walk_together(rows, columns, [quality], [code])[0]
+
+    def walk_together(self, rows: int, columns: int, qualities: Sequence[int], codes: Sequence[Code]) -> Tensor:
+        """The same for several tiles of one size, each with its quality and its code: latents [B, M, rows, columns]."""
+        vae, level = self.vae, self._level(qualities)
         with self._inference():
-            gain = torch.exp(vae.latent_gain(level))[0]
-            hyper_rows, hyper_columns = hyper_size(rows, columns)
-            z = self._walk_hyper(hyper_rows, hyper_columns, quality, code)
-            scale_rows = self.scales.rows(z[None], quality)[0, :, :rows, :columns]
-            features, mean = vae.hyper_synthesis((z * torch.exp(-vae.hyper_gain(level)[0]))[None])
-            features, mean = features[..., :rows, :columns], mean[0, :, :rows, :columns]
-            y_hat = torch.zeros_like(mean)
-            halves = _halves(vae, rows, columns, self.device)
-            for half, tables in zip(halves, self.latent_tables, strict=True):
-                if half is halves[1]:
-                    mean = mean + vae.context(y_hat[None], features)[0]
-                table_rows = scale_rows.flatten().index_select(0, half.places).cpu().numpy()
-                prediction = Prediction("y", half.places, mean * gain, tables, table_rows)
-                residual = half.spread(torch.from_numpy(code(prediction)).to(self.device, torch.float32))
-                y_hat = torch.where(half.mask, residual.div_(gain).add_(mean), y_hat)
+            gain = torch.exp(vae.latent_gain(level))
+            z = torch.stack(
+                [self._walk_hyper(*hyper_size(rows, columns), *each) for each in zip(qualities, codes, strict=True)]
+            )
+            scale_rows = _by_position(self.scales.rows(z, qualities)[:, :, :rows, :columns])
+            features, mean = vae.hyper_synthesis(z * torch.exp(-vae.hyper_gain(level)))
+            features, mean = features[..., :rows, :columns], _by_position(mean[..., :rows, :columns])
+            y_hat = _by_position(torch.zeros_like(mean))
+            for number, tables in enumerate(self.latent_tables):
+                if number == 1:
+                    mean = mean + vae.context(y_hat, features)
+                runs = vae.coded_runs(rows, columns, number, self.device)
+                coded_rows = _runs(scale_rows).index_select(1, runs).flatten()
+                table_rows = coded_rows.cpu().numpy().reshape(len(codes), -1)
+                symbols = np.stack([
+                    code(Prediction("y", runs, mean[n], gain[n], tables, table_rows[n])) for n, code in enumerate(codes)
+                ])  # fmt: skip
+                values = torch.from_numpy(symbols).to(self.device, torch.float32).view(len(codes), len(runs), -1)
+                values.div_(_runs(gain).index_select(1, runs % 2)).add_(_runs(mean).index_select(1, runs))
+                _runs(y_hat).index_copy_(1, runs, values)
             return y_hat
 
     def synthesize(self, y_hat: Tensor, quality: int) -> Tensor:
@@ -179,13 +177,23 @@ class Network:
         Raises:
             VaecCorruptError: (NONFINITE) the latents drive the network out of the range of numbers.
         """
+        pixels, (fault,) = self.synthesize_together(y_hat[None], [quality])
+        if fault is not None:
+            raise fault
+        return pixels[0]
+
+    def synthesize_together(
+        self, y_hat: Tensor, qualities: Sequence[int]
+    ) -> tuple[Tensor, list[VaecCorruptError | None]]:
+        """Pixels [B, 16 h, 16 w, 3] uint8 of latents [B, M, h, w] of several qualities, and the errors of those."""
         with self._inference():
-            level = self._level(quality)
-            y = (y_hat * torch.exp(self.vae.latent_restore(level)[0]))[None]
-            picture = self.vae.synthesis(y.contiguous(memory_format=torch.channels_last), level)[0]
-            if not torch.isfinite(picture.sum()):
-                raise VaecCorruptError("the latents do not synthesize to finite pixels", code="NONFINITE")
-            return (picture * 255).round_().clamp_(0, 255).to(torch.uint8).permute(1, 2, 0)
+            level = self._level(qualities)
+            y = (y_hat * torch.exp(self.vae.latent_restore(level))).contiguous(memory_format=torch.channels_last)
+            pictures = self.vae.synthesis(y, level)
+            is_finite = torch.isfinite(pictures.sum((1, 2, 3))).tolist()
+            planes = pictures.mul_(255).round_().clamp_(0, 255).to(torch.uint8)
+            pixels = torch.stack(planes.unbind(1), 3)  # whoever copies it finds the colours of a pixel side by side
+            return pixels, [None if finite else _not_finite() for finite in is_finite]
 
     def preview(self, y_hat: Tensor, scale: int) -> Tensor:
         """Pixels [16 h / scale, 16 w / scale, 3] uint8, by a short cut, of dequantized latents [M, h, w]: `preview`."""
@@ -199,18 +207,23 @@ class Network:
     def _walk_hyper(self, rows: int, columns: int, quality: int, code: Code) -> Tensor:
         """Hyper-latents [Z, rows, columns] as integers in float32."""
         channels = self.vae.arch.hyper_channels
-        mean = torch.zeros(channels, rows, columns, dtype=torch.float32, device=self.device)
-        places = torch.arange(mean.numel(), device=self.device)
-        band = (quality - 1) * len(self.hyper_tables) // 100
-        table_rows = np.repeat(np.arange(channels, dtype=np.uint8), rows * columns)
-        symbols = code(Prediction("z", places, mean, self.hyper_tables[band], table_rows))
-        return torch.from_numpy(symbols).to(self.device, torch.float32).reshape(channels, rows, columns)
+        zero, one = (torch.full((channels, 1, 1), value, device=self.device) for value in (0.0, 1.0))
+        runs = torch.arange(rows * columns, device=self.device)
+        tables = self.hyper_tables[(quality - 1) * len(self.hyper_tables) // 100]
+        table_rows = np.tile(np.arange(channels, dtype=np.uint8), rows * columns)
+        symbols = code(Prediction("z", runs, zero.expand(-1, rows, columns), one, tables, table_rows))
+        z = torch.from_numpy(symbols).to(self.device, torch.float32)
+        return z.reshape(rows, columns, channels).permute(2, 0, 1)
 
-    def _level(self, quality: int) -> Tensor:
-        return torch.tensor([quality_level(quality)], dtype=torch.float32, device=self.device)
+    def _level(self, qualities: Sequence[int]) -> Tensor:
+        return torch.tensor([quality_level(quality) for quality in qualities], dtype=torch.float32, device=self.device)
 
     def _inference(self) -> AbstractContextManager[None]:
         return full_precision(self.device)
+
+
+def _not_finite() -> VaecCorruptError:
+    return VaecCorruptError("the latents do not synthesize to finite pixels", code="NONFINITE")
 
 
 def settle_after_fork() -> None:

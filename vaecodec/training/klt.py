@@ -47,6 +47,7 @@ def start_from_klt(model: TrainingModel, pictures: Tensor) -> None:
     for layer in (synthesis.modulation, synthesis.render_out, vae.hyper_synthesis.mean_out, vae.context.mean_out):
         layer.weight.mul_(0.1)
         layer.bias.zero_()
+    synthesis.open_gates()
 
     log_deviation = 0.5 * torch.log(variance[:kept].clamp_min(SMALLEST_VARIANCE))
     last = model.scale_network.layers[-1]

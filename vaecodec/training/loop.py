@@ -69,7 +69,7 @@ class Run:
         self.learner = workers.share_gradients(self.model)
         on_cuda = self.device.type == "cuda"
         self.bfloat16 = on_cuda or has_fast_bfloat16(self.device)  # elsewhere it is emulated, ten times slower
-        if on_cuda if recipe.compile is None else recipe.compile:
+        if on_cuda:
             self.learner.compile(dynamic=False)  # crops have two sizes in a run: each is worth kernels of its own
         self.optimizer = torch.optim.Adam(self.model.parameters(), recipe.learning_rate, betas=(0.9, 0.99), fused=True)
         self.step, self.bad_steps, self.elapsed_s = 0, 0, 0.0

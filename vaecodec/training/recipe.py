@@ -23,8 +23,6 @@ class Recipe:
         degrade: what the network sees instead of the pictures it is to give back, such as noise:5-25.
         architecture: of a klt or random start; others bring their own.
         analysis_blocks: make the analysis so deep, by blocks that change nothing at first; None is as the start is.
-        compile: by torch.compile, which takes minutes at the start and at the change of crops, and on a CPU a C++
-            compiler; None is on CUDA only.
 
     Raises:
         TrainingError: (RECIPE) a patch is not a positive multiple of 64 px, or `degrade` is not understood.
@@ -39,7 +37,6 @@ class Recipe:
     architecture: Architecture = field(default_factory=Architecture)
     analysis_blocks: int | None = None
     device: str = "auto"
-    compile: bool | None = None
     minutes: float = 60.0
     steps: int | None = None
     batch: int = 8

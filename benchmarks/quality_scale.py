@@ -1,0 +1,156 @@
+"""What the scale of qualities keeps: rate and PSNR rise on every picture, no quality is wasteful, and no grid shows.
+
+`python benchmarks/quality_scale.py --data kodak`
+"""
+
+import argparse
+import itertools
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+if not __package__:  # run as a file: the names in this folder (codecs, datasets) must not hide other packages' modules
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks import codecs, datasets, metrics, results
+from benchmarks.metrics import Point
+from benchmarks.tables import OURS
+
+Samples = NDArray[np.uint8]
+
+QUALITIES = (1, *range(5, 101, 5))
+LATENT_PX = 16
+GRID_FROM = 10  # the lowest quality of which no grid is asked for
+GRID_LIMIT = 0.05
+
+
+class Measured(NamedTuple):
+    """A picture at a quality; `grid` is its `border_ratio` over that of the original."""
+
+    picture: str
+    quality: int
+    bpp: float
+    psnr_db: float
+    grid: float
+
+
+def border_ratio(samples: Samples) -> float:
+    """The mean step across multiples of 16 pixels over the mean step across all other columns and rows: 1 is no grid.
+
+    Of a picture of one colour, or one without such borders, 1.
+    """
+    at, elsewhere = list[NDArray[np.floating]](), list[NDArray[np.floating]]()
+    for axis in (0, 1):
+        steps = np.abs(np.diff(samples.astype(np.int16), axis=axis)).mean(axis=(1 - axis, 2))
+        borders = np.arange(1, len(steps) + 1) % LATENT_PX == 0
+        at.append(steps[borders])
+        elsewhere.append(steps[~borders])
+    there, other = (np.concatenate(each) for each in (at, elsewhere))
+    return float(there.mean() / other.mean()) if there.size and other.any() else 1.0
+
+
+def measure(pictures: Sequence[datasets.Picture], codec: codecs.Codec, qualities: Sequence[int]) -> list[Measured]:
+    """Every picture at every quality, from real files."""
+    rows = []
+    for picture in pictures:
+        image = picture.load()
+        original = np.asarray(image)
+        for quality in qualities:
+            data = codec.encode(image, quality)
+            shown = np.asarray(codec.decode(data))
+            rows.append(Measured(
+                picture.name, quality, metrics.bpp(len(data), *image.size), metrics.psnr_db(original, shown),
+                border_ratio(shown) / border_ratio(original),
+            ))  # fmt: skip
+    return rows
+
+
+def mean_curve(rows: Sequence[Measured]) -> dict[int, Point]:
+    """By quality, the means over the pictures."""
+    by_quality: dict[int, list[Measured]] = {}
+    for row in rows:
+        by_quality.setdefault(row.quality, []).append(row)
+    return {
+        quality: Point(float(np.mean([row.bpp for row in of])), float(np.mean([row.psnr_db for row in of])))
+        for quality, of in sorted(by_quality.items())
+    }
+
+
+def above_hull_percent(curve: Sequence[Point]) -> float:
+    """By how much more rate than the curve's own hull, PSNR over log rate, the most wasteful of its points takes."""
+    hull = list[tuple[float, float]]()
+    points = sorted((math.log(point.bpp), point.db) for point in curve)
+    for x, y in points:
+        while len(hull) > 1 and _is_below(hull[-2], hull[-1], (x, y)):
+            hull.pop()
+        hull.append((x, y))
+    rising = [hull[0], *(b for a, b in itertools.pairwise(hull) if b[1] > a[1])]
+    x_of, y_of = zip(*rising, strict=True)
+    excess = [x - float(np.interp(y, y_of, x_of)) for x, y in points]
+    return 100 * math.expm1(max(0.0, *excess))
+
+
+def _is_below(left: tuple[float, float], middle: tuple[float, float], right: tuple[float, float]) -> bool:
+    """Whether a point lies on or below the line from the one to the left of it to the one to the right."""
+    return (middle[0] - left[0]) * (right[1] - left[1]) >= (middle[1] - left[1]) * (right[0] - left[0])
+
+
+def verdict(rows: Sequence[Measured]) -> dict[str, Any]:
+    """What the rows say of the three laws, and by quality the range of the grid."""
+    falling = [
+        {"picture": a.picture, "from": a.quality, "to": b.quality}
+        for a, b in itertools.pairwise(rows)
+        if a.picture == b.picture and not (a.bpp < b.bpp and a.psnr_db < b.psnr_db)
+    ]
+    gridded = [row for row in rows if row.quality >= GRID_FROM]
+    outside = [row for row in gridded if abs(row.grid - 1) > GRID_LIMIT]
+    curve = mean_curve(rows)
+    grids = {
+        quality: sorted(row.grid for row in rows if row.quality == quality) for quality in curve if quality >= GRID_FROM
+    }
+    return {
+        "not_rising": falling,
+        "above_hull_percent": round(above_hull_percent([*curve.values()]), 3),
+        "grid": {
+            "asked": len(gridded), "outside": [[row.picture, row.quality, round(row.grid, 3)] for row in outside],
+            "by_quality": {
+                str(quality): {"min": round(of[0], 3), "mean": round(float(np.mean(of)), 3), "max": round(of[-1], 3)}
+                for quality, of in grids.items()
+            },
+        },
+        "curve": {str(quality): [round(point.bpp, 4), round(point.db, 3)] for quality, point in curve.items()},
+    }  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, record, tell; exit code 1 where a law is broken."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", help="folder or data set; the sample if not given")
+    parser.add_argument("--qualities", default=",".join(map(str, QUALITIES)), help="ascending")
+    parser.add_argument("--model", type=Path, help="weights of vaecodec; the built-in file if not given")
+    parser.add_argument("--out", type=Path, default=Path("out", "benchmark", "quality_scale.json"), help="result")
+    options = parser.parse_args(arguments)
+    codec = codecs.open_codec(OURS, device="cpu", model=options.model)
+    dataset = datasets.find(options.data)
+    found = verdict(measure(dataset.pictures, codec, [int(quality) for quality in options.qualities.split(",")]))
+    record = {
+        "codec": codec.describe(), "dataset": dataset.describe(), "machine": results.machine(None),
+        "commit": results.commit(), **found,
+    }  # fmt: skip
+    results.write_atomically(options.out, json.dumps(record, indent=1) + "\n")
+    outside = found["grid"]["outside"]
+    print(
+        f"{len(found['not_rising'])} steps not rising; {found['above_hull_percent']:.1f} % above the hull at most; "
+        f"{len(outside)} of {found['grid']['asked']} grids outside {GRID_LIMIT:.0%}"
+    )
+    return 1 if found["not_rising"] or outside or found["above_hull_percent"] > 3 else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
