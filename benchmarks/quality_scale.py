@@ -6,7 +6,6 @@
 import argparse
 import itertools
 import json
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -83,17 +82,16 @@ def mean_curve(rows: Sequence[Measured]) -> dict[int, Point]:
 
 
 def above_hull_percent(curve: Sequence[Point]) -> float:
-    """By how much more rate than the curve's own hull, PSNR over log rate, the most wasteful of its points takes."""
+    """By how much more rate than the curve's own hull, PSNR over rate, the most wasteful of its points takes."""
     hull = list[tuple[float, float]]()
-    points = sorted((math.log(point.bpp), point.db) for point in curve)
+    points = sorted((point.bpp, point.db) for point in curve)
     for x, y in points:
         while len(hull) > 1 and _is_below(hull[-2], hull[-1], (x, y)):
             hull.pop()
         hull.append((x, y))
     rising = [hull[0], *(b for a, b in itertools.pairwise(hull) if b[1] > a[1])]
     x_of, y_of = zip(*rising, strict=True)
-    excess = [x - float(np.interp(y, y_of, x_of)) for x, y in points]
-    return 100 * math.expm1(max(0.0, *excess))
+    return 100 * max(x / float(np.interp(y, y_of, x_of)) - 1 for x, y in points)
 
 
 def _is_below(left: tuple[float, float], middle: tuple[float, float], right: tuple[float, float]) -> bool:

@@ -31,11 +31,11 @@ def test_a_grid_is_seen_along_rows_and_along_columns() -> None:
 
 def test_a_point_above_the_hull_is_seen() -> None:
     """A quality that takes a tenth more rate than its neighbours would is 10 % above; a concave curve is at 0."""
-    rates = [0.1, 0.2, 0.4, 0.8, 1.6]
-    concave = [Point(rate, 25 + 3.5 * n - 0.1 * n * n) for n, rate in enumerate(rates)]
-    assert above_hull_percent(concave) == 0
-    line = [Point(rate, 25 + 3 * n) for n, rate in enumerate(rates)]
-    line[2] = Point(0.4 * 1.1, line[2].db)
+    rates = [0.1, 0.2, 0.3, 0.4, 0.5]
+    concave = [Point(rate, 25 + 30 * rate**0.5) for rate in rates]
+    assert above_hull_percent(concave) == pytest.approx(0, abs=1e-9)
+    line = [Point(rate, 25 + 30 * rate) for rate in rates]
+    line[2] = Point(0.3 * 1.1, line[2].db)
     assert above_hull_percent(line) == pytest.approx(10, abs=0.01)
 
 
