@@ -51,7 +51,7 @@ def test_rows_use_the_table(shipped: Codec) -> None:
     scales = shipped.network.scales
     z = hyper_latents(scales.stored.dequantize.shape[1], seed=5, limit=4)
     low, high = scales.rows(z, 5).float(), scales.rows(z, 95).float()
-    assert high.mean() > low.mean() + 5
+    assert high.mean() > 3 * low.mean()
     assert low.min() >= 0
     assert high.max() < 64
 

@@ -415,7 +415,8 @@ def test_save_hands_its_options_on(encode: Mock, path: Path) -> None:
     """The codec sees exactly the options that the caller gave, and no limit on pixels that are in memory already."""
     image = Image.new("RGB", (3, 2))
     given: dict[str, Any] = {name: name.encode() for name in metadata_rules.METADATA_KEYS}
-    given |= {"quality": 7, "target_bytes": 1, "target_bpp": 2.0, "target_psnr": 3.0, "model": "m", "device": "cpu"}
+    given |= {"quality": 7, "target_bytes": 1, "target_bpp": 2.0, "target_psnr": 3.0, "thumbnail": True}
+    given |= {"model": "m", "device": "cpu"}
     assert set(given) == set(pillow_plugin.SAVE_OPTIONS)
     image.save(path)
     image.save(path, **given)
