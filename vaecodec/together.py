@@ -16,7 +16,7 @@ from vaecodec.tile import LatentReader
 if TYPE_CHECKING:  # torch loads only when there is something to compute
     from vaecodec.model.network import Network, Prediction
 
-LARGEST_ON_GPU_PX = 1 << 23  # pixels at once: some 3 GB while they are synthesized
+LARGEST_ON_GPU_PX = 1 << 23  # pixels at once: by the sizes of its tensors, some 3 GB; not measured
 
 
 class Single(NamedTuple):

@@ -91,7 +91,7 @@ def main() -> None:
 @click.option("--target-bpp", type=positive, metavar="NUMBER", help="The same in bits per pixel.")
 @click.option("--target-psnr", type=positive, metavar="NUMBER", help="Smallest file that has so many dB.")
 @click.option("--background", metavar="COLOR", help="Drop transparency: lay the picture on this colour.")
-@click.option("--thumbnail", is_flag=True, help="Keep a copy of 1/8 of the size, for quick previews: 2 to 4 % larger.")
+@click.option("--thumbnail", is_flag=True, help="Keep a copy of 1/8 of the size, for quick previews: 2 to 3 % larger.")
 @click.option("--verify", is_flag=True, help="Decode what was encoded, before it is written, and tell the PSNR.")
 @file_options
 @codec_options
