@@ -25,8 +25,8 @@ class Architecture:
     analysis_blocks: int = 5
     synthesis_channels: int = 192
     synthesis_blocks: int = 3
-    synthesis_gate_channels: int = 64
-    correction_channels: int = 64
+    synthesis_gate_channels: int = 32
+    correction_channels: int = 32
     render_channels: int = 48
     condition_channels: int = 32
     prior_channels: int = 128

@@ -16,6 +16,7 @@ from vaecodec.model.precision import has_fast_bfloat16
 from vaecodec.training.data import Pictures
 from vaecodec.training.errors import TrainingError
 from vaecodec.training.export import Calibration, export
+from vaecodec.training.finish import STEPS, remove_grid
 from vaecodec.training.journal import Journal
 from vaecodec.training.objective import Losses, TrainingModel, losses
 from vaecodec.training.recipe import Recipe
@@ -202,6 +203,10 @@ class _Session:
             self._measure()
             run.save()
             if recipe.weights:
+                remove_grid(
+                    run.average, self.pictures, self.rng, patch_px=recipe.deblocking_patch_px,
+                    steps=min(STEPS, run.step),
+                )  # fmt: skip
                 digest = export(run.average, self.pictures, recipe.weights, self._calibration())
             self._write(event="end", sha256=digest)
         self.journal.close()

@@ -65,6 +65,11 @@ class Recipe:
         """How pictures are made worse, if at all."""
         return None if self.degrade is None else Noise.parse(self.degrade)
 
+    @property
+    def deblocking_patch_px(self) -> int:
+        """Side of the crops for the deblocking filter: smaller than any picture, see `finish.remove_grid`."""
+        return max(PATCH_STEP_PX, self.final_patch_px - PATCH_STEP_PX)
+
     def progress(self, step: int, elapsed_s: float) -> float:
         """How much of the run is done, 0..1 or a little more."""
         return step / self.steps if self.steps else elapsed_s / 60 / self.minutes
