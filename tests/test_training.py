@@ -164,7 +164,7 @@ def test_a_grid_raises_the_excess_and_nothing_else_does() -> None:
 
 
 def test_the_last_stage_takes_a_grid_away_and_changes_the_filter_only(trained: TrainingModel) -> None:
-    """A filter that was made to add steps at borders takes a tenth of the grid back at least; rates stay bit for bit."""
+    """A filter made to add steps at borders takes a tenth of the grid back at least; rates stay bit for bit."""
     model = copy.deepcopy(trained)
     with torch.no_grad():
         model.vae.synthesis.deblocking.ramp.sub_(0.3)

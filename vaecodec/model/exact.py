@@ -104,10 +104,12 @@ class ExactScales:
             h = self._layer(0, h).clamp_(0, ACTIVATION_LIMIT)
             h = F.pixel_shuffle(self._layer(1, h).clamp_(0, ACTIVATION_LIMIT), 2)
             h = self._layer(2, h).clamp_(0, ACTIVATION_LIMIT)
-            # floor((floor(a / 2^s) + n) / 2^8) is floor((a + n 2^s) / 2^(s + 8)): one division instead of two.
+            # floor((floor(a / 2^s) + n) / 2^8) is floor((a + n 2^s) / 2^(s + 8)): one division instead of two, and one
+            # sum of all that is added before them.
             shift = self.stored.layers[3].shift
-            offset = self._row_offset[line].repeat_interleave(4, 1) * (1 << shift) + (1 << (shift - 1))
-            h = self._shift(self.sums(3, h).add_(offset[:, :, None, None]), shift + ROW_FRACTION_BITS)
+            halves = (1 << (shift - 1)) + (1 << (shift + ROW_FRACTION_BITS - 1))
+            offset = self._row_offset[line].repeat_interleave(4, 1) * (1 << shift) + halves
+            h = self._floor(self.sums(3, h).add_(offset[:, :, None, None]), shift + ROW_FRACTION_BITS)
             parts = h.clamp_(0, SCALE_ROWS - 1).to(torch.uint8).unflatten(1, (-1, 2, 2))  # a pixel shuffle, by position
             return parts.permute(0, 4, 2, 5, 3, 1).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
 
@@ -125,6 +127,10 @@ class ExactScales:
     def _shift(self, x: Tensor, bits: int) -> Tensor:
         """floor((x + 2^(bits-1)) / 2^bits), in place of x."""
         x += 1 << (bits - 1)
+        return self._floor(x, bits)
+
+    def _floor(self, x: Tensor, bits: int) -> Tensor:
+        """floor(x / 2^bits), in place of x."""
         return x.bitwise_right_shift_(bits) if self.carrier == torch.int64 else x.mul_(2.0**-bits).floor_()
 
     def self_test(self) -> None:
