@@ -135,6 +135,11 @@ def _by_bands(work: Callable[..., Tensor], *inputs: Tensor, margin: int) -> Tens
     return torch.cat(bands, 2) if len(bands) > 1 else bands[0]
 
 
+def _by_position(x: Tensor) -> Tensor:
+    """The same [B, C, H, W] with the channels of a position side by side in memory, as `Pointwise` likes them."""
+    return x.contiguous(memory_format=torch.channels_last)
+
+
 def _planes(fine: Tensor) -> Tensor:
     """The pixel shuffle [B, 3, 4 h, 4 w] of the fine grid [B, 48, h, w], always as planes: `Deblocking` likes columns
     side by side in memory, and torch's own shuffle keeps the colours so.
@@ -160,9 +165,9 @@ class AnalysisTransform(nn.Module):
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
         """Latents y [B, M, H/16, W/16] of pictures x [B, 3, H, W] in 0..1 (H, W multiples of 16) at levels [B]."""
-        h = F.pixel_unshuffle(2 * x - 1, GRID)  # [B, 48, H/4, W/4]
+        h = _by_position(F.pixel_unshuffle(2 * x - 1, GRID))  # [B, 48, H/4, W/4]
         h = self.local(h) if self.training else _by_bands(self.local, h, margin=1)
-        patches = F.pixel_unshuffle(h, LATENT_STRIDE // GRID)  # [B, 768, H/16, W/16]
+        patches = _by_position(F.pixel_unshuffle(h, LATENT_STRIDE // GRID))  # [B, 768, H/16, W/16]
         h = _in_float32(self.patch_in, patches)
         for i, block in enumerate(self.blocks):
             h = block(h)
