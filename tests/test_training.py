@@ -180,6 +180,16 @@ def test_the_last_stage_takes_a_grid_away_and_changes_the_filter_only(trained: T
     assert all(name.startswith("vae.synthesis.deblocking.") for name in changed)
 
 
+def test_a_run_ends_with_that_stage(base: Recipe, tmp_path: Path) -> None:
+    """The weights file has another filter than the checkpoint; what the stage leaves alone is the same."""
+    recipe = dataclasses.replace(base, out=tmp_path / "run", weights=tmp_path / "new.safetensors")
+    train(recipe)
+    exported = weights.load(recipe.weights, "cpu").vae.synthesis
+    kept = from_checkpoint(checkpoint_path(recipe.out)).vae.synthesis
+    assert (exported.deblocking.ramp - kept.deblocking.ramp).abs().max() > 5e-4
+    assert (exported.body_in.weight - kept.body_in.weight).abs().max() < 1e-3
+
+
 @torch.no_grad()
 def _shown(model: TrainingModel, x: torch.Tensor) -> objective.Outcome:
     return model(x, torch.full((len(x),), 0.5))

@@ -67,7 +67,7 @@ def test_noise_is_odd(tiny_weights: Path, tmp_path: Path) -> None:
     path = tmp_path / "found.json"
     results = example("odd_pictures").main(["--model", str(tiny_weights), "--json", str(path)])
     assert list(results) == ["noise", "text", "other domains", "drawings"]
-    assert results["noise"]["auc_bits"] > 0.7  # 0.5 is chance; the network is tiny and hardly trained
+    assert results["noise"]["auc_bits"] > 0.8
     assert json.loads(path.read_text())["photographs"]["tiles"] > 50
 
 

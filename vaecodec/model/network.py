@@ -17,7 +17,7 @@ from vaecodec.model import preview
 from vaecodec.model.exact import ExactScales
 from vaecodec.model.precision import full_precision, has_fast_bfloat16
 from vaecodec.model.quantization import trade
-from vaecodec.model.transforms import HYPER_STRIDE
+from vaecodec.model.transforms import HYPER_STRIDE, by_position
 from vaecodec.model.vae import Vae, quality_level
 
 
@@ -72,11 +72,6 @@ class Prediction(NamedTuple):
 
 
 Code = Callable[[Prediction], NDArray[np.int32]]
-
-
-def _by_position(latents: Tensor) -> Tensor:
-    """Latents [B, C, h, w] with those of a position side by side in memory, as symbols are coded."""
-    return latents.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
 
 
 def _runs(latents: Tensor) -> Tensor:
@@ -153,10 +148,10 @@ class Network:
             z = torch.stack(
                 [self._walk_hyper(*hyper_size(rows, columns), *each) for each in zip(qualities, codes, strict=True)]
             )
-            scale_rows = _by_position(self.scales.rows(z, qualities)[:, :, :rows, :columns])
+            scale_rows = by_position(self.scales.rows(z, qualities)[:, :, :rows, :columns])
             features, mean = vae.hyper_synthesis(z * torch.exp(-vae.hyper_gain(level)))
-            features, mean = features[..., :rows, :columns], _by_position(mean[..., :rows, :columns])
-            y_hat = _by_position(torch.zeros_like(mean))
+            features, mean = features[..., :rows, :columns], by_position(mean[..., :rows, :columns])
+            y_hat = by_position(torch.zeros_like(mean))
             for number, tables in enumerate(self.latent_tables):
                 if number == 1:
                     mean = mean + vae.context(y_hat, features)

@@ -135,9 +135,12 @@ def _by_bands(work: Callable[..., Tensor], *inputs: Tensor, margin: int) -> Tens
     return torch.cat(bands, 2) if len(bands) > 1 else bands[0]
 
 
-def _by_position(x: Tensor) -> Tensor:
-    """The same [B, C, H, W] with the channels of a position side by side in memory, as `Pointwise` likes them."""
-    return x.contiguous(memory_format=torch.channels_last)
+def by_position(x: Tensor) -> Tensor:
+    """The same [B, C, H, W] with the channels of a position side by side in memory.
+
+    `Pointwise` likes them so, and so symbols are coded.
+    """
+    return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
 
 
 def _planes(fine: Tensor) -> Tensor:
@@ -165,9 +168,9 @@ class AnalysisTransform(nn.Module):
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
         """Latents y [B, M, H/16, W/16] of pictures x [B, 3, H, W] in 0..1 (H, W multiples of 16) at levels [B]."""
-        h = _by_position(F.pixel_unshuffle(2 * x - 1, GRID))  # [B, 48, H/4, W/4]
+        h = by_position(F.pixel_unshuffle(2 * x - 1, GRID))  # [B, 48, H/4, W/4]
         h = self.local(h) if self.training else _by_bands(self.local, h, margin=1)
-        patches = _by_position(F.pixel_unshuffle(h, LATENT_STRIDE // GRID))  # [B, 768, H/16, W/16]
+        patches = by_position(F.pixel_unshuffle(h, LATENT_STRIDE // GRID))  # [B, 768, H/16, W/16]
         h = _in_float32(self.patch_in, patches)
         for i, block in enumerate(self.blocks):
             h = block(h)

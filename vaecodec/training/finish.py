@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vaecodec.training.data import Pictures
+from vaecodec.training.degrade import Noise
 from vaecodec.training.objective import LIKELY_RATIOS, TrainingModel, border_ratio
 
 CROPS = 480
@@ -28,8 +29,9 @@ class _Crop(NamedTuple):
 
 
 def remove_grid(
-    model: TrainingModel, pictures: Pictures, rng: np.random.Generator, *, patch_px: int, steps: int = STEPS
-) -> None:
+    model: TrainingModel, pictures: Pictures, rng: np.random.Generator, *, patch_px: int, steps: int = STEPS,
+    noise: Noise | None = None,
+) -> None:  # fmt: skip
     """Train the deblocking filter, on crops whose grid has a price of its own; all else stays.
 
     In the main stage the price of a grid is one of many gradients. Here only the filter's parameters change: rates stay
@@ -42,9 +44,10 @@ def remove_grid(
         patch_px: side of the crops, a multiple of 64 and smaller than the pictures. Of a picture as large as a crop,
             the blocks of the codec that once stored it lie where ours do, and the filter would learn to imitate them.
         steps: and four crops a step, up to the default.
+        noise: how what the model sees is made worse, if it is to restore.
     """
     model.eval()
-    crops = [*_collect(model, pictures, rng, patch_px, min(CROPS, max(BATCH, 4 * steps)))]
+    crops = [*_collect(model, pictures, rng, patch_px, min(CROPS, max(BATCH, 4 * steps)), noise)]
     filter_ = model.vae.synthesis.deblocking
     optimizer = torch.optim.Adam(filter_.parameters(), LEARNING_RATE)
     filter_.train()  # or it would write over its input
@@ -67,17 +70,18 @@ def _loss(filter_: torch.nn.Module, crop: _Crop) -> Tensor:
 
 @torch.no_grad()
 def _collect(
-    model: TrainingModel, pictures: Pictures, rng: np.random.Generator, patch_px: int, count: int
+    model: TrainingModel, pictures: Pictures, rng: np.random.Generator, patch_px: int, count: int, noise: Noise | None
 ) -> Iterator[_Crop]:
-    seen = list[tuple[Tensor, Tensor]]()
+    given = list[tuple[Tensor, Tensor]]()
     filter_ = model.vae.synthesis.deblocking
     device = next(filter_.parameters()).device
-    hook = filter_.register_forward_pre_hook(lambda _, given: seen.append((given[0].clone(), given[1].float())))
+    hook = filter_.register_forward_pre_hook(lambda _, inputs: given.append((inputs[0].clone(), inputs[1].float())))
     try:
         for _ in range(count):
             x = pictures.batch(rng, 1, patch_px).to(device)
-            model(x, torch.tensor([rng.uniform(LOWEST_LEVEL, 1)], dtype=torch.float32, device=device))
-            shown, features = seen.pop()
+            seen = noise.apply(x) if noise else x
+            model(seen, torch.tensor([rng.uniform(LOWEST_LEVEL, 1)], dtype=torch.float32, device=device))
+            shown, features = given.pop()
             yield _Crop(x, shown, features, (shown - x).square().mean().clamp_min(1e-6))
     finally:
         hook.remove()

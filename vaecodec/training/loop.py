@@ -205,7 +205,7 @@ class _Session:
             if recipe.weights:
                 remove_grid(
                     run.average, self.pictures, self.rng, patch_px=recipe.deblocking_patch_px,
-                    steps=min(STEPS, run.step),
+                    steps=min(STEPS, run.step), noise=recipe.noise,
                 )  # fmt: skip
                 digest = export(run.average, self.pictures, recipe.weights, self._calibration())
             self._write(event="end", sha256=digest)

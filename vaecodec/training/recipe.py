@@ -67,7 +67,7 @@ class Recipe:
 
     @property
     def deblocking_patch_px(self) -> int:
-        """Side of the crops for the deblocking filter: smaller than any picture, see `finish.remove_grid`."""
+        """Side of the crops for the deblocking filter: smaller than the pictures, if 64 px allow it; see `finish`."""
         return max(PATCH_STEP_PX, self.final_patch_px - PATCH_STEP_PX)
 
     def progress(self, step: int, elapsed_s: float) -> float:
