@@ -67,7 +67,8 @@ def export(model: TrainingModel, pictures: Pictures, path: Path, calibration: Ca
         network = Network(
             model.vae.requires_grad_(False), ExactScales(scales, torch.device("cpu")),
             hyper_tables=(_flat_tables(model.vae.arch.hyper_channels),) * QUALITY_BANDS,
-            latent_tables=(_latent_tables(_NOTHING_MEASURED, calibration.skip_below),) * 2, model_id=b"", device=torch.device("cpu"),
+            latent_tables=(_latent_tables(_NOTHING_MEASURED, calibration.skip_below),) * 2,
+            model_id=b"", device=torch.device("cpu"),
         )  # fmt: skip
         counts = _measure(network, crops, calibration)
         hyper = tuple(_hyper_tables(model, counts.hyper[band]) for band in range(QUALITY_BANDS))
