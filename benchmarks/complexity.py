@@ -14,6 +14,7 @@ from torch import nn
 
 from benchmarks.results import write_atomically
 from vaecodec import Codec
+from vaecodec.model.transforms import Onto
 
 SIDE_PX = 256
 
@@ -22,11 +23,11 @@ def macs(module: nn.Module, call: Callable[[], object]) -> int:
     """Multiply-accumulates of all convolutions that run while `call()` runs."""
     total = 0
 
-    def count(layer: nn.Conv2d, _: object, out: torch.Tensor) -> None:
+    def count(layer: nn.Conv2d | Onto, _: object, out: torch.Tensor) -> None:
         nonlocal total
         total += out.shape[2] * out.shape[3] * layer.weight.numel()
 
-    hooks = [layer.register_forward_hook(count) for layer in module.modules() if isinstance(layer, nn.Conv2d)]
+    hooks = [layer.register_forward_hook(count) for layer in module.modules() if isinstance(layer, nn.Conv2d | Onto)]
     call()
     for hook in hooks:
         hook.remove()
@@ -47,7 +48,7 @@ def count() -> dict[str, Any]:
         "analysis": macs(vae.analysis, lambda: vae.analysis(x, level)),
         "hyper_analysis": macs(vae.hyper_analysis, lambda: vae.hyper_analysis(y)),
         "hyper_synthesis": macs(vae.hyper_synthesis, lambda: vae.hyper_synthesis(z)),
-        "context": macs(vae.context, lambda: vae.context(y, features)),
+        "context": macs(vae.context, lambda: vae.context(y, features, y)),
         "synthesis": macs(vae.synthesis, lambda: vae.synthesis(y, level)),
     }
     pixels = (grid // 4) ** 2, (grid // 4) ** 2, (grid // 2) ** 2, (grid // 2) ** 2

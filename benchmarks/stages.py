@@ -14,7 +14,7 @@ STAGES: dict[str, list[tuple[Any, str]]] = {
     "analysis": [(Network, "analyze")],
     "hyper and context": [(Network, "to_steps"), (Network, "walk_latents")],
     "entropy coding": [(coder, "encode"), (coder.Decoder, "read"), (coder.Decoder, "finish")],
-    "synthesis": [(Network, "synthesize")],
+    "synthesis": [(Network, "synthesize"), (Network, "synthesize_like")],
 }
 
 

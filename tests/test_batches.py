@@ -111,10 +111,10 @@ def test_where_memory_does_not_suffice_for_a_group_it_is_decoded_one_by_one(
     """As large pictures are computed in parts."""
     files, synthesize = alike(tiny, 3), Network.synthesize_together
 
-    def starve(network: Network, y_hat: torch.Tensor, qualities: list[int]) -> object:
+    def starve(network: Network, y_hat: torch.Tensor, qualities: list[int], cuts: list[int]) -> object:
         if len(qualities) > 1:
             raise MemoryError
-        return synthesize(network, y_hat, qualities)
+        return synthesize(network, y_hat, qualities, cuts)
 
     monkeypatch.setattr(Network, "synthesize_together", starve)
     assert len(tiny.decode_batch(files)) == 3

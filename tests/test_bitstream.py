@@ -55,7 +55,8 @@ FIELDS = {
     "height": (12, "<I"),
     "quality": (20, "<B"),
     "tile_log2": (21, "<B"),
-    "reserved": (22, "<H"),
+    "reserved": (22, "<B"),
+    "deblocking_cut": (23, "<B"),
     "file_bytes": (24, "<I"),
 }
 CHUNK_TYPES = {"icc_profile": b"ICCP", "exif": b"EXIF", "xmp": b"XMP_"}
@@ -141,8 +142,8 @@ def with_entry(header: Header, mode: int, payload: bytes) -> bytes:
     payloads = [payload] + [bytes(box.channels) for box in header.boxes()[1:]]
     modes = [mode] + [2] * (len(payloads) - 1)
     index = b"".join(struct.pack("<III", m << 28 | len(p), 0, 0) for m, p in zip(modes, payloads, strict=True))
-    head = struct.pack("<4s4BII4sBBHII", b"\x89VAE", 1, 0, 0, header.pixel_format, header.width, header.height,
-                       header.model_id, header.quality, header.tile_log2, 0, 0, 0)  # fmt: skip
+    head = struct.pack("<4s4BII4s4BII", b"\x89VAE", 1, 0, 0, header.pixel_format, header.width, header.height,
+                       header.model_id, header.quality, header.tile_log2, 0, 0, 0, 0)  # fmt: skip
     data = head + index + b"".join(payloads)
     return reseal(patched(data, file_bytes=len(data)))
 
@@ -354,7 +355,7 @@ RULES: list[tuple[str, type[VaecError], Callable[[bytes], bytes]]] = [
     ("SHORT_HEADER", VaecTruncatedError, lambda data: data[:31]),
     ("VERSION", VaecUnsupportedError, field("version", 2)),
     ("FEATURE", VaecUnsupportedError, field("flags_incompat", 0x80)),
-    ("RESERVED", VaecUnsupportedError, field("reserved", 0x100)),
+    ("RESERVED", VaecUnsupportedError, field("reserved", 0x80)),
     ("ZERO_DIM", VaecFormatError, field("width", 0)),
     ("FORMAT_DIM", VaecLimitError, field("height", 2**18 + 1)),
     ("PIXEL_FORMAT", VaecFormatError, field("pixel_format", 4)),
@@ -364,6 +365,7 @@ RULES: list[tuple[str, type[VaecError], Callable[[bytes], bytes]]] = [
     ("SHORT_FILE", VaecTruncatedError, field("file_bytes", len(VICTIM) + 1)),
     ("HEADER_CRC", VaecChecksumError, field("flags_compat", 0x81)),
     ("QUALITY", VaecFormatError, field("quality", 101)),
+    ("DEBLOCKING", VaecFormatError, field("deblocking_cut", 65)),
     ("MAX_PIXELS", VaecLimitError, lambda data: data),
     ("TILE_MODE", VaecFormatError, put(35, "<B", 3 << 4)),
     ("TILE_LEN", VaecFormatError, put(32, "<B", 13)),
@@ -423,6 +425,20 @@ def test_tile_log2_is_8_to_12(tile_log2: int) -> None:
     header = Header(PixelFormat.L, 1, 1, bytes(4), 50, tile_log2)
     assert failure(lambda: read(patched(SMALL_FILES["alpha"], tile_log2=tile_log2))) == (VaecFormatError, "TILE")
     assert failure(lambda: write(header, [Tile(TileMode.SOLID, b"1", 0)])) == (VaecFormatError, "TILE")
+
+
+@pytest.mark.parametrize("cut", [65, 255])
+def test_deblocking_cut_is_0_to_64(cut: int) -> None:
+    """Reader and writer refuse the same cuts, and agree on the others."""
+    header = Header(PixelFormat.L, 1, 1, bytes(4), 50, deblocking_cut=cut)
+    solid = [Tile(TileMode.SOLID, b"1", 0)]
+    assert failure(lambda: read(reseal(patched(SMALL_FILES["alpha"], deblocking_cut=cut)))) == (
+        VaecFormatError, "DEBLOCKING",
+    )  # fmt: skip
+    assert failure(lambda: write(header, solid)) == (VaecFormatError, "DEBLOCKING")
+    for allowed in (0, 64):
+        header = Header(PixelFormat.L, 1, 1, bytes(4), 50, deblocking_cut=allowed)
+        assert read(write(header, solid)).header == header
 
 
 GRID = [
@@ -756,7 +772,7 @@ def test_document_lists_the_allowed_values() -> None:
 
 def test_document_lists_the_checks_in_order() -> None:
     """Classes, codes and order of docs/format.md are those of RULES; META_LIMIT has tests of its own."""
-    of_container = tables("What a decoder MUST reject")[0][:24]
+    of_container = tables("What a decoder MUST reject")[0][:25]
     rows = [(code, error) for _, _, error, code in of_container if code != "META_LIMIT"]
     rows = [row for number, row in enumerate(rows) if row != rows[number - 1]]
     assert rows == [(code, error.__name__) for code, error, _ in RULES]

@@ -4,6 +4,7 @@ import gc
 import io
 import threading
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from vaecodec.errors import (
     VaecResourceError,
     VaecTargetError,
 )  # fmt: skip
+from vaecodec.model.deblocking import border_ratio
 
 MODES = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
 
@@ -185,15 +187,15 @@ def test_tile_below_its_floor_is_stored_without_loss(tiny: Codec, monkeypatch: p
     """Where the network fails, the tile falls back, and its neighbours are those that the decoder will see."""
     monkeypatch.setattr(Header, "tile_size", property(lambda self: 64))
     image = picture(64, 192, seed=5)
-    synthesize = Canvas.synthesize
+    synthesize = Canvas.synthesize_like
 
-    def broken_in_the_middle(self: Canvas, box: bitstream.TileBox) -> np.ndarray:
-        return 255 - synthesize(self, box) if box.left == 64 else synthesize(self, box)
+    def broken_in_the_middle(self: Canvas, box: bitstream.TileBox, original: np.ndarray) -> np.ndarray:
+        return 255 - synthesize(self, box, original) if box.left == 64 else synthesize(self, box, original)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Canvas, "synthesize", broken_in_the_middle)
+        patch.setattr(Canvas, "synthesize_like", broken_in_the_middle)
         header = Header(PixelFormat.RGB, 192, 64, tiny.network.model_id, 60)
-        coded, squared_error = tiles.encode_tiles(image, header, tiny.network)
+        coded, header, squared_error = tiles.encode_tiles(image, header, tiny.network)
     assert [tile.mode for tile in coded] == [TileMode.LEARNED, TileMode.ZLIB, TileMode.LEARNED]
     again, damage = tiles.decode_tiles(coded, header, tiny.network)
     assert not damage
@@ -208,15 +210,43 @@ def test_tiles_leave_no_seam(request: pytest.FixtureRequest, monkeypatch: pytest
     codec: Codec = request.getfixturevalue(which)
     image = picture(300, 270, seed=6)
     header = Header(PixelFormat.RGB, 270, 300, codec.network.model_id, 70)
-    coded, squared_error = tiles.encode_tiles(image, header, codec.network)
+    coded, header, squared_error = tiles.encode_tiles(image, header, codec.network)
     assert {tile.mode for tile in coded} == {TileMode.LEARNED}
     tiled, _ = tiles.decode_tiles(coded, header, codec.network)
     assert squared_error == pixels.squared_error(image, tiled)
     canvas = Canvas(header, codec.network)
     for tile, box in zip(coded, header.boxes(), strict=True):
         canvas.place(box, tiles.decode_latents(codec.network, tile, area_of(box).size, 70))
-    whole = codec.network.synthesize(canvas.latents(canvas.window), 70)[:300, :270].numpy()
+    whole = codec.network.synthesize(canvas.latents(canvas.window), 70, header.deblocking_cut)[:300, :270].numpy()
     assert np.abs(whole.astype(int) - tiled).max() <= 1
+
+
+def test_what_deblocking_smooths_too_much_is_left_out(tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a filter that knows no bounds, all tiles of a file share a cut that brings the grid of the original back."""
+    monkeypatch.setattr(Header, "tile_size", property(lambda self: 128))
+    codec = Codec(tiny_weights, "cpu")
+    deblocking = codec.network.vae.synthesis.deblocking
+    with torch.no_grad():
+        deblocking.bound.bias.fill_(5)
+        deblocking.ramp[0] = 0.45
+    image = picture(200, 270, seed=3)
+    data = codec.encode(image, 90)
+    stream = bitstream.read(data)
+    assert {tile.mode for tile in stream.tiles if tile} == {TileMode.LEARNED}
+    assert stream.header.deblocking_cut > 0
+    wanted, found, without = (
+        border_ratio(torch.tensor(samples).permute(2, 0, 1).float(), 16)
+        for samples in (
+            image, codec.decode(data, output="numpy"),
+            codec.decode(bitstream.write(replace(stream.header, deblocking_cut=0), stream.tiles), output="numpy"),
+        )
+    )  # fmt: skip
+    assert without < 0.7 * wanted
+    assert abs(found - wanted) < 0.2 * (wanted - without)
+    batch = codec.decode_batch([data[:], codec.encode(image[:64, :64], 90)], output="numpy")
+    assert np.array_equal(batch[0], codec.decode(data, output="numpy"))
+    region = codec.decode_region(data, (100, 90, 180, 150), output="numpy")
+    assert np.abs(region.astype(int) - batch[0][90:150, 100:180]).max() <= 1
 
 
 def test_intact_payload_of_other_latents_is_a_mismatch(tiny: Codec) -> None:
@@ -242,7 +272,7 @@ def test_partial_decoding_keeps_the_sound_tiles(tiny: Codec, monkeypatch: pytest
     monkeypatch.setattr(Header, "tile_size", property(lambda self: 64))
     header = Header(PixelFormat.RGB, 256, 64, tiny.network.model_id, 70)
     image = picture(64, 256, seed=8)
-    coded, _ = tiles.encode_tiles(image, header, tiny.network)
+    coded, header, _ = tiles.encode_tiles(image, header, tiny.network)
     decoded, _ = tiles.decode_tiles(coded, header, tiny.network)
     data = bytearray(bitstream.write(header, coded))
     data[-5] ^= 4

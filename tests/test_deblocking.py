@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vaecodec.model.deblocking import REACH_PX, Deblocking
+from vaecodec.model.deblocking import CUTS_IN_ALL, REACH_PX, Deblocking, border_ratio, fitting_cut
 
 CHANNELS, BLOCK_PX, SEGMENT_PX = 8, 16, 4
 
@@ -17,9 +17,10 @@ def _filter(bound: float, ramp: float = 0.5) -> Deblocking:
     return deblocking
 
 
-def _apply(deblocking: Deblocking, pictures: Tensor) -> Tensor:
+def _apply(deblocking: Deblocking, pictures: Tensor, share: float = 1.0) -> Tensor:
     height, width = pictures.shape[2] // BLOCK_PX, pictures.shape[3] // BLOCK_PX
-    return deblocking(pictures.clone(), torch.zeros(len(pictures), CHANNELS, height, width))
+    features = torch.zeros(len(pictures), CHANNELS, height, width)
+    return deblocking(pictures.clone(), features, torch.full((len(pictures),), share))
 
 
 def _blocks(difference: float) -> Tensor:
@@ -79,6 +80,45 @@ def test_features_choose_the_border(side: int) -> None:
     pictures = torch.rand(1, 3, side, 48, generator=torch.Generator().manual_seed(2))
     features = torch.zeros(1, CHANNELS, side // BLOCK_PX, 3)
     features[..., 0] = 5.0
-    change = (deblocking(pictures.clone(), features) - pictures).abs()
+    change = (deblocking(pictures.clone(), features, torch.ones(len(pictures))) - pictures).abs()
     assert change[..., :20].max() > 0.01
     assert change[..., 28:36].max() < 0.001
+
+
+def test_a_share_of_the_smoothing_changes_as_much_less() -> None:
+    """Half the share is half the change; none is none."""
+    deblocking, columns = _filter(0.5), _blocks(0.1)[:, :, :1].expand(-1, -1, BLOCK_PX, -1)
+    change = _apply(deblocking, columns) - columns
+    assert change.abs().max() > 0.01
+    torch.testing.assert_close(_apply(deblocking, columns, 0.5) - columns, change / 2)
+    assert torch.equal(_apply(deblocking, columns, 0.0), columns)
+
+
+@pytest.mark.parametrize(("height", "width"), [(96, 96), (32, 160), (40, 100)])
+@pytest.mark.parametrize("growth", [1.02, 1.1, 1.25])
+def test_the_cut_that_fits_lets_borders_grow_as_wanted(growth: float, height: int, width: int) -> None:
+    """Of noise with steps, smoothed too much: within a 64th of what the whole cut would do."""
+    generator = torch.Generator().manual_seed(height)
+    rows, columns = -(-height // BLOCK_PX), -(-width // BLOCK_PX)
+    means = torch.rand(1, 3, rows, columns, generator=generator)
+    pictures = means.repeat_interleave(BLOCK_PX, 2).repeat_interleave(BLOCK_PX, 3)
+    pictures = pictures + 0.1 * torch.rand(pictures.shape, generator=generator)
+    deblocking = _filter(2.0)
+
+    def ratio(share: float) -> float:
+        return border_ratio(_apply(deblocking, pictures, share)[0, :, :height, :width], BLOCK_PX)
+
+    seen = (0, slice(None), slice(height), slice(width))
+    after = _apply(deblocking, pictures)
+    cut = fitting_cut(pictures[seen], after[seen], growth, BLOCK_PX)
+    assert 1 <= cut <= CUTS_IN_ALL
+    tolerance = 1.5 * max(ratio(1 - (cut + 1) / CUTS_IN_ALL) - ratio(1 - cut / CUTS_IN_ALL), 0.005)
+    assert ratio(1 - cut / CUTS_IN_ALL) == pytest.approx(growth * ratio(1), abs=tolerance)
+
+
+def test_the_border_ratio_of_what_has_no_borders_is_one() -> None:
+    """Noise, one colour, a picture smaller than a block; and more than one where blocks differ."""
+    noise = torch.rand(3, 160, 160, generator=torch.Generator().manual_seed(4))
+    assert border_ratio(noise, BLOCK_PX) == pytest.approx(1, abs=0.05)
+    assert border_ratio(torch.full((3, 64, 64), 0.3), BLOCK_PX) == border_ratio(noise[:, :16, :16], BLOCK_PX) == 1
+    assert border_ratio(_blocks(0.5)[0] + 0.01 * noise[:, :32, :32], BLOCK_PX) > 10

@@ -49,16 +49,17 @@ def short_of_memory(network: Network, monkeypatch: pytest.MonkeyPatch, limit_px:
     seen: list[int] = []
 
     def watched(transform: Callable[..., Any], side_px: Callable[[Any], int]) -> Callable[..., Any]:
-        def run(x: Any, quality: int) -> Any:
+        def run(x: Any, *others: Any) -> Any:
             seen.append(side_px(x))
             if seen[-1] > limit_px:
                 raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
-            return transform(x, quality)
+            return transform(x, *others)
 
         return run
 
     monkeypatch.setattr(network, "analyze", watched(network.analyze, lambda x: max(x.shape[:2])))
-    monkeypatch.setattr(network, "synthesize", watched(network.synthesize, lambda x: 16 * max(x.shape[1:])))
+    for name in ("synthesize", "synthesize_like"):
+        monkeypatch.setattr(network, name, watched(getattr(network, name), lambda x: 16 * max(x.shape[1:])))
     return seen
 
 

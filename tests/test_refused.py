@@ -71,6 +71,7 @@ REFUSED = {
     "tiles of 2^255": (header(tile_log2=255), "TILE"),
     "quality 0": (header(quality=0), "QUALITY"),
     "quality 255": (header(quality=255), "QUALITY"),
+    "deblocking 65": (header(deblocking_cut=65), "DEBLOCKING"),
     "pixel format 255": (header(pixel_format=255), "PIXEL_FORMAT"),
     "version 255": (header(version=255), "VERSION"),
     "reserved": (header(reserved=1), "RESERVED"),

@@ -210,7 +210,7 @@ def test_schedules_follow_progress() -> None:
     rates = [recipe.learning_rate_at(progress, 10**6) / recipe.learning_rate for progress in (0, 0.5, 1, 1.01)]
     assert rates == pytest.approx([1, 0.505, 0.01, 0.01])
     assert recipe.learning_rate_at(0, 0) == pytest.approx(recipe.learning_rate / recipe.warmup_steps)
-    assert [recipe.patch_at(progress) for progress in (0.74, 0.75)] == [128, 256]
+    assert [recipe.patch_at(progress) for progress in (0.49, 0.5)] == [128, 192]
 
 
 @pytest.mark.parametrize("patch_px", [0, 63, 100])
@@ -232,7 +232,7 @@ def test_the_document_shows_this_recipe() -> None:
         f"{recipe.batch} of {recipe.patch_px} x {recipe.patch_px} px a step; {recipe.final_patch_px} x",
         f"decay {recipe.ema_decay:g}",
         f"after {recipe.max_bad_steps} of them",
-        f"{finish.STEPS} steps of {finish.BATCH} crops of {recipe.deblocking_patch_px} x",
+        f"{finish.STEPS} steps of {finish.BATCH} crops of {recipe.final_patch_px} x",
         f"price of {finish.GRID_PRICE:g} % of squared error for 1 %",
         f"saves more than {BITS_PER_DISTORTION:g} bits for each squared step",
     ):
@@ -463,13 +463,21 @@ def test_steps_that_are_not_finite_change_nothing_and_are_bounded(recipe: Recipe
     assert caught.value.code == "NONFINITE"
 
 
-def test_training_learns(recipe: Recipe, trained: TrainingModel) -> None:
-    """The loss over all qualities is lower after a hundred steps than before, on a picture that was not trained on."""
-    before = from_weights(weights.load(Path(recipe.init), "cpu")).eval()
+def test_training_learns(recipe: Recipe) -> None:
+    """The loss over all qualities is lower after a hundred steps than before, on a picture that was not trained on.
+
+    From a random start: from the linear codec, which is the best of its kind, a hundred steps are no way at all.
+    """
+    recipe = dataclasses.replace(recipe, init="random", architecture=TINY, steps=100, batch=4)
+    torch.manual_seed(recipe.seed)
+    before = TrainingModel(TINY).eval()
+    train(recipe)
+    after = from_checkpoint(checkpoint_path(recipe.out)).eval()
     x = to_input(picture(256, 256, seed=100))
     for level in (0.2, 0.5, 0.8):
-        (old_bpp, old_psnr), (bpp, psnr) = (estimate(model, x, level) for model in (before, trained))
+        (old_bpp, old_psnr), (bpp, psnr) = (estimate(model, x, level) for model in (before, after))
         assert bpp / old_bpp < 2 ** ((psnr - old_psnr) / 3)
+        assert psnr > old_psnr + 3
 
 
 def test_a_run_is_not_overwritten_by_another(recipe: Recipe) -> None:
@@ -579,7 +587,7 @@ def test_wrong_usage_is_told_before_anything_is_written(photos: Path, tiny_weigh
         "must end in .safetensors": ["--data", photos, "--out", tmp_path / "x.pt"],
         "is there already": ["--data", photos, "--out", there],
         "holds no readable picture": ["--data", empty, "--out", out],
-        "(160 x 144 px, at least 256 x 256 are needed)": ["--data", photos, "--out", out],
+        "(160 x 144 px, at least 192 x 192 are needed)": ["--data", photos, "--out", out],
         "must be a positive multiple of 64": ["--data", photos, "--out", out, "--patch", 100],
         "init is 'nowhere'": ["--data", photos, "--out", out, "--patch", 64, "--init", "nowhere"],
     }

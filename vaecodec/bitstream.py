@@ -198,7 +198,7 @@ def _read_info(file: BinaryIO, max_pixels: int | None, report: Report) -> Info:
     _check_length(found_bytes, fields["file_bytes"], index_end, report)
     index_bytes = _take(file, index_end - HEADER.size_bytes, "tile index")
     check_crc("header and tile index", _record_crc(head, index_bytes), fields["header_crc"], code="HEADER_CRC")
-    check_fields(fields, "quality")
+    check_fields(fields, "quality", "deblocking_cut")
     check_size(header.width, header.height, max_pixels=max_pixels)
     index = _parse_index(index_bytes, header.boxes())
     payloads_end = index_end + sum(entry.payload_bytes for entry in index)
@@ -223,7 +223,7 @@ def _parse_header(head: bytes) -> tuple[Header, dict[str, Any]]:
     check_fields(fields, "version", "flags_incompat", "reserved")
     check_size(fields["width"], fields["height"], max_pixels=None)
     check_fields(fields, "pixel_format", "tile_log2")
-    names = ("width", "height", "model_id", "quality", "tile_log2")
+    names = ("width", "height", "model_id", "quality", "tile_log2", "deblocking_cut")
     return Header(PixelFormat(fields["pixel_format"]), *(fields[name] for name in names)), fields
 
 

@@ -74,6 +74,7 @@ class Canvas:
         margin: so many latents around what is shown are seen; None is as many as synthesis sees.
 
     Attributes:
+        deblocking_cut: as of the header; an encoder sets None to have one chosen by the first part that is synthesized.
         reach: so many rows, and columns, of tiles around a tile are seen.
     """
 
@@ -81,6 +82,7 @@ class Canvas:
         self, header: Header, network: "Network", window: Area | None = None, margin: int | None = None
     ) -> None:
         self.network, self.quality = network, header.quality
+        self.deblocking_cut: int | None = header.deblocking_cut
         self.window = window or Area(0, -(-header.height // LATENT_PX), 0, -(-header.width // LATENT_PX))
         self._margin = network.synthesis_margin if margin is None else margin
         self._side = header.tile_size // LATENT_PX
@@ -117,6 +119,20 @@ class Canvas:
         for done in [number for number in self._rows if number <= row]:
             del self._rows[done]
 
+    def synthesize_like(self, box: TileBox, original: Samples) -> "Tensor":
+        """Samples uint8 [h, w, C] of a tile whose surroundings are in place, given those that they stand for.
+
+        If there is no deblocking cut yet, one is chosen.
+        """
+
+        def work(part: TileBox) -> "Tensor":
+            if self.deblocking_cut is not None:
+                return self._synthesize(part)
+            top, left = part.top - box.top, part.left - box.left
+            return self._fit(part, original[top : top + part.height, left : left + part.width])
+
+        return _whole_or_halves(box, work, self.network.join, largest_px=_largest_part_px(self.network))
+
     def synthesize(self, box: TileBox) -> "Tensor":
         """Samples uint8 [h, w, C] of a part of a tile whose surroundings are in place."""
         above, before = box.top % LATENT_PX, box.left % LATENT_PX
@@ -132,11 +148,22 @@ class Canvas:
         return in_channels(pixels[: -(-box.height // scale), : -(-box.width // scale)], box)
 
     def _synthesize(self, box: TileBox) -> "Tensor":
+        seen, inside = self._around(box)
+        pixels = self.network.synthesize(self.latents(seen), self.quality, self.deblocking_cut or 0)
+        return in_channels(pixels[inside], box)
+
+    def _fit(self, box: TileBox, original: Samples) -> "Tensor":
+        seen, inside = self._around(box)
+        latents = self.latents(seen)
+        pixels, self.deblocking_cut = self.network.synthesize_like(latents, self.quality, to_rgb(original), inside)
+        return in_channels(pixels[inside], box)
+
+    def _around(self, box: TileBox) -> tuple[Area, tuple[slice, slice]]:
+        """The latents that the synthesis of a box sees; and where, in their pixels, the box lies."""
         inner = area_of(box)
         seen = _widened(inner, self._margin, self.window)
-        pixels = self.network.synthesize(self.latents(seen), self.quality)
         above, before = (inner.top - seen.top) * LATENT_PX, (inner.left - seen.left) * LATENT_PX
-        return in_channels(pixels[above : above + box.height, before : before + box.width], box)
+        return seen, (slice(above, above + box.height), slice(before, before + box.width))
 
     def latents(self, area: Area) -> "Tensor":
         """Latents [M, h, w] of an area whose tiles are in place."""

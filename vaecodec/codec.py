@@ -158,8 +158,10 @@ class Codec(BatchCodec):
         height, width, channels = samples.shape
         network = self.network
         pixel_format = PixelFormat.from_mode(pixels.MODES[channels - 1])
-        header = Header(pixel_format, width, height, network.model_id, quality, bitstream.tile_log2_for(width))
-        coded, squared_error = self._on_device(network, lambda where: tiles.encode_tiles(samples, header, where))
+        wanted = Header(pixel_format, width, height, network.model_id, quality, bitstream.tile_log2_for(width))
+        coded, header, squared_error = self._on_device(
+            network, lambda where: tiles.encode_tiles(samples, wanted, where)
+        )
         colour = channels - pixel_format.has_alpha
         return targets.Attempt(
             data=bitstream.write(header, coded, metadata),

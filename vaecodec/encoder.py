@@ -6,6 +6,7 @@ looked at again: in passes over the picture, each of which looks at tiles beside
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from vaecodec.bitstream import Header, Tile, TileBox, TileMode
@@ -42,17 +43,18 @@ class Encoder:
         self.rows, self.header, self.network, self.tiles = rows, header, network, tiles
         self.grid = Grid(header)
         self.errors = [0] * len(self.grid.boxes)
+        self.deblocking_cut: int | None = None
         self.strips: dict[int, Strip] = {}
 
-    def run(self) -> int:
-        """Codes all tiles; returns the sum of squared errors of all samples but alpha, as a decoder will show them."""
+    def run(self) -> tuple[Header, int]:
+        """Codes all tiles; see `tiles.encode_rows` for what it returns."""
         every = set(range(len(self.grid.boxes)))
         failing = self._pass(self._code, every, every)
         while failing:  # the neighbours of a tile change with it, so they are looked at again
             reach = Canvas(self.header, self.network).reach
             looked_at = self.grid.around(failing, reach)
             failing = self._pass(self._recall, looked_at, self.grid.around(looked_at, reach))
-        return sum(self.errors)
+        return replace(self.header, deblocking_cut=self.deblocking_cut or 0), sum(self.errors)
 
     def _pass(
         self, latents_of: "Callable[[int, TileBox], Tensor | None]", looked_at: set[int], needed: set[int]
@@ -68,6 +70,7 @@ class Encoder:
             The numbers of the tiles that missed their floor.
         """
         canvas, failing = Canvas(self.header, self.network), set[int]()
+        canvas.deblocking_cut = self.deblocking_cut
         rows = range(min(needed) // self.grid.columns, max(needed) // self.grid.columns + 1)
         for prepared, ready in self.grid.visits(rows, range(self.grid.columns), canvas.reach):
             if prepared is not None and prepared in needed:
@@ -79,6 +82,7 @@ class Encoder:
                 failing.add(ready)
             self._let_go(ready, canvas)
         self.strips.clear()
+        self.deblocking_cut = canvas.deblocking_cut
         return failing
 
     def _code(self, number: int, box: TileBox) -> "Tensor | None":
@@ -102,7 +106,7 @@ class Encoder:
         """Compares a learned tile with the picture, and stores it without loss if it misses its floor."""
         box = self.grid.boxes[number]
         original = self._cut(box)
-        self.errors[number] = squared_error(original, canvas.synthesize(box).cpu().numpy())
+        self.errors[number] = squared_error(original, canvas.synthesize_like(box, original).cpu().numpy())
         if not misses_floor(original, self.errors[number], self.header.quality):
             return True
         self.tiles[number], self.errors[number] = plain_tile(original), 0

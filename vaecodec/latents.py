@@ -4,6 +4,7 @@ Everything here goes through `Network.walk_latents`, as encoder and decoder do; 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ from vaecodec.tiles import (
     decode_tiles,
     encode_latents,
     encode_symbols,
+    encode_tiles,
     to_rgb,
 )
 
@@ -165,11 +167,13 @@ def blends(a: Samples, b: Samples, steps: int, quality: int, network: "Network")
         )
     header = _colour_header(a.shape[1], a.shape[0], quality, network)
     pairs = list(zip(analyze_tiles(a, header, network), analyze_tiles(b, header, network), strict=True))
+    cuts = [encode_tiles(to_rgb(end), header, network)[1].deblocking_cut for end in (a, b)]
     pictures = []
     for share in np.linspace(0, 1, steps).tolist():
         mixed = [(1 - share) * y_a + share * y_b for y_a, y_b in pairs]
         coded = [encode_latents(network, y, quality)[0] for y in mixed]
-        pictures.append(decode_tiles(coded, header, network)[0])
+        shown_as = replace(header, deblocking_cut=round((1 - share) * cuts[0] + share * cuts[1]))
+        pictures.append(decode_tiles(coded, shown_as, network)[0])
     return pictures
 
 

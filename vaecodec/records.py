@@ -51,7 +51,8 @@ HEADER = Layout(
     model_id="4s",
     quality="B",
     tile_log2="B",
-    reserved="H",
+    reserved="B",
+    deblocking_cut="B",
     file_bytes="I",
     header_crc="I",
 )
@@ -61,6 +62,7 @@ HEADER_RULES: dict[str, tuple[range, type[VaecError], str]] = {  # field: (allow
     "reserved": (range(1), VaecUnsupportedError, "RESERVED"),
     "pixel_format": (range(4), VaecFormatError, "PIXEL_FORMAT"),
     "tile_log2": (range(8, 13), VaecFormatError, "TILE"),
+    "deblocking_cut": (range(65), VaecFormatError, "DEBLOCKING"),
     "quality": (range(1, 101), VaecFormatError, "QUALITY"),
 }
 WIDEST_WITH_LARGE_TILES = 8 << 10
@@ -156,6 +158,7 @@ class Header:
         model_id: first 4 bytes of the SHA-256 of the weights file.
         quality: 1 to 100.
         tile_log2: 8 to 12; a tile has 2**tile_log2 pixels a side, less at the right and bottom edges of the image.
+        deblocking_cut: 0 to 64, how many 64ths of its smoothing the deblocking filter leaves out.
     """
 
     pixel_format: PixelFormat
@@ -164,6 +167,7 @@ class Header:
     model_id: bytes
     quality: int
     tile_log2: int = 10
+    deblocking_cut: int = 0
 
     @property
     def tile_size(self) -> int:

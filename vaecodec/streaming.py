@@ -188,9 +188,9 @@ class StreamingCodec(ABC):
         height, width, channels = rows.shape
         network = self.network
         pixel_format = PixelFormat.from_mode(pixels.MODES[channels - 1])
-        header = Header(pixel_format, width, height, network.model_id, quality, bitstream.tile_log2_for(width))
-        coded.begin(header.tile_count)
-        squared_error = self._on_device(network, lambda where: tiles.encode_rows(rows, header, where, coded))
+        wanted = Header(pixel_format, width, height, network.model_id, quality, bitstream.tile_log2_for(width))
+        coded.begin(wanted.tile_count)
+        header, squared_error = self._on_device(network, lambda where: tiles.encode_rows(rows, wanted, where, coded))
         colour = channels - header.pixel_format.has_alpha
         return targets.Attempt(
             data=bitstream.assemble(header, coded, metadata),

@@ -38,13 +38,13 @@ __all__ = [
 ]
 
 
-def encode_tiles(samples: Samples, header: Header, network: "Network") -> tuple[list[Tile], int]:
-    """Code a picture [H, W, C] of the header's format: its tiles, and the squared error as `encode_rows` returns it."""
+def encode_tiles(samples: Samples, header: Header, network: "Network") -> tuple[list[Tile], Header, int]:
+    """Code a picture [H, W, C] of the header's format: its tiles, and what `encode_rows` returns."""
     tiles = [Tile(TileMode.SOLID, b"", 0)] * header.tile_count
-    return tiles, encode_rows(ArrayRows(samples), header, network, tiles)
+    return tiles, *encode_rows(ArrayRows(samples), header, network, tiles)
 
 
-def encode_rows(rows: Rows, header: Header, network: "Network", tiles: Shelf) -> int:
+def encode_rows(rows: Rows, header: Header, network: "Network", tiles: Shelf) -> tuple[Header, int]:
     """Code a picture by rows of tiles, with memory for two of them.
 
     Args:
@@ -54,7 +54,8 @@ def encode_rows(rows: Rows, header: Header, network: "Network", tiles: Shelf) ->
         tiles: where to put the tiles, one place for each of `header.boxes()`.
 
     Returns:
-        The sum of the squared errors of all samples but alpha, as a decoder will show them.
+        The header that belongs to the tiles, with the deblocking that suits the picture. And the sum of the squared
+        errors of all samples but alpha, as a decoder will show them.
     """
     return Encoder(rows, header, network, tiles).run()
 

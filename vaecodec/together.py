@@ -64,7 +64,8 @@ def decode(group: Mapping[int, Single], network: "Network", medium: Medium) -> d
     attempts = [_Attempt(single.tile) for single in singles]
     qualities = [single.header.quality for single in singles]
     latents = network.walk_together(*singles[0].size, qualities, [attempt.answer for attempt in attempts])
-    pixels, faults = network.synthesize_together(latents, qualities)
+    cuts = [single.header.deblocking_cut for single in singles]
+    pixels, faults = network.synthesize_together(latents, qualities, cuts)
     done = dict[int, Any]()
     for (number, single), attempt, shown, fault in zip(group.items(), attempts, pixels, faults, strict=True):
         box = single.header.boxes()[0]

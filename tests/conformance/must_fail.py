@@ -60,6 +60,7 @@ def _heads(good: bytes) -> dict[str, Fault]:
         "bad-tile-large": Fault(resealed(good, tile_log2=13), "tiles too large", malformed, "TILE"),
         "bad-quality-0": Fault(resealed(good, quality=0), "quality 0", malformed, "QUALITY"),
         "bad-quality-101": Fault(resealed(good, quality=101), "quality 101", malformed, "QUALITY"),
+        "bad-deblocking": Fault(resealed(good, deblocking_cut=65), "more than all left out", malformed, "DEBLOCKING"),
         "bad-header": Fault(_with_byte(good, 20, good[20] - 1), "a header changed", "VaecChecksumError", "HEADER_CRC"),
         "bad-index": Fault(_with_byte(good, 40, good[40] ^ 4), "an index changed", "VaecChecksumError", "HEADER_CRC"),
         "bad-model": Fault(resealed(good, model_id=b"none"), "other weights", "VaecModelError", "MODEL_MISSING"),

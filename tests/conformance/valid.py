@@ -80,7 +80,8 @@ def _learned(network: Network, samples: Samples, quality: int, *, tile_log2: int
 def _encoded(network: Network, samples: Samples, quality: int, *, tile_log2: int = 10) -> bytes:
     """As the encoder writes it, but with tiles of another size."""
     header = header_of(samples, quality=quality, tile_log2=tile_log2, model_id=network.model_id)
-    return bitstream.write(header, tiles.encode_tiles(samples, header, network)[0])
+    coded, header, _ = tiles.encode_tiles(samples, header, network)
+    return bitstream.write(header, coded)
 
 
 def _sizes(network: Network) -> dict[str, Vector]:

@@ -80,7 +80,9 @@ def decode(network: Network, stream: Bitstream) -> Decoded:
     y_hat = network.walk_latents(rows, columns, header.quality, answer)
     decoder.finish()
     (first, z), *_ = read
-    pixels = network.synthesize(y_hat, header.quality)[: header.height, : header.width].cpu().numpy()
+    pixels = (
+        network.synthesize(y_hat, header.quality, header.deblocking_cut)[: header.height, : header.width].cpu().numpy()
+    )
     return Decoded(digest.hexdigest()[:16], z.reshape(first.mean.shape), pixels)
 
 

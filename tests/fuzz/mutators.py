@@ -23,7 +23,7 @@ EXTREMES = (0, 1, 2, 3, 7, 0x7F, 0x80, 0xFF, 255, 256, 257, 2**12, 2**16 - 1, 2*
             2**28, 2**31 - 1, 2**31, 2**32 - 1)  # fmt: skip
 CHUNK_KINDS = (b"ICCP", b"EXIF", b"XMP_", b"THMB", b"OWN1", b"\0\0\0\0", b"exif")
 _FIELD_LIMITS = {"version": 255, "flags_incompat": 255, "flags_compat": 255, "pixel_format": 255, "quality": 255,
-                 "tile_log2": 255, "reserved": 65535}  # fmt: skip
+                 "tile_log2": 255, "reserved": 255, "deblocking_cut": 255}  # fmt: skip
 
 FORGED = "forge"
 """The kind of a mutant whose content may be anything that is consistent in itself."""

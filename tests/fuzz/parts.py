@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-HEADER = struct.Struct("<4s4BII4sBBHII")
+HEADER = struct.Struct("<4s4BII4s4BII")
 HEADER_FIELDS = (
     *("magic", "version", "flags_incompat", "flags_compat", "pixel_format", "width", "height"),
-    *("model_id", "quality", "tile_log2", "reserved", "file_bytes", "header_crc"),
+    *("model_id", "quality", "tile_log2", "reserved", "deblocking_cut", "file_bytes", "header_crc"),
 )
 ENTRY = struct.Struct("<III")
 CHUNK = struct.Struct("<4sII")

@@ -74,7 +74,7 @@ def encode(codec: Codec, recipe: Recipe, *, seed: int = 1) -> bytes:
         PixelFormat.from_mode(recipe.mode), recipe.width, recipe.height, network.model_id, recipe.quality,
         recipe.tile_log2,
     )  # fmt: skip
-    coded, _ = tiles.encode_tiles(samples, header, network)
+    coded, header, _ = tiles.encode_tiles(samples, header, network)
     return bitstream.write(header, coded, recipe.metadata)
 
 

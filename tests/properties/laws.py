@@ -158,7 +158,7 @@ def _check_tiles(stream: bitstream.Bitstream, samples: Samples, decoded: Samples
 def _check_repetition(
     codec: Codec, header: Header, data: bytes, samples: Samples, decoded: Samples, tally: Tally
 ) -> None:
-    coded, squared_error = tiles.encode_tiles(samples, header, codec.network)
+    coded, header, squared_error = tiles.encode_tiles(samples, header, codec.network)
     assert bitstream.write(header, coded) == data, "other bytes the second time"
     foreseen, _ = tiles.decode_tiles(coded, header, codec.network)
     colour = np.s_[..., : samples.shape[2] - header.pixel_format.has_alpha]

@@ -56,7 +56,7 @@ folder = click.Path(exists=True, file_okay=False, path_type=Path)
     "--patch",
     type=click.IntRange(min=64),
     metavar="PX",
-    help="Side of the crops, a multiple of 64; in the last quarter twice that. 128.",
+    help="Side of the crops, a multiple of 64; in the second half 64 more. 128.",
 )
 @click.option("--validation", type=folder, help="Pictures to measure rate and PSNR on now and then.")
 @click.option(
@@ -97,11 +97,11 @@ def train(ctx: click.Context, /, data: Path, out: Path, resume: bool, **given: A
 
 
 def _recipe(data: Path, out: Path, given: dict[str, Any]) -> "Recipe":
-    from vaecodec.training.recipe import Recipe
+    from vaecodec.training.recipe import PATCH_STEP_PX, Recipe
 
     chosen = {name: value for name, value in given.items() if value is not None}
     if patch_px := chosen.pop("patch", None):
-        chosen |= {"patch_px": patch_px, "final_patch_px": 2 * patch_px}
+        chosen |= {"patch_px": patch_px, "final_patch_px": patch_px + PATCH_STEP_PX}
     return Recipe(data, out.with_suffix(RUN_SUFFIX), out, **chosen)
 
 

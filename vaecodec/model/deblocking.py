@@ -1,11 +1,16 @@
 """The last step of synthesis: steps across the borders of latents, smoothed as far as the picture can spare them."""
 
+from bisect import bisect_left
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 REACH_PX = 4  # pixels that change on either side of a border
 SMALLEST_BOUND = 1e-9  # softplus runs out to 0, and 0 / 0 is no number
+CUTS_IN_ALL = 64
+TOLERATED = 0.01  # of a border ratio: nobody sees it
 
 
 class Deblocking(nn.Module):
@@ -33,18 +38,21 @@ class Deblocking(nn.Module):
         self.ramp = nn.Parameter(torch.tensor([0.25] + [0.0] * (REACH_PX - 1)))
         self.slope = nn.Parameter(torch.tensor(0.25))
 
-    def forward(self, pictures: Tensor, features: Tensor) -> Tensor:
-        """Pictures [B, 3, H, W], about 0..1, without their steps; features [B, C, H / block_px, W / block_px].
+    def forward(self, pictures: Tensor, features: Tensor, share: Tensor) -> Tensor:
+        """Pictures without their steps; the result takes the place of the pictures, but in training.
 
-        The result takes the place of the pictures, but in training.
+        Args:
+            pictures: [B, 3, H, W], about 0..1.
+            features: [B, C, H / block_px, W / block_px].
+            share: of the smoothing that is done [B], 0..1.
         """
         pictures = pictures.clone() if self.training else pictures
         right, left, bottom, top = self.bound(features).chunk(4, 1)
-        self._smooth(3, pictures, right[..., :-1] + left[..., 1:])
-        self._smooth(2, pictures, bottom[:, :, :-1] + top[:, :, 1:])
+        self._smooth(3, pictures, right[..., :-1] + left[..., 1:], share)
+        self._smooth(2, pictures, bottom[:, :, :-1] + top[:, :, 1:], share)
         return pictures
 
-    def _smooth(self, dim: int, pictures: Tensor, bound: Tensor) -> None:
+    def _smooth(self, dim: int, pictures: Tensor, bound: Tensor, share: Tensor) -> None:
         """Smooth the borders between columns (dim 3) or rows (dim 2) of latents, in place.
 
         `bound` [B, 3 * segments, k, w] or [B, 3 * segments, h, k] has a value per segment, before their softplus.
@@ -55,7 +63,53 @@ class Deblocking(nn.Module):
         blocks = pictures.narrow(dim, half, borders * self.block_px).unflatten(dim, (borders, self.block_px))
         left, right = (blocks.narrow(dim + 1, half + start, 3).unbind(dim + 1) for start in (-3, 0))
         excess = right[0] - left[2] - self.slope * (right[2] - right[0] + left[2] - left[0])
-        artefact = bound * torch.tanh(excess / bound.clamp_min(SMALLEST_BOUND))
+        artefact = bound * torch.tanh(excess / bound.clamp_min(SMALLEST_BOUND)) * share[:, None, None, None]
         taps = torch.cat([self.ramp.flip(0), -self.ramp])
         taps = taps.reshape(-1, *(1,) * (3 - dim))
         blocks.narrow(dim + 1, half - REACH_PX, 2 * REACH_PX).addcmul_(artefact.unsqueeze(dim + 1), taps)
+
+
+def border_ratio(picture: Tensor, block_px: int) -> float:
+    """The mean step of a picture [C, H, W] across borders over that between its other rows and columns: 1 is no grid.
+
+    So, too, of a picture of one colour, or without borders.
+    """
+    at, elsewhere = list[Tensor](), list[Tensor]()
+    for dim in (1, 2):
+        steps = picture.diff(dim=dim).abs_().mean((0, 3 - dim))
+        is_border = torch.arange(1, len(steps) + 1, device=steps.device) % block_px == 0
+        at.append(steps[is_border])
+        elsewhere.append(steps[~is_border])
+    there, other = torch.cat(at), torch.cat(elsewhere)
+    return float(there.mean() / other.mean()) if len(there) and other.any() else 1.0
+
+
+def fitting_cut(before: Tensor, after: Tensor, growth: float, block_px: int) -> int:
+    """How many 64ths of the smoothing to leave out, so that the steps across borders grow by so much on the mean.
+
+    Args:
+        before: a picture [C, H, W] with its steps.
+        after: without.
+        growth: more than 1. The steps between other rows and columns are taken to stay as they are.
+        block_px: distance of the borders.
+
+    Returns:
+        1 to `CUTS_IN_ALL`.
+    """
+    rest = [*_border_steps(after, block_px)]
+    removed = [steps - left for steps, left in zip(_border_steps(before, block_px), rest, strict=True)]
+
+    def size(cut: int) -> float:
+        """Lines of pixels along rows and along columns weigh the same, however long they are."""
+        parts = zip(rest, removed, strict=True)
+        return sum(float((left + cut / CUTS_IN_ALL * off).abs().mean((0, 2)).sum()) for left, off in parts)
+
+    wanted = growth * size(0)
+    return 1 + bisect_left(range(1, CUTS_IN_ALL), wanted, key=size)  # sizes are convex: they exceed a larger one once
+
+
+def _border_steps(picture: Tensor, block_px: int) -> Iterator[Tensor]:
+    """Steps [C, borders, pixels along them] of a picture [C, H, W] across its borders, first between rows."""
+    for turned in (picture, picture.transpose(1, 2)):
+        beyond = turned[:, block_px::block_px]
+        yield beyond - turned[:, block_px - 1 :: block_px][:, : beyond.shape[1]]

@@ -14,10 +14,11 @@ from vaecodec import forks
 from vaecodec.entropy.tables import ESCAPE_LIMIT, Tables
 from vaecodec.errors import VaecCorruptError, VaecModelError
 from vaecodec.model import preview
+from vaecodec.model.deblocking import CUTS_IN_ALL, TOLERATED, border_ratio, fitting_cut
 from vaecodec.model.exact import ExactScales
 from vaecodec.model.precision import full_precision, has_fast_bfloat16
 from vaecodec.model.quantization import trade
-from vaecodec.model.transforms import HYPER_STRIDE, by_position
+from vaecodec.model.transforms import HYPER_STRIDE, LATENT_STRIDE, by_position
 from vaecodec.model.vae import Vae, quality_level
 
 
@@ -154,7 +155,7 @@ class Network:
             y_hat = by_position(torch.zeros_like(mean))
             for number, tables in enumerate(self.latent_tables):
                 if number == 1:
-                    mean = mean + vae.context(y_hat, features)
+                    mean = vae.context(y_hat, features, mean)
                 runs = vae.coded_runs(rows, columns, number, self.device)
                 coded_rows = _runs(scale_rows).index_select(1, runs).flatten()
                 table_rows = coded_rows.cpu().numpy().reshape(len(codes), -1)
@@ -166,29 +167,63 @@ class Network:
                 _runs(y_hat).index_copy_(1, runs, values)
             return y_hat
 
-    def synthesize(self, y_hat: Tensor, quality: int) -> Tensor:
+    def synthesize(self, y_hat: Tensor, quality: int, deblocking_cut: int = 0) -> Tensor:
         """Pixels [16 h, 16 w, 3] uint8 of dequantized latents [M, h, w].
 
         Raises:
             VaecCorruptError: (NONFINITE) the latents drive the network out of the range of numbers.
         """
-        pixels, (fault,) = self.synthesize_together(y_hat[None], [quality])
+        pixels, (fault,) = self.synthesize_together(y_hat[None], [quality], [deblocking_cut])
         if fault is not None:
             raise fault
         return pixels[0]
 
     def synthesize_together(
-        self, y_hat: Tensor, qualities: Sequence[int]
+        self, y_hat: Tensor, qualities: Sequence[int], deblocking_cuts: Sequence[int]
     ) -> tuple[Tensor, list[VaecCorruptError | None]]:
         """Pixels [B, 16 h, 16 w, 3] uint8 of latents [B, M, h, w] of several qualities, and the errors of those."""
         with self._inference():
-            level = self._level(qualities)
-            y = (y_hat * torch.exp(self.vae.latent_restore(level))).contiguous(memory_format=torch.channels_last)
-            pictures = self.vae.synthesis(y, level)
+            share = 1 - torch.tensor(deblocking_cuts, dtype=torch.float32, device=self.device) / CUTS_IN_ALL
+            pictures = self.vae.synthesis(*self._restored(y_hat, qualities), share)
             is_finite = torch.isfinite(pictures.sum((1, 2, 3))).tolist()
-            planes = pictures.mul_(255).round_().clamp_(0, 255).to(torch.uint8)
-            pixels = torch.stack(planes.unbind(1), 3)  # whoever copies it finds the colours of a pixel side by side
-            return pixels, [None if finite else _not_finite() for finite in is_finite]
+            return _pixels_of(pictures), [None if finite else _not_finite() for finite in is_finite]
+
+    def synthesize_like(
+        self, y_hat: Tensor, quality: int, original: NDArray[np.uint8], inside: tuple[slice, slice]
+    ) -> tuple[Tensor, int]:
+        """Pixels as of `synthesize`, deblocked so far that their grid is that of the original; and the cut for that.
+
+        What the filter takes for artefacts may be grain: some pictures come out smoother across borders than beside.
+
+        Args:
+            y_hat: dequantized latents [M, h, w].
+            quality: theirs.
+            original: samples [a, b, 3] of a part of the picture that starts on the latent grid.
+            inside: its rows and columns.
+
+        Raises:
+            VaecCorruptError: (NONFINITE) as of `synthesize`.
+        """
+        with self._inference():
+            before, features = self.vae.synthesis.with_steps(*self._restored(y_hat[None], [quality]))
+            after = self.vae.synthesis.deblock(before.clone(), features)
+            if not torch.isfinite(after.sum()):
+                raise _not_finite()
+            wanted = border_ratio(torch.tensor(original, device=self.device).permute(2, 0, 1).float(), LATENT_STRIDE)
+            pixels = _pixels_of(after.clone())[0]
+            found = border_ratio(pixels[inside].permute(2, 0, 1).float(), LATENT_STRIDE)
+            if not wanted > (1 + TOLERATED) * found:
+                return pixels, 0
+            seen = (0, slice(None), *inside)
+            cut = fitting_cut(before[seen], after[seen], wanted / found, LATENT_STRIDE)
+            share = torch.tensor([1 - cut / CUTS_IN_ALL], device=self.device)
+            return _pixels_of(self.vae.synthesis.deblock(before, features, share))[0], cut
+
+    def _restored(self, y_hat: Tensor, qualities: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """What synthesis takes: latents [B, M, h, w] and levels [B]."""
+        level = self._level(qualities)
+        y = y_hat * torch.exp(self.vae.latent_restore(level))
+        return y.contiguous(memory_format=torch.channels_last), level
 
     def preview(self, y_hat: Tensor, scale: int) -> Tensor:
         """Pixels [16 h / scale, 16 w / scale, 3] uint8, by a short cut, of dequantized latents [M, h, w]: `preview`."""
@@ -215,6 +250,12 @@ class Network:
 
     def _inference(self) -> AbstractContextManager[None]:
         return full_precision(self.device)
+
+
+def _pixels_of(pictures: Tensor) -> Tensor:
+    """Pixels [B, H, W, 3] uint8 of pictures [B, 3, H, W] in 0..1, which are lost."""
+    planes = pictures.mul_(255).round_().clamp_(0, 255).to(torch.uint8)
+    return torch.stack(planes.unbind(1), 3)  # whoever copies it finds the colours of a pixel side by side
 
 
 def _not_finite() -> VaecCorruptError:

@@ -28,7 +28,8 @@ class Architecture:
     synthesis_gate_channels: int = 32
     correction_channels: int = 32
     render_channels: int = 48
-    condition_channels: int = 32
+    render_hidden_channels: int = 64
+    condition_channels: int = 16
     prior_channels: int = 128
     scale_channels: int = 128
     quality_anchors: int = 12
@@ -43,6 +44,30 @@ class Pointwise(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """[B, out, h, w] of [B, in, h, w], the channels of a position side by side in memory."""
         return F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+
+
+class Onto(nn.Module):
+    """A 1x1 convolution without bias, added to what is there: a product of matrices can do that in the same pass."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Conv2d(in_channels, out_channels, 1, bias=False).weight
+
+    def forward(self, total: Tensor, x: Tensor, *, in_place: bool = False) -> Tensor:
+        """[B, out, h, w]: the total [B, out, h, w] plus the convolution of x [B, in, h, w].
+
+        Args:
+            total: the channels of a position side by side in memory.
+            x: likewise.
+            in_place: whether the result may take the place of the total, where no gradients are wanted.
+        """
+        weight, x = self.weight.flatten(1), x.permute(0, 2, 3, 1)
+        if torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type):
+            return total + F.linear(x, weight).permute(0, 3, 1, 2)  # the total itself keeps all of its bits
+        flat = total.permute(0, 2, 3, 1).flatten(0, 2)
+        out = flat if in_place else torch.empty_like(flat)
+        torch.addmm(flat, x.flatten(0, 2), weight.T, out=out)
+        return out.view(*x.shape[:3], -1).permute(0, 3, 1, 2)
 
 
 class Block(nn.Module):
@@ -62,16 +87,15 @@ class Block(nn.Module):
         gate_channels = gate_channels or channels
         self.mix_in = Pointwise(channels, channels)
         self.mix_space = nn.Conv2d(channels, channels, kernel, padding=kernel // 2, groups=channels)
-        self.mix_out = Pointwise(channels, channels)
+        self.mix_out = Onto(channels, channels)
         self.gate_in = Pointwise(channels, 2 * gate_channels)
-        self.gate_out = Pointwise(gate_channels, channels)
+        self.gate_out = Onto(gate_channels, channels)
         for last in (self.mix_out, self.gate_out):
-            nn.init.zeros_(last.bias)
             last.weight.data.mul_(residual_gain)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.mix_out(self.mix_space(F.leaky_relu(self.mix_in(x), 0.1, inplace=True)))
-        return x + self.gate_out(F.glu(self.gate_in(x), 1))
+        x = self.mix_out(x, self.mix_space(F.leaky_relu(self.mix_in(x), 0.1, inplace=True)))
+        return self.gate_out(x, F.glu(self.gate_in(x), 1), in_place=True)
 
 
 class ResidualDepthwise(nn.Conv2d):
@@ -163,7 +187,7 @@ class AnalysisTransform(nn.Module):
         self.blocks = nn.ModuleList(Block(width) for _ in range(arch.analysis_blocks))
         self.gain = GainCurve(width, arch.quality_anchors)
         self.latent_out = Pointwise(width, arch.latent_channels)
-        self.detail = Pointwise(3 * LATENT_STRIDE**2, arch.latent_channels, bias=False)
+        self.detail = Onto(3 * LATENT_STRIDE**2, arch.latent_channels)
         nn.init.zeros_(self.detail.weight)
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
@@ -177,7 +201,7 @@ class AnalysisTransform(nn.Module):
             if i == len(self.blocks) // 2:
                 h = h * torch.exp(self.gain(level))
         # The body is half as wide as a patch: what is too fine for it reaches the latents directly.
-        return _in_float32(self.latent_out, h) + _in_float32(self.detail, patches)
+        return _in_float32(self.detail, _in_float32(self.latent_out, h), patches)
 
 
 class SynthesisTransform(nn.Module):
@@ -189,6 +213,7 @@ class SynthesisTransform(nn.Module):
     def __init__(self, arch: Architecture) -> None:
         super().__init__()
         width, render, shuffle = arch.synthesis_channels, arch.render_channels, (LATENT_STRIDE // GRID) ** 2
+        hidden = arch.render_hidden_channels
         self.body_in = Pointwise(arch.latent_channels, width)
         self.blocks = nn.ModuleList(
             Block(width, gate_channels=arch.synthesis_gate_channels) for _ in range(arch.synthesis_blocks)
@@ -196,52 +221,65 @@ class SynthesisTransform(nn.Module):
         self.gain = GainCurve(width, arch.quality_anchors)
         self.content = Pointwise(arch.latent_channels, shuffle * render)
         self.correction_in = Pointwise(width, arch.correction_channels, bias=False)
-        self.correction = Pointwise(arch.correction_channels, shuffle * render)
+        self.correction = Onto(arch.correction_channels, shuffle * render)
         self.condition = Pointwise(width, shuffle * arch.condition_channels)
-        self.modulation = nn.Conv2d(arch.condition_channels, 3 * render, 1)
+        self.modulation = nn.Conv2d(arch.condition_channels, 2 * render, 1)
         self.overlap = ResidualDepthwise(render)
-        self.render_in = nn.Conv2d(render, 2 * render, 1)
-        self.render_space = ResidualDepthwise(2 * render)
-        self.render_out = nn.Conv2d(2 * render, render, 1)
+        self.render_in = nn.Conv2d(render, hidden, 1)
+        self.render_space = ResidualDepthwise(hidden)
+        self.render_out = nn.Conv2d(hidden, render, 1)
         self.pixels_out = nn.Conv2d(render, 3 * GRID**2, 1)
+        nn.init.constant_(self.pixels_out.bias, 0.5)  # the middle of 0..1
         self.deblocking = Deblocking(width, LATENT_STRIDE, GRID)
         nn.init.zeros_(self.correction.weight)
-        nn.init.zeros_(self.correction.bias)
         self.open_gates()
 
     def open_gates(self) -> None:
-        """Let the renderer do as it would without a condition: no shift, no scale, gates of 1."""
-        shift, scale, gate = self.modulation.bias.data.chunk(3)
-        shift.zero_()
+        """Let the renderer do as it would without a condition: no scale, gates of 1."""
+        scale, gate = self.modulation.bias.data.chunk(2)
         scale.zero_()
         gate.fill_(1.0)
 
-    def forward(self, y: Tensor, level: Tensor) -> Tensor:
-        """Pictures [B, 3, 16 h, 16 w], about 0..1 and not clamped, of dequantized latents y [B, M, h, w]."""
+    def forward(self, y: Tensor, level: Tensor, share: Tensor | None = None) -> Tensor:
+        """Pictures [B, 3, 16 h, 16 w], about 0..1 and not clamped, of dequantized latents y [B, M, h, w].
+
+        Args:
+            y: the latents.
+            level: quality levels [B] in 0..1.
+            share: of the deblocking that is done [B], 0..1; None is all of it.
+        """
+        pictures, features = self.with_steps(y, level)
+        return self.deblock(pictures, features, share)
+
+    def deblock(self, pictures: Tensor, features: Tensor, share: Tensor | None = None) -> Tensor:
+        """The pictures of `with_steps` without their steps, in their place but in training; `share` as of `forward`."""
+        share = torch.ones(len(pictures), device=pictures.device) if share is None else share
+        return _in_float32(self.deblocking, pictures, features, share)
+
+    def with_steps(self, y: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+        """Pictures before their deblocking, and the features [B, C, h, w] that guide it; arguments as of `forward`."""
         h = self.body_in(y)
         for i, block in enumerate(self.blocks):
             h = block(h)
             if i == len(self.blocks) // 2:
                 h = h * torch.exp(self.gain(level))
         # The content of a latent knows nothing of its neighbours; the body does, and takes the block edges away again.
-        correction = self.correction(self.correction_in(h))
-        content = F.pixel_shuffle(_in_float32(self.content, y) + correction, LATENT_STRIDE // GRID)
+        content = self.correction(_in_float32(self.content, y), self.correction_in(h), in_place=True)
+        content = F.pixel_shuffle(content, LATENT_STRIDE // GRID)
         condition = F.pixel_shuffle(self.condition(h), LATENT_STRIDE // GRID)
         if self.training:
             fine = self._render(content, condition)
         else:
             fine = _by_bands(self._render, content, condition, margin=2)  # one row for each of its 3x3 kernels
-        pictures = _planes(fine).mul_(0.5).add_(0.5)
-        return _in_float32(self.deblocking, pictures, h)
+        return _planes(fine), h
 
     def _render(self, content: Tensor, condition: Tensor) -> Tensor:
         """Pixels [B, 48, H/4, W/4] of content [B, R, H/4, W/4] under a condition [B, K, H/4, W/4]."""
-        shift, scale, gate = self.modulation(F.silu(condition)).chunk(3, 1)
+        scale, gate = self.modulation(F.silu(condition)).chunk(2, 1)
         content = self.overlap(content)
-        shifted = content + shift
-        hidden = F.leaky_relu(self.render_in(torch.addcmul(shifted, content, scale)), 0.1, inplace=True)
+        hidden = F.leaky_relu(self.render_in(torch.addcmul(content, content, scale)), 0.1, inplace=True)
         rendered = self.render_out(self.render_space(hidden))
-        return _in_float32(self.pixels_out, torch.addcmul(shifted, rendered, gate))
+        return _in_float32(self.pixels_out, torch.addcmul(content, rendered, gate))
 
 
 class HyperAnalysis(nn.Sequential):
@@ -284,10 +322,11 @@ class Context(nn.Module):
         super().__init__()
         width = arch.prior_channels
         self.latent_in = Pointwise(arch.latent_channels, width)
-        self.feature_in = Pointwise(width, width, bias=False)
+        self.feature_in = Onto(width, width)
         self.body = nn.Sequential(Block(width, 5), Block(width, 3))
-        self.mean_out = Pointwise(width, arch.latent_channels)
+        self.mean_out = Onto(width, arch.latent_channels)
 
-    def forward(self, first_half: Tensor, features: Tensor) -> Tensor:
-        """What to add to the means [B, M, h, w], given y with zeros in the second half [B, M, h, w]."""
-        return _in_float32(self.mean_out, self.body(self.latent_in(first_half) + self.feature_in(features)))
+    def forward(self, first_half: Tensor, features: Tensor, mean: Tensor) -> Tensor:
+        """Better means [B, M, h, w] than those given, of y with zeros in the second half [B, M, h, w]."""
+        known = self.feature_in(self.latent_in(first_half), features, in_place=True)
+        return _in_float32(self.mean_out, mean, self.body(known))

@@ -23,7 +23,7 @@ from vaecodec.model.vae import QUALITIES, Vae
 
 FORMAT = "vaecodec-weights-1"
 DEFAULT_FILE = "vaec-1.safetensors"
-DEFAULT_SHA256 = "da50205be586c473ff8d3cef39b5612fa4af46e99988c997915c4a0245af8320"
+DEFAULT_SHA256 = "cb36ddbc9da4b36a9eb62f7cfcf47b13433bd4a6d0645ff2dc342938302398f0"
 MODEL_ID_BYTES = 4
 MAX_FILE_BYTES = 64 << 20
 MAX_HEADER_BYTES = 64 << 10

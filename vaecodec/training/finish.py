@@ -11,11 +11,13 @@ from vaecodec.training.data import Pictures
 from vaecodec.training.degrade import Noise
 from vaecodec.training.objective import LIKELY_RATIOS, TrainingModel, border_ratio
 
-CROPS = 480
-STEPS = 120
+CROPS = 1000
+STEPS = 200
 BATCH = 16
 LEARNING_RATE = 2e-3
-LOWEST_LEVEL = 0.08  # the grid of lower qualities is what the main stage made of it
+LOWEST_LEVEL = 0.05  # the grid of lower qualities is what the main stage made of it
+LIVELY_STEP = 2 / 255  # on the mean, between neighbouring pixels: in flat crops, noise outweighs the grid
+DRAWS = 4  # for each crop that is wanted: where all pictures are flat, there are none
 GRID_PRICE = 2.0  # a ratio off by 1 % may cost 2 % of squared error, if nothing less helps
 
 
@@ -43,11 +45,11 @@ def remove_grid(
         rng: chooses crops and qualities.
         patch_px: side of the crops, a multiple of 64 and smaller than the pictures. Of a picture as large as a crop,
             the blocks of the codec that once stored it lie where ours do, and the filter would learn to imitate them.
-        steps: and four crops a step, up to the default.
+        steps: and five crops a step, up to the default.
         noise: how what the model sees is made worse, if it is to restore.
     """
     model.eval()
-    crops = [*_collect(model, pictures, rng, patch_px, min(CROPS, max(BATCH, 4 * steps)), noise)]
+    crops = [*_collect(model, pictures, rng, patch_px, min(CROPS, max(BATCH, 5 * steps)), noise)]
     filter_ = model.vae.synthesis.deblocking
     optimizer = torch.optim.Adam(filter_.parameters(), LEARNING_RATE)
     filter_.train()  # or it would write over its input
@@ -63,9 +65,18 @@ def remove_grid(
 
 
 def _loss(filter_: torch.nn.Module, crop: _Crop) -> Tensor:
-    shown = filter_(crop.pictures, crop.features)
+    shown = filter_(crop.pictures, crop.features, torch.ones(1, device=crop.pictures.device))
     excess = border_ratio(shown) / border_ratio(crop.original).clamp(*LIKELY_RATIOS) - 1
     return (shown - crop.original).square().mean() / crop.mse + GRID_PRICE * excess.mean().abs()
+
+
+def _lively_crop(pictures: Pictures, rng: np.random.Generator, patch_px: int) -> Tensor:
+    """A crop [1, 3, H, W] that is not flat, if one is soon found."""
+    for _ in range(DRAWS):
+        x = pictures.batch(rng, 1, patch_px)
+        if min(float(x.diff(dim=dim).abs().mean()) for dim in (2, 3)) >= LIVELY_STEP:
+            break
+    return x
 
 
 @torch.no_grad()
@@ -78,7 +89,7 @@ def _collect(
     hook = filter_.register_forward_pre_hook(lambda _, inputs: given.append((inputs[0].clone(), inputs[1].float())))
     try:
         for _ in range(count):
-            x = pictures.batch(rng, 1, patch_px).to(device)
+            x = _lively_crop(pictures, rng, patch_px).to(device)
             seen = noise.apply(x) if noise else x
             model(seen, torch.tensor([rng.uniform(LOWEST_LEVEL, 1)], dtype=torch.float32, device=device))
             shown, features = given.pop()

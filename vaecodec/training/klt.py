@@ -44,9 +44,12 @@ def start_from_klt(model: TrainingModel, pictures: Tensor) -> None:
     synthesis.content.weight.copy_(content.reshape(-1, kept, 1, 1))
     synthesis.content.bias.zero_()
     _identity(synthesis.pixels_out)
-    for layer in (synthesis.modulation, synthesis.render_out, vae.hyper_synthesis.mean_out, vae.context.mean_out):
+    synthesis.pixels_out.weight.mul_(0.5)  # of -1..1 it makes 0..1
+    synthesis.pixels_out.bias.fill_(0.5)
+    for layer in (synthesis.modulation, synthesis.render_out, vae.hyper_synthesis.mean_out):
         layer.weight.mul_(0.1)
         layer.bias.zero_()
+    vae.context.mean_out.weight.mul_(0.1)
     synthesis.open_gates()
 
     log_deviation = 0.5 * torch.log(variance[:kept].clamp_min(SMALLEST_VARIANCE))

@@ -204,7 +204,7 @@ class _Session:
             run.save()
             if recipe.weights:
                 remove_grid(
-                    run.average, self.pictures, self.rng, patch_px=recipe.deblocking_patch_px,
+                    run.average, self.pictures, self.rng, patch_px=recipe.final_patch_px,
                     steps=min(STEPS, run.step), noise=recipe.noise,
                 )  # fmt: skip
                 digest = export(run.average, self.pictures, recipe.weights, self._calibration())

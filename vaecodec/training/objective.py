@@ -83,7 +83,7 @@ class TrainingModel(nn.Module):
         residual = torch.where(first, (y - mean) * gain, 0)
         symbols = quantize(residual, log_scale)
         y_hat = torch.where(first, mean + straight_through(residual, symbols) / gain, 0)
-        mean = mean + vae.context(y_hat, features)
+        mean = vae.context(y_hat, features, mean)
         residual = torch.where(first, residual, (y - mean) * gain)
         symbols = torch.where(first, symbols, quantize(residual, log_scale))
         y_hat = torch.where(first, y_hat, mean + straight_through(residual, symbols) / gain)

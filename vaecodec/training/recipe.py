@@ -41,7 +41,7 @@ class Recipe:
     steps: int | None = None
     batch: int = 8
     patch_px: int = 128
-    final_patch_px: int = 256
+    final_patch_px: int = 192
     learning_rate: float = 1e-3
     warmup_steps: int = 200
     clip_norm: float = 1.0
@@ -65,18 +65,13 @@ class Recipe:
         """How pictures are made worse, if at all."""
         return None if self.degrade is None else Noise.parse(self.degrade)
 
-    @property
-    def deblocking_patch_px(self) -> int:
-        """Side of the crops for the deblocking filter: smaller than the pictures, if 64 px allow it; see `finish`."""
-        return max(PATCH_STEP_PX, self.final_patch_px - PATCH_STEP_PX)
-
     def progress(self, step: int, elapsed_s: float) -> float:
         """How much of the run is done, 0..1 or a little more."""
         return step / self.steps if self.steps else elapsed_s / 60 / self.minutes
 
     def patch_at(self, progress: float) -> int:
-        """Side of the crops: large ones in the last quarter, where the hyperprior needs its real surroundings."""
-        return self.final_patch_px if progress >= 0.75 else self.patch_px
+        """Side of the crops: large ones in the second half, where the hyperprior needs its real surroundings."""
+        return self.final_patch_px if progress >= 0.5 else self.patch_px
 
     def learning_rate_at(self, progress: float, step: int) -> float:
         """Linear warm-up over the first steps, then linear down to 1 % at the end.
