@@ -13,13 +13,13 @@ import torch
 
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """No gradients, no autocast, and on CUDA float32 convolutions in all their bits.
+    """No gradients, no autocast, and float32 products of matrices, and on CUDA convolutions, in all their bits.
 
-    Torch has TF32 as a setting of the whole process only: it is off while any thread is in here, and put back after
-    the last.
+    Torch has coarser ones as settings of the whole process only: they are off while any thread is in here, and put
+    back after the last.
     """
     tf32 = _NO_TF32 if device.type == "cuda" else nullcontext()
-    with torch.inference_mode(), torch.autocast(device.type, enabled=False), tf32:
+    with torch.inference_mode(), torch.autocast(device.type, enabled=False), _WHOLE_PRODUCTS, tf32:
         yield
 
 
@@ -75,4 +75,19 @@ def _tf32_off() -> Callable[[], None]:
     return put_back
 
 
+def _whole_products() -> Callable[[], None]:
+    """Ask for products of matrices in float32, also where a CPU or GPU has quicker ones; returns what puts it back.
+
+    The setting is read first: of a process that has used torch's second interface, that raises, and nothing changes.
+    """
+    try:
+        before = torch.get_float32_matmul_precision()
+        if before != "highest":
+            torch.set_float32_matmul_precision("highest")
+    except RuntimeError:
+        return lambda: None
+    return lambda: None if before == "highest" else torch.set_float32_matmul_precision(before)
+
+
 _NO_TF32 = _Shared(_tf32_off)
+_WHOLE_PRODUCTS = _Shared(_whole_products)
