@@ -15,11 +15,13 @@ if not __package__:  # run as a file: the names in this folder (codecs, datasets
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from benchmarks import codecs, datasets, metrics, results
 from benchmarks.metrics import Point
 from benchmarks.tables import OURS
+from vaecodec.model import deblocking
 
 Samples = NDArray[np.uint8]
 
@@ -44,14 +46,7 @@ def border_ratio(samples: Samples) -> float:
 
     Of a picture of one colour, or one without such borders, 1.
     """
-    at, elsewhere = list[NDArray[np.floating]](), list[NDArray[np.floating]]()
-    for axis in (0, 1):
-        steps = np.abs(np.diff(samples.astype(np.int16), axis=axis)).mean(axis=(1 - axis, 2))
-        borders = np.arange(1, len(steps) + 1) % LATENT_PX == 0
-        at.append(steps[borders])
-        elsewhere.append(steps[~borders])
-    there, other = (np.concatenate(each) for each in (at, elsewhere))
-    return float(there.mean() / other.mean()) if there.size and other.any() else 1.0
+    return deblocking.border_ratio(torch.tensor(samples).permute(2, 0, 1).float(), LATENT_PX)
 
 
 def measure(pictures: Sequence[datasets.Picture], codec: codecs.Codec, qualities: Sequence[int]) -> list[Measured]:

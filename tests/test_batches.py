@@ -86,6 +86,20 @@ def test_pictures_of_equal_size_are_decoded_together(tiny: Codec, monkeypatch: p
     assert decoded[4].info["icc_profile"] == b"profile"
 
 
+def test_each_of_a_group_has_its_own_deblocking(tiny: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that differ in their cut alone come out of a group as they do alone, and not as one another."""
+    stream = bitstream.read(tiny.encode(picture(64, 80, seed=4), 10))
+    files = [bitstream.write(dataclasses.replace(stream.header, deblocking_cut=cut), stream.tiles) for cut in (0, 64)]
+    alone = [np.asarray(tiny.decode(file), np.int16) for file in files]
+    assert not np.array_equal(*alone)
+    sizes = watched_groups(monkeypatch)
+    together = [np.asarray(image, np.int16) for image in tiny.decode_batch(files)]
+    assert sizes == [2]
+    for one, other in zip(together, alone, strict=True):
+        assert np.abs(one - other).max() <= 1
+        assert (one != other).mean() <= 0.001
+
+
 def test_what_cannot_go_together_is_decoded_alone(tiny: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
     """Alpha, tiles without loss, several tiles, previews and damaged files: one by one, as if there were no groups."""
     rgba = [tiny.encode(np.dstack([picture(64, 64, seed=n), picture(64, 64)[..., 0]]), 50) for n in range(2)]

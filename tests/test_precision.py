@@ -1,5 +1,7 @@
 """What a caller has switched on for float arithmetic does not reach the codec, and the codec leaves it as it was."""
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 
@@ -148,9 +150,42 @@ def test_tf32_stays_off_until_the_last_thread_leaves() -> None:
     assert allows_tf32()
 
 
+@pytest.mark.parametrize("precision", ["medium", "high", "highest"])
+def test_products_are_whole_inside_and_as_before_outside(precision: str) -> None:
+    """Whatever the process has asked for, and whatever is raised inside."""
+    torch.set_float32_matmul_precision(precision)
+    try:
+        with full_precision(CPU), full_precision(CPU):
+            assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.get_float32_matmul_precision() == precision
+        with pytest.raises(KeyError), full_precision(CPU):
+            raise KeyError
+        assert torch.get_float32_matmul_precision() == precision
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+PRODUCTS_BY_BACKEND = """
+import torch
+from vaecodec.model.precision import full_precision
+product = torch.backends.mkldnn.matmul
+product.fp32_precision = "bf16"
+with full_precision(torch.device("cpu")):
+    print(product.fp32_precision)
+print(product.fp32_precision)
+"""
+
+
+@pytest.mark.skipif(not NEW_INTERFACE, reason="torch before 2.9")
+def test_products_are_whole_where_the_second_interface_asked_for_others() -> None:
+    """In a process of its own: torch keeps in mind which interface was used."""
+    run = subprocess.run([sys.executable, "-c", PRODUCTS_BY_BACKEND], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["ieee", "bf16"]
+
+
 @pytest.mark.usefixtures("tf32")
 def test_the_cpu_needs_no_setting_of_the_process(shipped: Codec) -> None:
-    """On the CPU nothing is changed that another thread could see."""
+    """On the CPU nothing is changed that another thread could see, unless the process wants coarse products."""
     before = settings()
     with full_precision(CPU):
         assert settings() == before

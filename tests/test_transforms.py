@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from vaecodec.model import transforms
-from vaecodec.model.transforms import AnalysisTransform, Architecture, ResidualDepthwise, SynthesisTransform
+from vaecodec.model.layers import ResidualDepthwise
+from vaecodec.model.transforms import AnalysisTransform, Architecture, SynthesisTransform
 
 
 def shaken(module: nn.Module) -> nn.Module:

@@ -16,9 +16,10 @@ from vaecodec.errors import VaecCorruptError, VaecModelError
 from vaecodec.model import preview
 from vaecodec.model.deblocking import CUTS_IN_ALL, TOLERATED, border_ratio, fitting_cut
 from vaecodec.model.exact import ExactScales
+from vaecodec.model.layers import by_position
 from vaecodec.model.precision import full_precision, has_fast_bfloat16
 from vaecodec.model.quantization import trade
-from vaecodec.model.transforms import HYPER_STRIDE, LATENT_STRIDE, by_position
+from vaecodec.model.transforms import HYPER_STRIDE, LATENT_STRIDE
 from vaecodec.model.vae import Vae, quality_level
 
 

@@ -7,6 +7,7 @@ by up to two levels; with TF32, which cuDNN uses unless told otherwise, 2 %.
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 
@@ -78,15 +79,31 @@ def _tf32_off() -> Callable[[], None]:
 def _whole_products() -> Callable[[], None]:
     """Ask for products of matrices in float32, also where a CPU or GPU has quicker ones; returns what puts it back.
 
-    The setting is read first: of a process that has used torch's second interface, that raises, and nothing changes.
+    Here, too, the first interface raises once a process has used the second.
     """
     try:
         before = torch.get_float32_matmul_precision()
-        if before != "highest":
-            torch.set_float32_matmul_precision("highest")
     except RuntimeError:
+        return _whole_products_by_backend()
+    if before == "highest":
         return lambda: None
-    return lambda: None if before == "highest" else torch.set_float32_matmul_precision(before)
+    torch.set_float32_matmul_precision("highest")
+    return lambda: torch.set_float32_matmul_precision(before)
+
+
+def _whole_products_by_backend() -> Callable[[], None]:
+    """The same by the second interface."""
+    backends: Any = torch.backends  # not all of it is declared
+    products = backends.mkldnn.matmul, backends.cuda.matmul
+    before = [product.fp32_precision for product in products]
+    for product in products:
+        product.fp32_precision = "ieee"
+
+    def put_back() -> None:
+        for product, precision in zip(products, before, strict=True):
+            product.fp32_precision = precision
+
+    return put_back
 
 
 _NO_TF32 = _Shared(_tf32_off)

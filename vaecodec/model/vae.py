@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor, nn
 
+from vaecodec.model.layers import GainCurve
 from vaecodec.model.transforms import (
     AnalysisTransform,
     Architecture,
     Context,
-    GainCurve,
     HyperAnalysis,
     HyperSynthesis,
     SynthesisTransform,

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from vaecodec.entropy.tables import Tables
 from vaecodec.model import weights
 from vaecodec.model.exact import ROW_FRACTION_BITS, IntegerLayer
+from vaecodec.model.layers import Block
 from vaecodec.model.network import Network
 from vaecodec.model.priors import LOG_SCALE_STEP, FactorizedPrior
-from vaecodec.model.transforms import Architecture, Block
+from vaecodec.model.transforms import Architecture
 from vaecodec.training.data import Pictures
 from vaecodec.training.errors import TrainingError
 from vaecodec.training.export import DEQUANTIZE_UNIT
