@@ -12,7 +12,7 @@ from vaecodec.model.network import Network
 REST = "colour, tiles, checks and I/O"
 STAGES: dict[str, list[tuple[Any, str]]] = {
     "analysis": [(Network, "analyze")],
-    "hyper and context": [(Network, "to_steps"), (Network, "walk_latents")],
+    "hyper and context": [(Network, name) for name in ("to_steps", "choose", "walk_latents", "dequantize")],
     "entropy coding": [(coder, "encode"), (coder.Decoder, "read"), (coder.Decoder, "finish")],
     "synthesis": [(Network, "synthesize"), (Network, "synthesize_like")],
 }

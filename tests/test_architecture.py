@@ -36,10 +36,12 @@ TABLE = {
     "canvas": ({"bitstream", "memory", "pixels"}, {"numpy"}),
     "grid": ({"bitstream", "canvas"}, {"numpy"}),
     "tile": ({"bitstream", "entropy", "errors", "pixels"}, {"numpy"}),
-    "decoder": ({"bitstream", "canvas", "errors", "grid", "pixels", "tile"}, {"numpy"}),
+    "decoder": (
+        {"batches", "bitstream", "canvas", "errors", "grid", "memory", "pixels", "tile"}, {"numpy"}
+    ),
     "encoder": ({"bitstream", "canvas", "grid", "pixels", "rows", "tile"}, set()),
     "tiles": ({"bitstream", "canvas", "decoder", "encoder", "errors", "grid", "rows", "tile"}, {"numpy"}),
-    "together": ({"bitstream", "canvas", "decoder", "errors", "tile"}, {"numpy"}),
+    "together": ({"bitstream", "canvas", "decoder", "entropy", "errors", "tile"}, {"numpy"}),
     "latents": ({"bitstream", "entropy", "errors", "pixels", "tiles"}, {"numpy"}),
     "thumbnails": ({"bitstream", "errors", "pixels", "rows"}, {"numpy"}),
     "payloads": ({"bitstream", "errors", "files"}, set()),

@@ -12,6 +12,7 @@ from conftest import picture
 from vaecodec import Codec, batches, bitstream, together
 from vaecodec.errors import VaecError, VaecMismatchError
 from vaecodec.model.network import Code, Network
+from vaecodec.model.symbols import Symbols
 
 
 @pytest.fixture
@@ -61,9 +62,11 @@ def watched_groups(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many pictures go through the network together, group by group."""
     sizes, walk = list[int](), Network.walk_together
 
-    def watch(network: Network, rows: int, columns: int, qualities: list[int], codes: list[Code]) -> torch.Tensor:
+    def watch(
+        network: Network, rows: int, columns: int, qualities: list[int], codes: list[Code], **options: bool
+    ) -> list[Symbols]:
         sizes.append(len(codes))
-        return walk(network, rows, columns, qualities, codes)
+        return walk(network, rows, columns, qualities, codes, **options)
 
     monkeypatch.setattr(Network, "walk_together", watch)
     return sizes
@@ -113,7 +116,7 @@ def test_what_cannot_go_together_is_decoded_alone(tiny: Codec, monkeypatch: pyte
 
 def test_a_batch_has_no_more_pixels_than_fit(tiny: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
     """Groups are cut where a CPU would gain nothing, or memory might run out; a rest of one is decoded alone."""
-    monkeypatch.setattr(together, "LARGEST_PART_PX", 2 * 80 * 80)
+    monkeypatch.setattr(together, "at_once_px", lambda network: 2 * 80 * 80)
     files, sizes = alike(tiny, 5), watched_groups(monkeypatch)
     assert len(tiny.decode_batch(files)) == 5
     assert sorted(sizes) == [1, 2, 2]
@@ -163,14 +166,14 @@ def test_a_crafted_file_spoils_no_other(tiny: Codec, monkeypatch: pytest.MonkeyP
 
 def test_pixels_that_are_no_numbers_are_an_error_in_their_place(tiny: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
     """One of a group whose synthesis overflows."""
-    files, walk = alike(tiny, 3), Network.walk_together
+    files, dequantize = alike(tiny, 3), Network.dequantize
 
     def overflow(network: Network, *arguments: object) -> torch.Tensor:
-        latents = walk(network, *arguments).clone()
+        latents = dequantize(network, *arguments).clone()
         latents[1] = float("inf")
         return latents
 
-    monkeypatch.setattr(Network, "walk_together", overflow)
+    monkeypatch.setattr(Network, "dequantize", overflow)
     found = tiny.decode_batch(files, return_errors=True)
     assert [getattr(each, "code", "picture") for each in found] == ["picture", "NONFINITE", "picture"]
 
@@ -209,3 +212,59 @@ def test_one_thread_is_the_caller_s(at_once: bool) -> None:
     finally:
         torch.set_num_threads(before)
     assert set(found) == {threading.current_thread()}
+
+
+# --- work done ahead --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threads", [0, 1, 3])
+def test_results_that_are_made_ahead_come_in_order(threads: int) -> None:
+    """All of them, in the order of the items, with torch's threads as they should be."""
+    before = torch.get_num_threads()
+    work = (lambda n: (n, torch.get_num_threads())) if threads else (lambda n: (n, 1))
+    assert list(batches.ahead(work, range(20), threads=threads, pending=4)) == [(n, 1) for n in range(20)]
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(("threads", "pending"), [(0, 1), (1, 1), (2, 5)])
+def test_no_more_is_begun_than_may_be_pending(threads: int, pending: int) -> None:
+    """Memory holds that much: items are asked for one by one, by the thread that wants the results."""
+    asked, wanted = list[tuple[int, int]](), 0
+
+    def items() -> Iterator[int]:
+        for number in range(12):
+            asked.append((number - wanted, threading.get_ident()))
+            yield number
+
+    for _ in batches.ahead(lambda n: n, items(), threads=threads, pending=pending):
+        wanted += 1
+    assert max(ahead for ahead, _ in asked) < pending
+    assert {ident for _, ident in asked} == {threading.get_ident()}
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_errors_of_work_done_ahead_come_where_the_result_would(threads: int) -> None:
+    """Results before it are there; nothing hangs."""
+
+    def work(number: int) -> int:
+        if number == 3:
+            raise ValueError("three")
+        return number
+
+    found = list[int]()
+    with pytest.raises(ValueError, match="three"):
+        found += iter(batches.ahead(work, range(9), threads=threads, pending=2))
+    assert found in ([], [0, 1, 2])
+    results = batches.ahead(work, range(9), threads=threads, pending=2)
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    results.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("vaecodec-ahead")]
+
+
+@pytest.mark.parametrize(
+    ("device", "threads", "expected"), [("cpu", 1, 0), ("cpu", 3, 0), ("cpu", 8, 2), ("cuda", 3, 3)]
+)
+def test_helpers(monkeypatch: pytest.MonkeyPatch, device: str, threads: int, expected: int) -> None:
+    """One for every four threads of torch on a CPU, none on few; all of them beside a GPU."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert batches.helpers(device) == expected

@@ -1,4 +1,4 @@
-"""The laws of the quality scale are measured rightly: each is broken once, and seen."""
+"""The laws of the quality scale are measured rightly: each is broken once, and seen; and other small records."""
 
 import json
 import sys
@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import picture
 from PIL import Image
 
 sys.path.append(str(Path(__file__).parents[1]))  # benchmarks/ is not part of the installed package
 
-from benchmarks import learning, quality_scale
+from benchmarks import ahead, learning, quality_scale
 from benchmarks.metrics import Point
 from benchmarks.quality_scale import Measured, above_hull_percent, border_ratio, verdict
 
@@ -91,3 +92,17 @@ def test_a_learning_curve_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     ]
     assert [point["bd_rate_percent"] for point in found] == [-40, -50]
     assert (tmp_path / "out" / "learning.png").stat().st_size > 1000
+
+
+def test_reading_ahead_is_measured_in_turn(tiny_weights: Path, tmp_path: Path) -> None:
+    """A row for each number of threads and scale, with a time for each number of helpers."""
+    before, out = torch.get_num_threads(), tmp_path / "ahead.json"
+    arguments = ["--megapixels", "0.3", "--threads", "1", "--helpers", "0,2", "--repeats", "1", "--out", str(out)]
+    try:
+        assert ahead.main([*arguments, "--model", str(tiny_weights)]) == 0
+    finally:
+        torch.set_num_threads(before)
+    record = json.loads(out.read_text())
+    assert [(row["threads"], row["scale"]) for row in record["rows"]] == [(1, 1), (1, 8)]
+    assert all(seconds > 0 for row in record["rows"] for seconds in row["seconds"].values())
+    assert set(record["rows"][0]["seconds"]) == {"0", "2"}

@@ -6,6 +6,7 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
+from conftest import picture
 from exactness.driver import PHOTOGRAPHS, TOLERANCE_LEVELS, TOLERANCE_SHARE
 from exactness.pictures import pictures
 from exactness.probe import FIELD_QUALITY, noise
@@ -74,3 +75,13 @@ def test_the_self_test_runs_on_the_device(shipped: Codec) -> None:
     scales._weights[3][7, 0, 0, 0] += 1
     with pytest.raises(OSError, match="cuda"):
         scales.self_test()
+
+
+@pytest.mark.parametrize("scale", [1, 1 / 2, 1 / 8])
+def test_a_picture_of_many_tiles_is_that_of_the_cpu(shipped: Codec, cuda: Codec, scale: float) -> None:
+    """Neighbouring tiles go through the GPU together, and symbols are read ahead; previews, too, are alike."""
+    data = shipped.encode(picture(1100, 2100), 60)
+    here, there = (codec.decode(data, output="numpy", scale=scale).astype(np.int16) for codec in (shipped, cuda))
+    difference = np.abs(here - there)
+    assert difference.max() <= (TOLERANCE_LEVELS if scale == 1 else 4)  # base of previews: bfloat16 on some CPUs
+    assert scale < 1 or np.count_nonzero(difference) / difference.size <= TOLERANCE_SHARE

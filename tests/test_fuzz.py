@@ -193,11 +193,10 @@ def skip_crcs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def skip_latent_checks(monkeypatch: pytest.MonkeyPatch) -> None:
-    def decode_latents(network: Network, tile: Tile, size: tuple[int, int], quality: int) -> object:
-        decoder = coder.Decoder(tile.payload)
-        return network.walk_latents(*size, quality, lambda group: decoder.read(group.tables, group.rows))
+    def read_symbols(network: Network, tile: Tile, size: tuple[int, int], quality: int) -> object:
+        return network.walk_latents(*size, quality, coder.Decoder(tile.payload).read)
 
-    monkeypatch.setattr("vaecodec.decoder.decode_latents", decode_latents)
+    monkeypatch.setattr("vaecodec.decoder.read_symbols", read_symbols)
 
 
 def crash(monkeypatch: pytest.MonkeyPatch) -> None:

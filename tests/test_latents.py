@@ -11,7 +11,7 @@ from PIL import Image
 
 from vaecodec import Codec, bitstream, latents, pixels, tiles
 from vaecodec.bitstream import TileMode
-from vaecodec.entropy.tables import ESCAPE_LIMIT, from_pmfs, ideal_bits, symbol_bits
+from vaecodec.entropy.tables import ESCAPE_LIMIT, Tables, from_pmfs, ideal_bits, symbol_bits
 from vaecodec.errors import VaecChecksumError, VaecImageError, VaecLimitError, VaecModelError
 
 FLOAT_ERROR = 2e-3  # of latents in steps: sums in float32
@@ -71,18 +71,14 @@ def coded_places(tiny: Codec, data: bytes, shape: tuple[int, ...]) -> np.ndarray
     stream, mask = bitstream.read(data), np.zeros(shape, bool)
     for tile, box in zip(stream.tiles, stream.header.boxes(), strict=True):
         rows, columns = -(-box.height // 16), -(-box.width // 16)
-        part = np.zeros((rows, columns, shape[0]), bool)
-
-        def watch(
-            prediction: object, symbols: np.ndarray, part: np.ndarray = part, rows: int = rows, columns: int = columns
-        ) -> None:
-            if prediction.latent == "y":
-                free = (prediction.rows >= prediction.tables.first_coded_row) & (np.abs(symbols) < ESCAPE_LIMIT)
-                part.reshape(-1, shape[0] // 2)[prediction.runs.numpy()] = free.reshape(rows * columns, -1)
-
-        tiles.decode_latents(tiny.network, tile, (rows, columns), stream.header.quality, watch=watch)
+        symbols = tiles.read_symbols(tiny.network, tile, (rows, columns), stream.header.quality)
+        part = np.zeros(symbols.y.shape, bool)
+        _, *groups = tiny.network.coded(symbols, rows, columns, stream.header.quality)
+        for group, coded in zip(tiny.network.groups(rows, columns), groups, strict=True):
+            is_coded = coded.rows >= coded.tables.first_coded_row
+            group.put(part, is_coded & (np.abs(coded.symbols) < ESCAPE_LIMIT))
         top, left = box.top // 16, box.left // 16
-        mask[:, top : top + rows, left : left + columns] = part.transpose(2, 0, 1)
+        mask[:, top : top + rows, left : left + columns] = part.reshape(rows, columns, -1).transpose(2, 0, 1)
     return mask
 
 
@@ -169,10 +165,9 @@ def bits_of(tiny: Codec, data: bytes) -> float:
     """What an ideal coder would spend on all symbols of a file."""
     stream, bits = bitstream.read(data), []
     for tile, box in zip(stream.tiles, stream.header.boxes(), strict=True):
-        tiles.decode_latents(
-            tiny.network, tile, (-(-box.height // 16), -(-box.width // 16)), stream.header.quality,
-            watch=lambda prediction, symbols: bits.append(ideal_bits(prediction.tables, prediction.rows, symbols)),
-        )  # fmt: skip
+        size = -(-box.height // 16), -(-box.width // 16)
+        symbols = tiles.read_symbols(tiny.network, tile, size, stream.header.quality)
+        bits += [ideal_bits(*coded) for coded in tiny.network.coded(symbols, *size, stream.header.quality)]
     return sum(bits)
 
 
@@ -290,12 +285,12 @@ def test_a_draw_costs_what_the_model_expects(tiny: Codec) -> None:
     network = tiny.network
     expected = 0.0
 
-    def entropy(prediction: object) -> np.ndarray:
+    def entropy(tables: Tables, of: np.ndarray) -> np.ndarray:
         nonlocal expected
-        symbols = latents._drawn(prediction.tables, prediction.rows, rng, 1.0)
-        shares = prediction.tables.counts / 2**24
+        symbols = latents._drawn(tables, of, rng, 1.0)
+        shares = tables.counts / 2**24
         each = -(shares * np.log2(np.maximum(shares, 2**-24))).sum(1)
-        expected += each[prediction.rows][prediction.rows >= prediction.tables.first_coded_row].sum()
+        expected += each[of][of >= tables.first_coded_row].sum()
         return symbols
 
     rng = np.random.default_rng(3)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner
 from conftest import picture
 from PIL import Image
@@ -15,6 +14,7 @@ import vaecodec
 from vaecodec import Codec, bitstream, thumbnails
 from vaecodec.cli import main
 from vaecodec.model.network import Code, Network
+from vaecodec.model.symbols import Symbols
 from vaecodec.pixels import reduced
 from vaecodec.rows import ArrayRows
 
@@ -26,9 +26,11 @@ def walked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """The sizes of the tiles whose latents are visited."""
     sizes, walk = list[tuple[int, int]](), Network.walk_together
 
-    def watch(network: Network, rows: int, columns: int, qualities: list[int], codes: list[Code]) -> torch.Tensor:
+    def watch(
+        network: Network, rows: int, columns: int, qualities: list[int], codes: list[Code], **options: bool
+    ) -> list[Symbols]:
         sizes.append((rows, columns))
-        return walk(network, rows, columns, qualities, codes)
+        return walk(network, rows, columns, qualities, codes, **options)
 
     monkeypatch.setattr(Network, "walk_together", watch)
     return sizes

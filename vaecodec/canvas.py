@@ -1,6 +1,5 @@
 """The canvas: latents of the tile rows at hand, so that the transforms of a tile can see past its edges: no seams."""
 
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,6 +19,7 @@ Samples = NDArray[np.uint8]
 
 LATENT_PX = 16
 LARGEST_PART_PX = 1 << 19  # pixels of a tile that a CPU computes at once: more take more memory, and no less time
+LARGEST_ON_GPU_PX = 1 << 23  # by the sizes of its tensors, some 3 GB; not measured
 SMALLEST_PART_PX = 64  # where memory is short, the transforms see parts of a tile, down to this side
 
 
@@ -61,7 +61,7 @@ def analyze(strip: Strip, box: TileBox, network: "Network", quality: int) -> "Te
     def join(parts: "list[Tensor]", axis: int) -> "Tensor":
         return network.join(parts, 1 + axis)
 
-    return _whole_or_halves(box, work, join, largest_px=_largest_part_px(network))
+    return _whole_or_halves(box, work, join, largest_px=at_once_px(network))
 
 
 class Canvas:
@@ -131,7 +131,7 @@ class Canvas:
             top, left = part.top - box.top, part.left - box.left
             return self._fit(part, original[top : top + part.height, left : left + part.width])
 
-        return _whole_or_halves(box, work, self.network.join, largest_px=_largest_part_px(self.network))
+        return _whole_or_halves(box, work, self.network.join, largest_px=at_once_px(self.network))
 
     def synthesize(self, box: TileBox) -> "Tensor":
         """Samples uint8 [h, w, C] of a part of a tile whose surroundings are in place."""
@@ -139,13 +139,8 @@ class Canvas:
         aligned = box._replace(
             top=box.top - above, left=box.left - before, height=box.height + above, width=box.width + before
         )
-        largest_px = _largest_part_px(self.network)
+        largest_px = at_once_px(self.network)
         return _whole_or_halves(aligned, self._synthesize, self.network.join, largest_px=largest_px)[above:, before:]
-
-    def preview(self, box: TileBox, scale: int) -> "Tensor":
-        """Samples uint8 [ceil(h / scale), ceil(w / scale), C] of a tile, by a short cut: see `model.preview`."""
-        pixels = self.network.preview(self.latents(area_of(box)), scale)
-        return in_channels(pixels[: -(-box.height // scale), : -(-box.width // scale)], box)
 
     def _synthesize(self, box: TileBox) -> "Tensor":
         seen, inside = self._around(box)
@@ -200,9 +195,9 @@ def _widened(area: Area, margin: int, bounds: Area) -> Area:
     )  # fmt: skip
 
 
-def _largest_part_px(network: "Network") -> int:
-    """How many pixels to compute at a time; a GPU is quickest with whole tiles."""
-    return LARGEST_PART_PX if network.device.type == "cpu" else sys.maxsize
+def at_once_px(network: "Network") -> int:
+    """How many pixels to compute at a time."""
+    return LARGEST_PART_PX if network.device.type == "cpu" else LARGEST_ON_GPU_PX
 
 
 def _whole_or_halves(

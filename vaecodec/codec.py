@@ -24,7 +24,8 @@ from vaecodec.rows import ArrayRows
 from vaecodec.streaming import DEFAULT_QUALITY, Output, Target
 
 if TYPE_CHECKING:
-    from vaecodec.model.network import Network, Tensors
+    from vaecodec.model.devices import Tensors
+    from vaecodec.model.network import Network
 
 
 class Codec(BatchCodec):
@@ -121,8 +122,9 @@ class Codec(BatchCodec):
             source: the .vaec file: bytes, a path, or an open binary file.
             output: "pil" (a Pillow image with its metadata in `info`), "numpy" (uint8 [H, W] or [H, W, C]) or "torch"
                 (uint8 [C, H, W] on this codec's device).
-            scale: 1, or 1/2, 1/4 or 1/8 for a preview of that scale, sides rounded up, in about a third of the time: an
-                approximation of the reduced picture, see `model.preview`. At 1/8, the thumbnail if the file has one.
+            scale: 1, or 1/2, 1/4 or 1/8 for a preview of that scale, sides rounded up, in less than half the time, at
+                1/8 in a fifth: an approximation of the reduced picture, see `model.preview`. At 1/8, the thumbnail if
+                the file has one.
             max_pixels: refuse larger pictures before anything is allocated for them.
             on_error: "partial" shows damaged tiles in grey and warns, instead of raising.
 
@@ -212,7 +214,7 @@ class Codec(BatchCodec):
         return self._tensors() if output == "torch" else tiles.Arrays()
 
     def _tensors(self) -> "Tensors":
-        from vaecodec.model.network import Tensors  # torch loads only for those who ask for it
+        from vaecodec.model.devices import Tensors  # torch loads only for those who ask for it
 
         return Tensors(self.device)
 
@@ -293,10 +295,10 @@ if hasattr(os, "register_at_fork"):
 
 
 def _load_network(model: str | None, device: str) -> "Network":
-    from vaecodec.model import network  # deferred, as `weights` is: torch takes a second to load
+    from vaecodec.model import devices  # deferred, as `weights` is: torch takes a second to load
 
     with _loading:
-        network.settle_after_fork()
+        devices.settle_after_fork()
         return _cached_network(model, device)
 
 

@@ -1,6 +1,6 @@
 """What latents are good for beside files: features, bits by place, pictures between pictures, pictures from the prior.
 
-Everything here goes through `Network.walk_latents`, as encoder and decoder do; only the answers to it differ.
+Everything here goes through `Network.walk_latents` and `choose`, as decoder and encoder do.
 """
 
 from collections.abc import Sequence
@@ -18,19 +18,20 @@ from vaecodec.tiles import (
     LATENT_PX,
     Samples,
     analyze_tiles,
-    decode_latents,
     decode_plain,
     decode_tiles,
     encode_latents,
     encode_symbols,
     encode_tiles,
+    read_symbols,
     to_rgb,
 )
 
 if TYPE_CHECKING:  # torch loads only when there is something to compute
     from torch import Tensor
 
-    from vaecodec.model.network import Latents, Network, Prediction
+    from vaecodec.model.network import Network
+    from vaecodec.model.symbols import Symbols
 
 BLOCK_PX = LATENT_PX
 HYPER_BLOCKS = 4  # blocks a side that one hyper-latent tells of
@@ -78,15 +79,11 @@ def features_of_stream(stream: Bitstream, network: "Network") -> Features:
             latents = network.to_steps(network.analyze(pixels, quality), quality)
             parts.append((_array(latents.y), _array(latents.z)))
             continue
-        hyper = list[NDArray[np.int32]]()
-
-        def watch(prediction: "Prediction", symbols: NDArray[np.int32], hyper: list[NDArray[np.int32]] = hyper) -> None:
-            if prediction.latent == "z":
-                channels, rows, columns = prediction.mean.shape
-                hyper.append(symbols.reshape(rows, columns, channels).transpose(2, 0, 1))
-
-        y_hat = decode_latents(network, tile, _blocks_of(box), quality, watch=watch)
-        parts.append((_array(network.to_steps(y_hat, quality).y), hyper[0].astype(np.float32)))
+        rows, columns = _blocks_of(box)
+        symbols = read_symbols(network, tile, (rows, columns), quality)
+        y_hat = network.dequantize([symbols], rows, columns, [quality])[0]
+        z = symbols.z.reshape(-(-rows // HYPER_BLOCKS), -(-columns // HYPER_BLOCKS), -1).transpose(2, 0, 1)
+        parts.append((_array(network.to_steps(y_hat, quality).y), z.astype(np.float32)))
     return _features(parts, stream.header)
 
 
@@ -115,9 +112,8 @@ def block_bits(stream: Bitstream, network: "Network | None") -> FloatMap:
         if network is None or tile.mode != TileMode.LEARNED:
             place += 8 * len(tile.payload) / place.size
             continue
-        meter = _Meter(rows, columns)
-        decode_latents(network, tile, (rows, columns), header.quality, watch=meter.count)
-        place += meter.blocks
+        symbols = read_symbols(network, tile, (rows, columns), header.quality)
+        place += _bits_by_block(network, symbols, rows, columns, header.quality)
     return total
 
 
@@ -130,16 +126,8 @@ def bits_per_pixel(samples: Samples, quality: int, network: "Network") -> float:
     header = _colour_header(width, height, quality, network)
     bits = 0.0
     for y in analyze_tiles(samples, header, network):
-        latents = network.to_steps(y, quality)
-        meter = _Meter(y.shape[1], y.shape[2])
-
-        def answer(prediction: "Prediction", latents: "Latents" = latents, meter: _Meter = meter) -> NDArray[np.int32]:
-            symbols = prediction.quantize(latents)
-            meter.count(prediction, symbols)
-            return symbols
-
-        network.walk_latents(y.shape[1], y.shape[2], quality, answer)
-        bits += float(meter.blocks.sum())
+        symbols, _ = network.choose(network.to_steps(y, quality), quality)
+        bits += float(_bits_by_block(network, symbols, y.shape[1], y.shape[2], quality).sum())
     return bits / (height * width)
 
 
@@ -180,7 +168,7 @@ def blends(a: Samples, b: Samples, steps: int, quality: int, network: "Network")
 def draw(width: int, height: int, quality: int, network: "Network", *, seed: int, temperature: float) -> list[Tile]:
     """The tiles of a picture that nobody took: every symbol is drawn from the table that would code it.
 
-    First the hyper-latents from their prior, then, given those, the latents in two passes. The integers come from
+    First the hyper-latents from their prior, then, given those, the latents. The integers come from
     numpy's PCG64 and integer tables: at temperature 1 they are the same on every machine.
 
     Args:
@@ -201,31 +189,30 @@ def draw(width: int, height: int, quality: int, network: "Network", *, seed: int
     rng = np.random.default_rng(seed)
     header = _colour_header(width, height, quality, network)
 
-    def answer(prediction: "Prediction") -> NDArray[np.int32]:
-        return _drawn(prediction.tables, prediction.rows, rng, temperature)
+    def answer(tables: Tables, rows: NDArray[np.uint8]) -> NDArray[np.int32]:
+        return _drawn(tables, rows, rng, temperature)
 
-    return [encode_symbols(network, _blocks_of(box), quality, answer)[0] for box in header.boxes()]
+    sizes = [_blocks_of(box) for box in header.boxes()]
+    return [encode_symbols(network, network.walk_latents(*size, quality, answer), size, quality) for size in sizes]
 
 
-class _Meter:
-    """Adds up the bits of one learned tile by block [rows, columns] while it is walked."""
+def _bits_by_block(
+    network: "Network", symbols: "Symbols", rows: int, columns: int, quality: int
+) -> NDArray[np.float64]:
+    """Bits [rows, columns] of the symbols of one learned tile; those of a hyper-latent are shared out."""
+    hyper, *groups = network.coded(symbols, rows, columns, quality)
+    bits = np.zeros(symbols.y.shape)
+    for coded, group in zip(groups, network.groups(rows, columns), strict=True):
+        group.put(bits, symbol_bits(*coded))
+    hyper_bits = symbol_bits(*hyper).reshape(-(-rows // HYPER_BLOCKS), -(-columns // HYPER_BLOCKS), -1).sum(2)
+    return bits.sum(1).reshape(rows, columns) + _shared_out(hyper_bits, rows, columns)
 
-    def __init__(self, rows: int, columns: int) -> None:
-        self.blocks = np.zeros((rows, columns))
 
-    def count(self, prediction: "Prediction", symbols: NDArray[np.int32]) -> None:
-        _, rows, columns = prediction.mean.shape
-        bits = symbol_bits(prediction.tables, prediction.rows, symbols)
-        # Every position has one run in every group.
-        found = bits.reshape(rows, columns, -1).sum(2, dtype=np.float64)
-        self.blocks += found if prediction.latent == "y" else self._shared_out(found)
-
-    def _shared_out(self, hyper_bits: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Bits [h, w] of hyper-latents as bits of their blocks; at the right and bottom edges they have fewer."""
-        rows, columns = self.blocks.shape
-        heights, widths = (np.minimum(HYPER_BLOCKS, n - np.arange(0, n, HYPER_BLOCKS)) for n in (rows, columns))
-        each = hyper_bits / (heights[:, None] * widths)
-        return each.repeat(heights, 0).repeat(widths, 1)
+def _shared_out(hyper_bits: NDArray[np.float64], rows: int, columns: int) -> NDArray[np.float64]:
+    """Bits [h, w] of hyper-latents as bits of their blocks; at the right and bottom edges they have fewer."""
+    heights, widths = (np.minimum(HYPER_BLOCKS, n - np.arange(0, n, HYPER_BLOCKS)) for n in (rows, columns))
+    each = hyper_bits / (heights[:, None] * widths)
+    return each.repeat(heights, 0).repeat(widths, 1)
 
 
 def _drawn(

@@ -15,9 +15,8 @@ from vaecodec.pixels import decibels, psnr_db
 if TYPE_CHECKING:  # torch loads only when a tile needs the network
     from torch import Tensor
 
-    from vaecodec.model.network import Code, Network, Prediction
-
-    Watch = Callable[[Prediction, NDArray[np.int32]], None]
+    from vaecodec.model.network import Network
+    from vaecodec.model.symbols import Symbols
 
 Samples = NDArray[np.uint8]
 
@@ -42,75 +41,58 @@ def floor_psnr_db(quality: int) -> float:
 
 def encode_latents(network: "Network", y: "Tensor", quality: int) -> tuple[Tile, "Tensor"]:
     """Code the latents y [M, h, w] of one tile; also returns what the decoder will have of them [M, h, w]."""
-    latents = network.to_steps(y, quality)
-    return encode_symbols(network, (y.shape[1], y.shape[2]), quality, lambda prediction: prediction.quantize(latents))
+    symbols, y_hat = network.choose(network.to_steps(y, quality), quality)
+    return encode_symbols(network, symbols, (y.shape[1], y.shape[2]), quality), y_hat
 
 
-def encode_symbols(network: "Network", size: tuple[int, int], quality: int, choose: "Code") -> tuple[Tile, "Tensor"]:
-    """Code one tile of `size` latents whose symbols `choose` supplies; returns as `encode_latents`."""
-    passes: list[coder.Pass] = []
-
-    def answer(prediction: "Prediction") -> NDArray[np.int32]:
-        symbols = choose(prediction)
-        passes.append(coder.Pass(prediction.tables, prediction.rows, symbols))
-        return symbols
-
-    y_hat = network.walk_latents(*size, quality, answer)
-    crc = 0
-    for coded in passes:
-        crc = _crc_of_symbols(coded.symbols, crc)
-    return Tile(TileMode.LEARNED, coder.encode(passes), crc), y_hat
+def encode_symbols(network: "Network", symbols: "Symbols", size: tuple[int, int], quality: int) -> Tile:
+    """The tile of `size` latents, rows and columns, that has these symbols."""
+    passes = [coder.Pass(*coded) for coded in network.coded(symbols, *size, quality)]
+    return Tile(TileMode.LEARNED, coder.encode(passes), _crc_of(symbols))
 
 
-class LatentReader:
-    """Answers what the symbols of a learned tile are, pass by pass, from its payload."""
-
-    def __init__(self, tile: Tile) -> None:
-        self._tile, self._decoder, self._crc = tile, coder.Decoder(tile.payload), 0
-
-    def answer(self, prediction: "Prediction") -> NDArray[np.int32]:
-        """The next pass; raises VaecCorruptError if the payload is not one that an encoder wrote."""
-        symbols = self._decoder.read(prediction.tables, prediction.rows)
-        self._crc = _crc_of_symbols(symbols, self._crc)
-        return symbols
-
-    def finish(self) -> None:
-        """Checks that these were the symbols of the encoder, no fewer and no others.
-
-        Raises:
-            VaecCorruptError: the payload does not end here.
-            VaecMismatchError: the symbols have another CRC.
-        """
-        self._decoder.finish()
-        if self._crc != self._tile.content_crc:
-            raise VaecMismatchError(
-                f"latents have CRC {self._crc:08x}, the file says {self._tile.content_crc:08x}", code="LATENT_CRC"
-            )
-
-
-def decode_latents(
-    network: "Network", tile: Tile, size: tuple[int, int], quality: int, *, watch: "Watch | None" = None
-) -> "Tensor":
-    """Latents [M, h, w] of a learned tile, ready for synthesis; `watch` is told of every group of symbols.
+def read_symbols(network: "Network", tile: Tile, size: tuple[int, int], quality: int) -> "Symbols":
+    """The symbols of a learned tile of `size` latents, rows and columns.
 
     Raises:
-        VaecMismatchError: the payload does not decode to the latents that were encoded.
+        VaecCorruptError: the payload is not one that an encoder wrote.
+        VaecMismatchError: it does not decode to the latents that were encoded.
     """
-    reader = LatentReader(tile)
+    reader = coder.Decoder(tile.payload)
+    symbols = network.walk_latents(*size, quality, reader.read)
+    check_end(reader, tile, symbols)
+    return symbols
 
-    def answer(prediction: "Prediction") -> NDArray[np.int32]:
-        symbols = reader.answer(prediction)
-        if watch:
-            watch(prediction, symbols)
-        return symbols
 
-    y_hat = network.walk_latents(*size, quality, answer)
+def check_end(reader: coder.Decoder, tile: Tile, symbols: "Symbols") -> None:
+    """Checks that what was read is all that the encoder wrote, no less and nothing else.
+
+    Raises:
+        VaecCorruptError: the payload does not end here.
+        VaecMismatchError: the symbols have another CRC.
+    """
     reader.finish()
-    return y_hat
+    crc = _crc_of(symbols)
+    if crc != tile.content_crc:
+        raise VaecMismatchError(f"latents have CRC {crc:08x}, the file says {tile.content_crc:08x}", code="LATENT_CRC")
 
 
-def _crc_of_symbols(symbols: NDArray[np.integer], crc: int) -> int:
-    return zlib.crc32(symbols.astype("<i2").tobytes(), crc)
+def decode_latents(network: "Network", tile: Tile, size: tuple[int, int], quality: int) -> "Tensor":
+    """Latents [M, h, w] of a learned tile, ready for synthesis; raises as `read_symbols`."""
+    return network.dequantize([read_symbols(network, tile, size, quality)], *size, [quality])[0]
+
+
+def read_base(network: "Network", tile: Tile, size: tuple[int, int], quality: int) -> "Symbols":
+    """The symbols of the base of a learned tile, enough for a small preview; what follows them is not looked at.
+
+    Raises:
+        VaecCorruptError: the payload is not one that an encoder wrote.
+    """
+    return network.walk_latents(*size, quality, coder.Decoder(tile.payload).read, base_only=True)
+
+
+def _crc_of(symbols: "Symbols") -> int:
+    return zlib.crc32(symbols.y.astype("<i2").tobytes(), zlib.crc32(symbols.z.astype("<i2").tobytes()))
 
 
 # --- one plain tile ---------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from vaecodec.encoder import Encoder, Shelf
 from vaecodec.errors import VaecError
 from vaecodec.grid import Window
 from vaecodec.rows import ArrayRows, Rows
-from vaecodec.tile import decode_latents, decode_plain, encode_latents, encode_symbols, floor_psnr_db
+from vaecodec.tile import decode_latents, decode_plain, encode_latents, encode_symbols, floor_psnr_db, read_symbols
 
 if TYPE_CHECKING:  # torch loads only when a tile needs the network
     from torch import Tensor
@@ -34,6 +34,7 @@ __all__ = [
     "encode_symbols",
     "encode_tiles",
     "floor_psnr_db",
+    "read_symbols",
     "to_rgb",
 ]
 

@@ -8,15 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaecodec.bitstream import Bitstream, Header, Tile, TileMode
-from vaecodec.canvas import LARGEST_PART_PX, LATENT_PX, area_of, in_channels
+from vaecodec.canvas import LATENT_PX, area_of, at_once_px, in_channels
 from vaecodec.decoder import Medium, mismatch
+from vaecodec.entropy import coder
 from vaecodec.errors import VaecCorruptError
-from vaecodec.tile import LatentReader
+from vaecodec.tile import check_end
 
 if TYPE_CHECKING:  # torch loads only when there is something to compute
-    from vaecodec.model.network import Network, Prediction
-
-LARGEST_ON_GPU_PX = 1 << 23  # pixels at once: by the sizes of its tensors, some 3 GB; not measured
+    from vaecodec.entropy.tables import Tables
+    from vaecodec.model.network import Network
+    from vaecodec.model.symbols import Symbols
 
 
 class Single(NamedTuple):
@@ -41,14 +42,13 @@ def single_of(stream: Bitstream) -> Single | None:
 
 def groups(streams: Mapping[int, Bitstream], network: "Network") -> Iterator[dict[int, Single]]:
     """Files to decode together with a network, two or more at a time, by their numbers; each occurs once at most."""
-    largest_px = LARGEST_PART_PX if network.device.type == "cpu" else LARGEST_ON_GPU_PX
     alike = defaultdict[tuple[int, int], list[tuple[int, Single]]](list)
     for number, stream in streams.items():
         single = single_of(stream)
         if single is not None and single.header.model_id == network.model_id:
             alike[single.size].append((number, single))
     for (rows, columns), found in alike.items():
-        at_once = max(1, largest_px // (rows * columns * LATENT_PX**2))
+        at_once = max(1, at_once_px(network) // (rows * columns * LATENT_PX**2))
         for start in range(0, len(found), at_once):
             group = dict(found[start : start + at_once])
             if len(group) > 1:
@@ -62,15 +62,16 @@ def decode(group: Mapping[int, Single], network: "Network", medium: Medium) -> d
     """
     singles = list(group.values())
     attempts = [_Attempt(single.tile) for single in singles]
-    qualities = [single.header.quality for single in singles]
-    latents = network.walk_together(*singles[0].size, qualities, [attempt.answer for attempt in attempts])
+    qualities, size = [single.header.quality for single in singles], singles[0].size
+    symbols = network.walk_together(*size, qualities, [attempt.answer for attempt in attempts])
+    latents = network.dequantize(symbols, *size, qualities)
     cuts = [single.header.deblocking_cut for single in singles]
     pixels, faults = network.synthesize_together(latents, qualities, cuts)
     done = dict[int, Any]()
-    for (number, single), attempt, shown, fault in zip(group.items(), attempts, pixels, faults, strict=True):
+    for n, (number, single) in enumerate(group.items()):
         box = single.header.boxes()[0]
-        error = attempt.end() or fault
-        samples = in_channels(shown[: box.height, : box.width], box)
+        error = attempts[n].end(symbols[n]) or faults[n]
+        samples = in_channels(pixels[n][: box.height, : box.width], box)
         done[number] = medium.take(samples) if error is None else mismatch(error, 0)
     return done
 
@@ -79,27 +80,28 @@ class _Attempt:
     """One file's symbols: what is wrong with them is no other file's matter."""
 
     def __init__(self, tile: Tile) -> None:
-        self._reader: LatentReader | None = None
+        self._tile = tile
+        self._reader: coder.Decoder | None = None
         self._error: VaecCorruptError | None = None
         try:
-            self._reader = LatentReader(tile)
+            self._reader = coder.Decoder(tile.payload)
         except VaecCorruptError as error:
             self._error = error
 
-    def answer(self, prediction: "Prediction") -> NDArray[np.int32]:
-        """Those of a pass; zeros from where they could not be read."""
+    def answer(self, tables: "Tables", rows: NDArray[np.uint8]) -> NDArray[np.int32]:
+        """Those of a group; zeros from where they could not be read."""
         if self._reader is not None and self._error is None:
             try:
-                return self._reader.answer(prediction)
+                return self._reader.read(tables, rows)
             except VaecCorruptError as error:
                 self._error = error
-        return np.zeros(prediction.rows.size, np.int32)
+        return np.zeros(rows.size, np.int32)
 
-    def end(self) -> VaecCorruptError | None:
+    def end(self, symbols: "Symbols") -> VaecCorruptError | None:
         """What was wrong."""
         if self._reader is not None and self._error is None:
             try:
-                self._reader.finish()
+                check_end(self._reader, self._tile, symbols)
             except VaecCorruptError as error:
                 self._error = error
         return self._error

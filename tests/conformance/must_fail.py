@@ -13,7 +13,7 @@ from vaecodec import bitstream, tiles
 from vaecodec.bitstream import HEADER, Tile, TileMode
 from vaecodec.entropy import coder
 from vaecodec.entropy.tables import Tables
-from vaecodec.model.network import Network, Prediction
+from vaecodec.model.network import Network
 
 LEARNED, ZLIB, SOLID = 0, 1, 2
 
@@ -186,18 +186,11 @@ class _Needless(Tables):
 
 
 def _needless_escape(network: Network) -> tuple[bytes, str]:
-    passes: list[coder.Pass] = []
-
-    def answer(prediction: Prediction) -> np.ndarray:
-        symbols = np.zeros(prediction.rows.size, np.int32)
-        tables = prediction.tables
-        if not passes:
-            tables = _Needless(tables.radius, tables.counts, tables.first_coded_row)
-        passes.append(coder.Pass(tables, prediction.rows, symbols))
-        return symbols
-
-    network.walk_latents(-(-40 // tiles.LATENT_PX), -(-56 // tiles.LATENT_PX), 60, answer)
-    return coder.encode(passes), "an escape for a symbol that needs none"
+    size, quality = (-(-40 // tiles.LATENT_PX), -(-56 // tiles.LATENT_PX)), 60
+    symbols = network.walk_latents(*size, quality, lambda _, rows: np.zeros(rows.size, np.int32))
+    hyper, *groups = (coder.Pass(*coded) for coded in network.coded(symbols, *size, quality))
+    tables = _Needless(hyper.tables.radius, hyper.tables.counts, hyper.tables.first_coded_row)
+    return coder.encode([hyper._replace(tables=tables), *groups]), "an escape for a symbol that needs none"
 
 
 def _flipped(data: bytes) -> bytes:

@@ -1,7 +1,6 @@
 """The conformance vectors that decode: sizes, qualities, modes, tilings, metadata that version 1 allows, in small."""
 
 import zlib
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -10,8 +9,8 @@ from scenes import Samples, drawing, noise, photo
 
 from vaecodec import bitstream, pixels, tiles
 from vaecodec.bitstream import CHUNK, HEADER, INDEX_ENTRY, Header, PixelFormat, Tile, TileMode
-from vaecodec.entropy.tables import ESCAPE_LIMIT
-from vaecodec.model.network import Network, Prediction
+from vaecodec.entropy.tables import ESCAPE_LIMIT, Tables
+from vaecodec.model.network import Code, Network
 
 EXIF_TURNED = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"  # Orientation 6
 XMP = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'/>"
@@ -129,40 +128,41 @@ def _crafted_latents(network: Network) -> dict[str, Vector]:
     """Latents that no picture has, but that a file may hold."""
     rng = np.random.default_rng(40)
 
-    def few(prediction: Prediction) -> NDArray[np.int32]:
-        return rng.integers(-1, 2, prediction.rows.size).astype(np.int32)
+    def few(_: Tables, rows: NDArray[np.uint8]) -> NDArray[np.int32]:
+        return rng.integers(-1, 2, rows.size).astype(np.int32)
 
-    def escaping(prediction: Prediction) -> NDArray[np.int32]:
+    def escaping(tables: Tables, rows: NDArray[np.uint8]) -> NDArray[np.int32]:
         """About one symbol in 40 just outside of its table, of either sign."""
-        radius = prediction.tables.radius[prediction.rows].astype(np.int32)
+        radius = tables.radius[rows].astype(np.int32)
         picked = rng.random(radius.size) < 0.025
         return np.where(picked, (radius + rng.integers(1, 4, radius.size)) * rng.choice((-1, 1), radius.size), 0)
 
-    def extreme(prediction: Prediction) -> NDArray[np.int32]:
-        """Two symbols a pass of the largest magnitude."""
-        symbols = np.zeros(prediction.rows.size, np.int32)
-        coded = np.flatnonzero(prediction.rows >= prediction.tables.first_coded_row)
+    def extreme(tables: Tables, rows: NDArray[np.uint8]) -> NDArray[np.int32]:
+        """Two symbols a group of the largest magnitude."""
+        symbols = np.zeros(rows.size, np.int32)
+        coded = np.flatnonzero(rows >= tables.first_coded_row)
         symbols[coded[:1]], symbols[coded[-1:]] = ESCAPE_LIMIT, -ESCAPE_LIMIT
         return symbols
 
-    def none(prediction: Prediction) -> NDArray[np.int32]:
-        return np.zeros(prediction.rows.size, np.int32)
+    def none(_: Tables, rows: NDArray[np.uint8]) -> NDArray[np.int32]:
+        return np.zeros(rows.size, np.int32)
 
     return {
         "latents-none": Vector(_crafted(network, none, 50), "all symbols are 0"),
         "latents-dense": Vector(_crafted(network, few, 50), "symbols of -1, 0 and 1 in every row", False),
-        "latents-escapes": Vector(_crafted(network, escaping, 80), "escaped symbols in every pass", False),
+        "latents-escapes": Vector(_crafted(network, escaping, 80), "escaped symbols in every group", False),
         "latents-extreme": Vector(_crafted(network, extreme, 100), "symbols of magnitude 2047", False),
     }
 
 
-def _crafted(network: Network, choose: Callable[[Prediction], NDArray[np.int32]], quality: int) -> bytes:
-    def choose_coded(prediction: Prediction) -> NDArray[np.int32]:
-        symbols = choose(prediction).astype(np.int32)
-        symbols[prediction.rows < prediction.tables.first_coded_row] = 0
+def _crafted(network: Network, choose: Code, quality: int) -> bytes:
+    def choose_coded(tables: Tables, rows: NDArray[np.uint8]) -> NDArray[np.int32]:
+        symbols = choose(tables, rows).astype(np.int32)
+        symbols[rows < tables.first_coded_row] = 0
         return symbols
 
-    tile, _ = tiles.encode_symbols(network, (2, 2), quality, choose_coded)
+    size = (2, 2)
+    tile = tiles.encode_symbols(network, network.walk_latents(*size, quality, choose_coded), size, quality)
     return bitstream.write(Header(PixelFormat.RGB, 32, 32, network.model_id, quality), [tile])
 
 

@@ -33,13 +33,13 @@ def builds() -> list[Build]:
 def _of_sums(change: Change, scales: ExactScales, layer: int | None = None) -> None:
     """Changes the sums of one layer, or of all."""
     sums = scales.sums
-    scales.sums = lambda number, x: change(sums(number, x)) if layer in (None, number) else sums(number, x)
+    scales.sums = lambda number, *rest: change(sums(number, *rest)) if layer in (None, number) else sums(number, *rest)
 
 
 def _of_width(change: Callable[[Tensor, int], Tensor], fewer: int, scales: ExactScales) -> None:
     """Gives the sums of every layer so many bits less than its largest sum needs."""
     sums, bounds = scales.sums, scales.stored.prove_exact()
-    scales.sums = lambda number, x: change(sums(number, x), bounds[number].bit_length() - fewer)
+    scales.sums = lambda number, *rest: change(sums(number, *rest), bounds[number].bit_length() - fewer)
 
 
 def _of_products(
@@ -49,10 +49,10 @@ def _of_products(
     """Changes what goes into the sums of one layer, or of all."""
     sums = scales.sums
 
-    def altered(number: int, x: Tensor) -> Tensor:
+    def altered(number: int, x: Tensor, outputs: int | None = None) -> Tensor:
         if layer not in (None, number):
-            return sums(number, x)
-        weight, bias = scales._weights[number], scales._biases[number]
+            return sums(number, x, outputs)
+        weight, bias = scales._weights[number][:outputs], scales._biases[number][:outputs]
         x, weight = of_x(x) if of_x else x, of_weight(weight) if of_weight else weight
         found = F.conv2d(x.to(dtype), weight.to(dtype), bias.to(dtype), padding=weight.shape[-1] // 2)
         return torch.round(found.double())
@@ -198,8 +198,8 @@ def _add_at(sums: Tensor, place: float, step: float) -> Tensor:
 
 
 def _with_borders(mode: str, scales: ExactScales) -> None:
-    def altered(number: int, x: Tensor) -> Tensor:
-        weight, bias = scales._weights[number], scales._biases[number]
+    def altered(number: int, x: Tensor, outputs: int | None = None) -> Tensor:
+        weight, bias = scales._weights[number][:outputs], scales._biases[number][:outputs]
         reach = weight.shape[-1] // 2
         return torch.round(F.conv2d(F.pad(x, (reach,) * 4, mode), weight, bias))
 

@@ -28,7 +28,7 @@ from vaecodec import Codec, bitstream
 from vaecodec.bitstream import Bitstream
 from vaecodec.entropy import coder
 from vaecodec.model.exact import ACTIVATION_LIMIT, HYPER_LIMIT, ROW_FRACTION_BITS, ExactScales, IntegerScales
-from vaecodec.model.network import Network, Prediction
+from vaecodec.model.network import Network, hyper_size
 from vaecodec.model.priors import SCALE_ROWS
 
 LATENT_PX = 16
@@ -68,22 +68,17 @@ def float_rows(stored: IntegerScales, z: Tensor, quality: int) -> Tensor:
 def decode(network: Network, stream: Bitstream) -> Decoded:
     """Decode a file of one learned tile; the CRCs of the file are not looked at, the hash is to tell."""
     header, (tile,) = stream.header, stream.tiles
-    decoder, digest, read = coder.Decoder(tile.payload), hashlib.sha256(), []
-
-    def answer(prediction: Prediction) -> NDArray[np.int32]:
-        symbols = decoder.read(prediction.tables, prediction.rows)
-        digest.update(symbols.astype("<i2").tobytes())
-        read.append((prediction, symbols))
-        return symbols
-
-    rows, columns = -(-header.height // LATENT_PX), -(-header.width // LATENT_PX)
-    y_hat = network.walk_latents(rows, columns, header.quality, answer)
+    size = -(-header.height // LATENT_PX), -(-header.width // LATENT_PX)
+    decoder = coder.Decoder(tile.payload)
+    symbols = network.walk_latents(*size, header.quality, decoder.read)
     decoder.finish()
-    (first, z), *_ = read
+    digest = hashlib.sha256(symbols.z.tobytes() + symbols.y.tobytes())
+    (y_hat,) = network.dequantize([symbols], *size, [header.quality])
+    z = symbols.z.astype(np.int32).reshape(*hyper_size(*size), -1).transpose(2, 0, 1)
     pixels = (
         network.synthesize(y_hat, header.quality, header.deblocking_cut)[: header.height, : header.width].cpu().numpy()
     )
-    return Decoded(digest.hexdigest()[:16], z.reshape(first.mean.shape), pixels)
+    return Decoded(digest.hexdigest()[:16], z, pixels)
 
 
 def rows_of(scales: ExactScales, hypers: Sequence[Tensor], quality: int, layout: torch.memory_format) -> list[str]:

@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from fuzz.mutators import FORGED, Mutant
 from fuzz.parts import LEARNED, ZLIB, Entry, Parts, assemble, reseal, sound_entry
-from vaecodec import Codec, bitstream
+from vaecodec import Codec, bitstream, tiles
 from vaecodec.bitstream import Header, PixelFormat, Tile, TileBox, TileMode
-from vaecodec.entropy import coder, lossless
-from vaecodec.entropy.tables import ESCAPE_LIMIT
+from vaecodec.entropy import lossless
+from vaecodec.entropy.tables import ESCAPE_LIMIT, Tables
 
 if TYPE_CHECKING:
-    from vaecodec.model.network import Network, Prediction
+    from vaecodec.model.network import Network
 
 STYLES = ("limit", "alternating", "wide", "just escaped", "sparse", "zero")
 
@@ -51,30 +51,25 @@ def learned_payload(
     network: "Network", size: tuple[int, int], *, quality: int, style: str, rng: np.random.Generator
 ) -> tuple[bytes, int]:
     """Codes hostile symbols for a tile of [rows, columns] latents; returns the payload and its content CRC."""
-    passes: list[coder.Pass] = []
 
-    def answer(prediction: "Prediction") -> NDArray[np.int32]:
-        symbols = hostile_symbols(rng, prediction, style)
-        passes.append(coder.Pass(prediction.tables, prediction.rows, symbols))
-        return symbols
+    def answer(tables: Tables, rows: NDArray[np.uint8]) -> NDArray[np.int32]:
+        return hostile_symbols(rng, tables, rows, style)
 
-    network.walk_latents(*size, quality, answer)
-    crc = 0
-    for coded in passes:
-        crc = zlib.crc32(coded.symbols.astype("<i2").tobytes(), crc)
-    return coder.encode(passes), crc
+    tile = tiles.encode_symbols(network, network.walk_latents(*size, quality, answer), size, quality)
+    return tile.payload, tile.content_crc
 
 
-def hostile_symbols(rng: np.random.Generator, prediction: "Prediction", style: str) -> NDArray[np.int32]:
+def hostile_symbols(rng: np.random.Generator, tables: Tables, rows: NDArray[np.uint8], style: str) -> NDArray[np.int32]:
     """int32 [n]: symbols that the tables allow and that no picture has.
 
     Args:
         rng: decides what is random.
-        prediction: tables and rows of the symbols.
+        tables: of the symbols.
+        rows: int [n], theirs.
         style: one of `STYLES`.
     """
-    count = prediction.rows.size
-    radius = prediction.tables.radius.astype(np.int32)[prediction.rows]
+    count = rows.size
+    radius = tables.radius.astype(np.int32)[rows]
     values = {
         "limit": lambda: np.full(count, rng.choice((-ESCAPE_LIMIT, ESCAPE_LIMIT))),
         "alternating": lambda: np.where(np.arange(count) % 2, -ESCAPE_LIMIT, ESCAPE_LIMIT),
@@ -84,7 +79,7 @@ def hostile_symbols(rng: np.random.Generator, prediction: "Prediction", style: s
         "zero": lambda: np.zeros(count),
     }
     symbols = values[style]().astype(np.int32)
-    symbols[prediction.rows < prediction.tables.first_coded_row] = 0
+    symbols[rows < tables.first_coded_row] = 0
     return symbols
 
 

@@ -55,7 +55,7 @@ def _plugin() -> str:
 
 
 def _devices() -> list[str]:
-    from vaecodec.model.network import pick_device  # loads torch
+    from vaecodec.model.devices import pick_device  # loads torch
 
     return list(dict.fromkeys(("cpu", str(pick_device("auto")))))
 

@@ -88,7 +88,7 @@ class ExactScales:
         self._dequantize = stored.dequantize.to(device, carrier)
         self._row_offset = stored.row_offset.to(device, carrier)
 
-    def rows(self, z: Tensor, quality: int | Sequence[int]) -> Tensor:
+    def rows(self, z: Tensor, quality: int | Sequence[int], channels: int | None = None) -> Tensor:
         """Table rows uint8 [B, M, 4 h, 4 w] of integer hyper-latents z [B, Z, h, w] (any dtype).
 
         Those of a position lie side by side in memory, as symbols are coded.
@@ -96,6 +96,7 @@ class ExactScales:
         Args:
             z: of B tiles.
             quality: 1..100, of all of them or of each.
+            channels: rows of no more than the first so many are wanted; None is all.
         """
         line = torch.tensor(quality, device=z.device).reshape(-1) - 1
         with full_precision(z.device):
@@ -108,18 +109,19 @@ class ExactScales:
             # sum of all that is added before them.
             shift = self.stored.layers[3].shift
             halves = (1 << (shift - 1)) + (1 << (shift + ROW_FRACTION_BITS - 1))
-            offset = self._row_offset[line].repeat_interleave(4, 1) * (1 << shift) + halves
-            h = self._floor(self.sums(3, h).add_(offset[:, :, None, None]), shift + ROW_FRACTION_BITS)
+            offset = self._row_offset[line][:, :channels].repeat_interleave(4, 1) * (1 << shift) + halves
+            h = self._floor(self.sums(3, h, offset.shape[1]).add_(offset[:, :, None, None]), shift + ROW_FRACTION_BITS)
             parts = h.clamp_(0, SCALE_ROWS - 1).to(torch.uint8).unflatten(1, (-1, 2, 2))  # a pixel shuffle, by position
             return parts.permute(0, 4, 2, 5, 3, 1).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
 
-    def sums(self, number: int, x: Tensor) -> Tensor:
+    def sums(self, number: int, x: Tensor, outputs: int | None = None) -> Tensor:
         """Sums [B, out, h, w] of a layer over inputs x [B, in, h, w] of the carrier's dtype, before its division.
 
+        Of the first so many outputs; None is all.
         Rounding repairs what a Winograd or FFT kernel may leave at 1e-5.
         """
-        weight = self._weights[number]
-        return F.conv2d(x, weight, self._biases[number], padding=weight.shape[-1] // 2).round_()
+        weight, bias = self._weights[number][:outputs], self._biases[number][:outputs]
+        return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2).round_()
 
     def _layer(self, number: int, x: Tensor) -> Tensor:
         return self._shift(self.sums(number, x), self.stored.layers[number].shift)

@@ -19,9 +19,16 @@ class Pointwise(nn.Conv2d):
     def __init__(self, in_channels: int, out_channels: int, bias: bool = True) -> None:
         super().__init__(in_channels, out_channels, 1, bias=bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, out, h, w] of [B, in, h, w], the channels of a position side by side in memory."""
-        return F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+    def forward(self, x: Tensor, outputs: int | None = None) -> Tensor:
+        """[B, out, h, w] of [B, in, h, w], the channels of a position side by side in memory.
+
+        Args:
+            x: if it has fewer channels, all others count as zeros.
+            outputs: compute no more than so many; None is all.
+        """
+        weight = self.weight.flatten(1)[:outputs, : x.shape[1]]
+        bias = None if self.bias is None else self.bias[:outputs]
+        return F.linear(x.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2)
 
 
 class Onto(nn.Module):
@@ -35,11 +42,11 @@ class Onto(nn.Module):
         """[B, out, h, w]: the total [B, out, h, w] plus the convolution of x [B, in, h, w].
 
         Args:
-            total: the channels of a position side by side in memory.
+            total: the channels of a position side by side in memory; if it has fewer, only those are computed.
             x: likewise.
             in_place: whether the result may take the place of the total, where no gradients are wanted.
         """
-        weight, x = self.weight.flatten(1), x.permute(0, 2, 3, 1)
+        weight, x = self.weight.flatten(1)[: total.shape[1]], x.permute(0, 2, 3, 1)
         if torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type):
             return total + F.linear(x, weight).permute(0, 3, 1, 2)  # the total itself keeps all of its bits
         flat = total.permute(0, 2, 3, 1).flatten(0, 2)

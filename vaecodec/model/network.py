@@ -1,24 +1,22 @@
 """A loaded model at work: pixels to latents, the walk over all latents in bitstream order, latents to pixels."""
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vaecodec import forks
-from vaecodec.entropy.tables import ESCAPE_LIMIT, Tables
-from vaecodec.errors import VaecCorruptError, VaecModelError
-from vaecodec.model import preview
+from vaecodec.entropy.tables import Tables
+from vaecodec.errors import VaecCorruptError
 from vaecodec.model.deblocking import CUTS_IN_ALL, TOLERATED, border_ratio, fitting_cut
 from vaecodec.model.exact import ExactScales
 from vaecodec.model.layers import by_position
 from vaecodec.model.precision import full_precision, has_fast_bfloat16
-from vaecodec.model.quantization import trade
+from vaecodec.model.quantization import nearest, worthwhile
+from vaecodec.model.symbols import BASE_GROUPS, Group, Symbols, groups
 from vaecodec.model.transforms import HYPER_STRIDE, LATENT_STRIDE
 from vaecodec.model.vae import Vae, quality_level
 
@@ -30,55 +28,16 @@ class Latents(NamedTuple):
     z: Tensor
 
 
-class Prediction(NamedTuple):
-    """What is known of a group of latents before their symbols: the question that `code` answers.
+Code = Callable[[Tables, NDArray[np.uint8]], NDArray[np.int32]]
+"""Asked for the symbols [n] of a group of latents, given their tables and rows [n]."""
 
-    Latents [C, h, w] are h w C / width runs of `width` neighbouring channels, position by position, row by row. The n
-    latents of a group are whole runs.
 
-    latent: "z" or "y". runs: int64 [n / width], which runs these are, ascending. mean: float32 [C, h, w], in units of
-    the latent. gain: float32 [C, 1, 1], quantizer steps a unit. tables, rows: for the entropy coder, rows int [n].
-    """
+class Coded(NamedTuple):
+    """Symbols [n] of a group of latents, with their tables and rows [n]: question and answer of a `Code`."""
 
-    latent: Literal["z", "y"]
-    runs: Tensor
-    mean: Tensor
-    gain: Tensor
     tables: Tables
-    rows: NDArray[np.integer]
-
-    def of(self, latents: Tensor) -> Tensor:
-        """Those of this group [n], of latents [C, h, w]."""
-        width = self.rows.size // len(self.runs)
-        return latents.permute(1, 2, 0).reshape(-1, width).index_select(0, self.runs).flatten()
-
-    def quantize(self, latents: Latents) -> NDArray[np.int32]:
-        """The encoder's answer [n]: integers near the latents of this group, chosen with an eye on what they cost.
-
-        Raises:
-            VaecModelError: (MODEL_VALUES) the weights lead to latents that are no numbers.
-        """
-        distance = (latents.z if self.latent == "z" else latents.y) - self.mean * self.gain
-        residual = self.of(distance).cpu()
-        if residual.isnan().any():
-            raise VaecModelError("the weights turn this picture into latents that are NaN", code="MODEL_VALUES")
-        nearest = residual.round().clamp_(-ESCAPE_LIMIT, ESCAPE_LIMIT)
-        symbols: NDArray[np.int32] = nearest.numpy().astype(np.int32)
-        symbols[self.rows < self.tables.first_coded_row] = 0
-        if self.latent == "y":
-            others = np.flatnonzero(symbols)  # than 0
-            saved_bits = self.tables.saved_bits(self.rows[others], symbols[others])
-            where = torch.from_numpy(others)
-            symbols[others] = trade(residual[where], nearest[where], torch.from_numpy(saved_bits)).numpy()
-        return symbols
-
-
-Code = Callable[[Prediction], NDArray[np.int32]]
-
-
-def _runs(latents: Tensor) -> Tensor:
-    """The runs [B, 2 h w, M / 2] of latents [B, M, h, w] that lie by position in memory, as a view."""
-    return latents.permute(0, 2, 3, 1).flatten(1, 2).unflatten(2, (2, -1)).flatten(1, 2)
+    rows: NDArray[np.uint8]
+    symbols: NDArray[np.integer]
 
 
 def hyper_size(rows: int, columns: int) -> tuple[int, int]:
@@ -131,42 +90,75 @@ class Network:
             z = self.vae.hyper_analysis(padded[None]) * torch.exp(self.vae.hyper_gain(level))
             return Latents(y * torch.exp(self.vae.latent_gain(level))[0], z[0])
 
-    def walk_latents(self, rows: int, columns: int, quality: int, code: Code) -> Tensor:
+    def walk_latents(self, rows: int, columns: int, quality: int, code: Code, *, base_only: bool = False) -> Symbols:
         """Visit every latent of a tile of rows x columns once, in bitstream order; `code` supplies the symbols.
 
-        Encoder and decoder both run exactly this: the encoder's `code` answers from the picture, the decoder's from
-        the bytes. Tables and rows depend on integers only; means are float and move pixels, never the coder.
+        Integers only, the same on every machine: encoders write what they have chosen in this order, and decoders,
+        whose `code` answers from the bytes, know all symbols before anything else is computed.
 
-        Returns:
-            Dequantized latents [M, rows, columns] float32, ready for `synthesize`.
+        Args:
+            rows: of the tile's latents.
+            columns: likewise.
+            quality: 1 to 100.
+            code: is asked about z, then about each group of y.
+            base_only: stop when the base of the latents is known.
         """
-        return self.walk_together(rows, columns, [quality], [code])[0]
+        return self.walk_together(rows, columns, [quality], [code], base_only=base_only)[0]
 
-    def walk_together(self, rows: int, columns: int, qualities: Sequence[int], codes: Sequence[Code]) -> Tensor:
-        """The same for several tiles of one size, each with its quality and its code: latents [B, M, rows, columns]."""
-        vae, level = self.vae, self._level(qualities)
-        with self._inference():
-            gain = torch.exp(vae.latent_gain(level))
-            z = torch.stack(
-                [self._walk_hyper(*hyper_size(rows, columns), *each) for each in zip(qualities, codes, strict=True)]
-            )
-            scale_rows = by_position(self.scales.rows(z, qualities)[:, :, :rows, :columns])
-            features, mean = vae.hyper_synthesis(z * torch.exp(-vae.hyper_gain(level)))
-            features, mean = features[..., :rows, :columns], by_position(mean[..., :rows, :columns])
-            y_hat = by_position(torch.zeros_like(mean))
-            for number, tables in enumerate(self.latent_tables):
-                if number == 1:
-                    mean = vae.context(y_hat, features, mean)
-                runs = vae.coded_runs(rows, columns, number, self.device)
-                coded_rows = _runs(scale_rows).index_select(1, runs).flatten()
-                table_rows = coded_rows.cpu().numpy().reshape(len(codes), -1)
-                symbols = np.stack([
-                    code(Prediction("y", runs, mean[n], gain[n], tables, table_rows[n])) for n, code in enumerate(codes)
-                ])  # fmt: skip
-                values = torch.from_numpy(symbols).to(self.device, torch.float32).view(len(codes), len(runs), -1)
-                values.div_(_runs(gain).index_select(1, runs % 2)).add_(_runs(mean).index_select(1, runs))
-                _runs(y_hat).index_copy_(1, runs, values)
-            return y_hat
+    def walk_together(
+        self, rows: int, columns: int, qualities: Sequence[int], codes: Sequence[Code], *, base_only: bool = False
+    ) -> list[Symbols]:
+        """The same for several tiles of one size, each with its quality and its code."""
+        pairs = list(zip(qualities, codes, strict=True))
+        z = [self._walk_hyper(*hyper_size(rows, columns), quality, code) for quality, code in pairs]
+        channels = self.vae.arch.base_channels if base_only else self.vae.arch.latent_channels
+        table_rows = self._table_rows(z, rows, columns, qualities, channels)
+        y = [np.empty(each.shape, np.int16) for each in table_rows]
+        for group in self.groups(rows, columns)[: BASE_GROUPS if base_only else None]:
+            for code, symbols, of in zip(codes, y, table_rows, strict=True):
+                group.put(symbols, code(self.latent_tables[group.number], group.take(of)))
+        return [Symbols(*each) for each in zip(z, y, table_rows, strict=True)]
+
+    def groups(self, rows: int, columns: int) -> tuple[Group, ...]:
+        """The groups of the latents of a tile: see `symbols.groups`."""
+        return groups(rows, columns, self.vae.arch.latent_channels)
+
+    def coded(self, symbols: Symbols, rows: int, columns: int, quality: int) -> Iterator[Coded]:
+        """The symbols of a tile of rows x columns latents, group by group, as `walk_latents` asks about them."""
+        yield Coded(self._hyper_tables_of(quality), self._hyper_rows(len(symbols.z)), symbols.z.ravel())
+        for group in self.groups(rows, columns):
+            yield Coded(self.latent_tables[group.number], group.take(symbols.rows), group.take(symbols.y))
+
+    def choose(self, latents: Latents, quality: int) -> tuple[Symbols, Tensor]:
+        """Integers near the latents of one tile, chosen with an eye on what they cost; and `dequantize` of them.
+
+        Raises:
+            VaecModelError: (MODEL_VALUES) the weights lead to latents that are no numbers.
+        """
+        rows, columns = latents.y.shape[1:]
+        of_z = _positions(latents.z)
+        found = nearest(torch.from_numpy(of_z.ravel()), self._hyper_rows(len(of_z)), self._hyper_tables_of(quality))
+        z = found.astype(np.int16).reshape(of_z.shape)
+        (of,) = self._table_rows([z], rows, columns, [quality], self.vae.arch.latent_channels)
+        y = np.zeros(of.shape, np.int16)
+
+        def answer(number: int, mean: Tensor, gain: Tensor) -> Tensor:
+            distance = _positions(latents.y - mean[0] * gain[0])
+            for group in self.groups(rows, columns):
+                if group.number == number:
+                    residual = torch.from_numpy(group.take(distance))
+                    group.put(y, worthwhile(residual, group.take(of), self.latent_tables[number]))
+            return self._to_tensor([y], rows, columns)
+
+        return Symbols(z, y, of), self._predict([z], rows, columns, [quality], answer, y.shape[1])[0]
+
+    def dequantize(self, symbols: Sequence[Symbols], rows: int, columns: int, qualities: Sequence[int]) -> Tensor:
+        """Latents [B, M, rows, columns] float32 of the symbols of B tiles, ready for `synthesize`; or their base.
+
+        Means are float: they move pixels, never the coder.
+        """
+        y = self._to_tensor([each.y for each in symbols], rows, columns)
+        return self._predict([each.z for each in symbols], rows, columns, qualities, lambda *_: y, y.shape[1])
 
     def synthesize(self, y_hat: Tensor, quality: int, deblocking_cut: int = 0) -> Tensor:
         """Pixels [16 h, 16 w, 3] uint8 of dequantized latents [M, h, w].
@@ -227,24 +219,65 @@ class Network:
         return y.contiguous(memory_format=torch.channels_last), level
 
     def preview(self, y_hat: Tensor, scale: int) -> Tensor:
-        """Pixels [16 h / scale, 16 w / scale, 3] uint8, by a short cut, of dequantized latents [M, h, w]: `preview`."""
+        """Pixels [16 h / scale, 16 w / scale, 3] uint8, by a short cut, of dequantized latents [M, h, w]: `preview`.
+
+        The base of the latents, [M / 8, h, w], is enough at 1/8.
+        """
         with self._inference():
-            return preview.apply(self._preview_map, y_hat, scale)
+            return self.vae.preview(y_hat, scale).round_().clamp_(0, 255).to(torch.uint8).permute(1, 2, 0)
 
-    @functools.cached_property
-    def _preview_map(self) -> Tensor:
-        return preview.fit(self)  # two threads that ask first may both compute it, which harms nobody
+    def _predict(
+        self, z: Sequence[NDArray[np.int16]], rows: int, columns: int, qualities: Sequence[int],
+        symbols_of: Callable[[int, Tensor, Tensor], Tensor], channels: int,
+    ) -> Tensor:  # fmt: skip
+        """The first channels [B, C, rows, columns] of the dequantized latents of tiles with hyper-latents z.
 
-    def _walk_hyper(self, rows: int, columns: int, quality: int, code: Code) -> Tensor:
-        """Hyper-latents [Z, rows, columns] as integers in float32."""
-        channels = self.vae.arch.hyper_channels
-        zero, one = (torch.full((channels, 1, 1), value, device=self.device) for value in (0.0, 1.0))
-        runs = torch.arange(rows * columns, device=self.device)
-        tables = self.hyper_tables[(quality - 1) * len(self.hyper_tables) // 100]
-        table_rows = np.tile(np.arange(channels, dtype=np.uint8), rows * columns)
-        symbols = code(Prediction("z", runs, zero.expand(-1, rows, columns), one, tables, table_rows))
-        z = torch.from_numpy(symbols).to(self.device, torch.float32)
-        return z.reshape(rows, columns, channels).permute(2, 0, 1)
+        Args:
+            z: hyper-latents of each tile, as of `Symbols`.
+            rows: of the latents.
+            columns: likewise.
+            qualities: of each tile.
+            symbols_of: the symbols as float32 of the result's shape, given the number of a pass, the means, of the
+                same shape and in units of the latents, and the quantizer steps a unit [B, C, 1, 1]. Only those of the
+                pass matter.
+            channels: C.
+        """
+        vae, level = self.vae, self._level(qualities)
+        is_for_previews = channels < vae.arch.latent_channels  # which are approximations anyway
+        coarse = is_for_previews and has_fast_bfloat16(self.device)
+        with self._inference(), torch.autocast("cpu", torch.bfloat16, enabled=coarse):
+            hyper = self._to_tensor(z, *hyper_size(rows, columns)) * torch.exp(-vae.hyper_gain(level))
+            gain = torch.exp(vae.latent_gain(level))[:, :channels]
+            features, mean = vae.hyper_synthesis(hyper, channels)
+            features, mean = features[..., :rows, :columns], by_position(mean[..., :rows, :columns])
+            first = by_position(vae.first_half(rows, columns, self.device)[None, :channels])
+            y = torch.where(first, mean + symbols_of(0, mean, gain) / gain, 0)
+            mean = vae.context(y, features, mean)
+            return torch.where(first, y, mean + symbols_of(1, mean, gain) / gain)
+
+    def _walk_hyper(self, rows: int, columns: int, quality: int, code: Code) -> NDArray[np.int16]:
+        symbols = code(self._hyper_tables_of(quality), self._hyper_rows(rows * columns))
+        return symbols.astype(np.int16).reshape(rows * columns, -1)
+
+    def _hyper_tables_of(self, quality: int) -> Tables:
+        return self.hyper_tables[(quality - 1) * len(self.hyper_tables) // 100]
+
+    def _hyper_rows(self, positions: int) -> NDArray[np.uint8]:
+        """Rows of the hyper-latents of so many positions: a channel has its own."""
+        return np.tile(np.arange(self.vae.arch.hyper_channels, dtype=np.uint8), positions)
+
+    def _table_rows(
+        self, z: Sequence[NDArray[np.int16]], rows: int, columns: int, qualities: Sequence[int], channels: int
+    ) -> NDArray[np.uint8]:
+        """Table rows [B, rows columns, channels] of the first channels of tiles with hyper-latents z."""
+        found = self.scales.rows(self._to_tensor(z, *hyper_size(rows, columns)), qualities, channels)
+        by_place: NDArray[np.uint8] = found[:, :, :rows, :columns].permute(0, 2, 3, 1).flatten().cpu().numpy()
+        return by_place.reshape(len(z), rows * columns, channels)
+
+    def _to_tensor(self, arrays: Sequence[NDArray[np.int16]], rows: int, columns: int) -> Tensor:
+        """Arrays [rows columns, C] as one tensor [B, C, rows, columns] float32, by position in memory."""
+        stacked = torch.from_numpy(np.stack(arrays)).to(self.device).to(torch.float32)
+        return stacked.view(len(arrays), rows, columns, -1).permute(0, 3, 1, 2)
 
     def _level(self, qualities: Sequence[int]) -> Tensor:
         return torch.tensor([quality_level(quality) for quality in qualities], dtype=torch.float32, device=self.device)
@@ -263,49 +296,7 @@ def _not_finite() -> VaecCorruptError:
     return VaecCorruptError("the latents do not synthesize to finite pixels", code="NONFINITE")
 
 
-def settle_after_fork() -> None:
-    """Leaves torch with one thread in a process that was forked while torch was loaded: it would wait for the parent's.
-
-    To be called before torch computes anything for this package. Torch's DataLoader does the same to its workers.
-    """
-    if forks.is_bereft_thread():
-        torch.set_num_threads(1)
-
-
-class Tensors:
-    """The medium of pictures that stay on a device: see `decoder.Medium`."""
-
-    def __init__(self, device: str) -> None:
-        settle_after_fork()
-        self._device = pick_device(device)
-
-    def blank(self, shape: tuple[int, int, int], value: int) -> Tensor:
-        """A picture of one value."""
-        return torch.full(shape, value, dtype=torch.uint8, device=self._device)
-
-    def take(self, samples: NDArray[np.uint8] | Tensor) -> Tensor:
-        """Samples from wherever they are."""
-        if isinstance(samples, Tensor):
-            return samples.to(self._device)
-        return torch.tensor(samples, device=self._device)  # a copy: some samples may not be written to
-
-    @staticmethod
-    def by_channels(picture: Tensor) -> Tensor:
-        """A picture [H, W, C] as [C, H, W]."""
-        return picture.permute(2, 0, 1).contiguous()
-
-
-def pick_device(name: str) -> torch.device:
-    """The torch device of a name; "auto" is CUDA where there is one, else the CPU.
-
-    Raises:
-        VaecModelError: (DEVICE) there is no such device, or it has no float64, which exact integers need.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, dtype=torch.float64, device=device)
-    except (RuntimeError, TypeError, AssertionError) as error:  # torch built without CUDA asserts
-        raise VaecModelError(f"device {name!r} cannot be used: {error}", code="DEVICE") from error
-    return device
+def _positions(latents: Tensor) -> NDArray[np.float32]:
+    """Latents [C, h, w] as [h w, C]."""
+    array: NDArray[np.float32] = latents.permute(1, 2, 0).flatten(0, 1).cpu().numpy()
+    return array

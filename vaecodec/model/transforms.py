@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from torch.nn import functional as F
 
 from vaecodec.model.deblocking import Deblocking
 from vaecodec.model.layers import Block, GainCurve, Onto, Pointwise, ResidualDepthwise, by_position
+from vaecodec.model.symbols import BASE_SHARE
 
 LATENT_STRIDE = 16  # pixels per latent position
 HYPER_STRIDE = 4  # latent positions per hyper-latent position
@@ -35,8 +37,13 @@ class Architecture:
     scale_channels: int = 128
     quality_anchors: int = 12
 
+    @property
+    def base_channels(self) -> int:
+        """How many channels of the latents a preview needs: see `symbols.groups`."""
+        return self.latent_channels // BASE_SHARE
 
-def _in_float32(layer: nn.Module, *inputs: Tensor) -> Tensor:
+
+def _in_float32(layer: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     """The layers next to pixels and latents: bfloat16 would add visible rounding noise at high quality."""
     with torch.autocast(inputs[0].device.type, enabled=False):
         return layer(*(x.float() for x in inputs))
@@ -199,10 +206,13 @@ class HyperSynthesis(nn.Module):
         )  # fmt: skip
         self.mean_out = Pointwise(width, arch.latent_channels)
 
-    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Features [B, P, 4 h, 4 w] and means [B, M, 4 h, 4 w] in units of y, of z [B, Z, h, w]."""
+    def forward(self, z: Tensor, channels: int | None = None) -> tuple[Tensor, Tensor]:
+        """Features [B, P, 4 h, 4 w] and means [B, M, 4 h, 4 w] in units of y, of z [B, Z, h, w].
+
+        `channels` is how many means are wanted, None all.
+        """
         features = self.body(z)
-        return features, _in_float32(self.mean_out, features)
+        return features, _in_float32(partial(self.mean_out, outputs=channels), features)
 
 
 class Context(nn.Module):
@@ -220,6 +230,9 @@ class Context(nn.Module):
         self.mean_out = Onto(width, arch.latent_channels)
 
     def forward(self, first_half: Tensor, features: Tensor, mean: Tensor) -> Tensor:
-        """Better means [B, M, h, w] than those given, of y with zeros in the second half [B, M, h, w]."""
+        """Better means [B, M, h, w] than those given, of y with zeros in the second half [B, M, h, w].
+
+        Of the base alone, the first channels of both, they are nearly as good.
+        """
         known = self.feature_in(self.latent_in(first_half), features, in_place=True)
         return _in_float32(self.mean_out, mean, self.body(known))

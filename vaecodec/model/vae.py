@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from vaecodec.model.layers import GainCurve
+from vaecodec.model.preview import Preview
 from vaecodec.model.transforms import (
     AnalysisTransform,
     Architecture,
@@ -35,20 +36,11 @@ class Vae(nn.Module):
         self.latent_gain = GainCurve(arch.latent_channels, arch.quality_anchors, -0.8, 2.6)
         self.latent_restore = GainCurve(arch.latent_channels, arch.quality_anchors)
         self.hyper_gain = GainCurve(arch.hyper_channels, arch.quality_anchors, 0.4, 1.6)
-
-    @staticmethod
-    def coded_runs(rows: int, columns: int, number: int, device: torch.device) -> Tensor:
-        """Which half of the latents of each position is coded in pass 0 or 1, as int64 [rows * columns], ascending.
-
-        Position n, counted row by row, has its first M / 2 channels in run 2 n and its others in run 2 n + 1. A
-        checkerboard: the two halves of the channels take opposite colours, so that both passes know something of every
-        position.
-        """
-        parity = (torch.arange(rows, device=device)[:, None] + torch.arange(columns, device=device)).flatten() % 2
-        return 2 * torch.arange(rows * columns, device=device) + (parity if number else 1 - parity)
+        self.preview = Preview(arch.latent_channels, arch.base_channels)
 
     def first_half(self, rows: int, columns: int, device: torch.device) -> Tensor:
-        """Mask [M, rows, columns] of the latents that are coded first."""
+        """Mask [M, rows, columns] of the latents that are predicted first: see `symbols.groups`."""
         half = self.arch.latent_channels // 2
-        channel_half = torch.arange(2 * half, device=device) // half
-        return channel_half[:, None, None] == self.coded_runs(rows, columns, 0, device).view(rows, columns) % 2
+        is_high = torch.arange(2 * half, device=device) >= half
+        is_odd = (torch.arange(rows, device=device)[:, None] + torch.arange(columns, device=device)) % 2 == 1
+        return is_high[:, None, None] ^ is_odd

@@ -15,15 +15,16 @@ from vaecodec.entropy.tables import Tables
 from vaecodec.errors import VaecModelError
 from vaecodec.files import write_whole
 from vaecodec.memory import keep_freed_memory
+from vaecodec.model.devices import pick_device
 from vaecodec.model.exact import ExactScales, IntegerLayer, IntegerScales
-from vaecodec.model.network import Network, pick_device
+from vaecodec.model.network import Network
 from vaecodec.model.priors import SCALE_ROWS
 from vaecodec.model.transforms import Architecture
 from vaecodec.model.vae import QUALITIES, Vae
 
 FORMAT = "vaecodec-weights-1"
 DEFAULT_FILE = "vaec-1.safetensors"
-DEFAULT_SHA256 = "cb36ddbc9da4b36a9eb62f7cfcf47b13433bd4a6d0645ff2dc342938302398f0"
+DEFAULT_SHA256 = "239a5fd9d87c59628b3684a0b3c6de2db553ddfb0b5d3d2c76478ae2caf08a23"
 MODEL_ID_BYTES = 4
 MAX_FILE_BYTES = 64 << 20
 MAX_HEADER_BYTES = 64 << 10

@@ -4,7 +4,7 @@ Nothing else in the project builds tables.
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -23,9 +23,10 @@ from vaecodec.model.exact import (
     IntegerLayer,
     IntegerScales,
 )  # fmt: skip
-from vaecodec.model.network import Latents, Network, Prediction
+from vaecodec.model.network import Coded, Network
 from vaecodec.model.priors import LOG_SCALE_STEP, SCALE_MIN, scale_table
 from vaecodec.model.vae import QUALITIES, quality_level
+from vaecodec.training import previews
 from vaecodec.training.data import Pictures
 from vaecodec.training.objective import TrainingModel
 
@@ -36,8 +37,6 @@ HYPER_RADIUS = 63
 QUALITY_BANDS = 10
 LATENT_PRIOR_COUNT, HYPER_PRIOR_COUNT = 4096, 64  # weight of the model's density against measured symbols
 VALUES = 2 * ESCAPE_LIMIT + 1
-
-Targets = Iterator[NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -63,17 +62,28 @@ def export(model: TrainingModel, pictures: Pictures, path: Path, calibration: Ca
         parameter.data = parameter.data.half().float()
     with torch.inference_mode():
         crops = _crops(pictures, calibration)
-        scales = _integer_scales(model, crops)
-        network = Network(
-            model.vae.requires_grad_(False), ExactScales(scales, torch.device("cpu")),
-            hyper_tables=(_flat_tables(model.vae.arch.hyper_channels),) * QUALITY_BANDS,
-            latent_tables=(_latent_tables(_NOTHING_MEASURED, calibration.skip_below),) * 2,
-            model_id=b"", device=torch.device("cpu"),
-        )  # fmt: skip
+        network = _network(model, crops, calibration)
+        previews.fit(network, crops)
+        previews.reorder_latents(model, previews.base_first(network, crops))
+        network = _network(model, crops, calibration)
         counts = _measure(network, crops, calibration)
-        hyper = tuple(_hyper_tables(model, counts.hyper[band]) for band in range(QUALITY_BANDS))
-        latent = tuple(_latent_tables(counts.latent[number], calibration.skip_below) for number in range(2))
-    return weights.save(path, model.vae.half(), scales, hyper=hyper, latent=latent)
+        network.hyper_tables = tuple(_hyper_tables(model, counts.hyper[band]) for band in range(QUALITY_BANDS))
+        network.latent_tables = tuple(_latent_tables(counts.latent[n], calibration.skip_below) for n in range(2))
+        previews.fit(network, crops)
+    return weights.save(
+        path, model.vae.half(), network.scales.stored, hyper=network.hyper_tables, latent=network.latent_tables
+    )
+
+
+def _network(model: TrainingModel, crops: Sequence[NDArray[np.uint8]], calibration: Calibration) -> Network:
+    """The model with integer scales, and tables that nothing has been measured for."""
+    arch, device = model.vae.arch, torch.device("cpu")
+    return Network(
+        model.vae.requires_grad_(False), ExactScales(_integer_scales(model, crops), device),
+        hyper_tables=(_flat_tables(arch.hyper_channels),) * QUALITY_BANDS,
+        latent_tables=(_latent_tables(_NOTHING_MEASURED, calibration.skip_below),) * 2,
+        model_id=b"", device=device,
+    )  # fmt: skip
 
 
 _NOTHING_MEASURED = np.zeros((len(scale_table()), VALUES), np.int64)
@@ -148,22 +158,16 @@ def _measure(network: Network, crops: Sequence[NDArray[np.uint8]], calibration: 
     for crop in crops:
         for quality in rng.integers(1, 101, calibration.qualities).tolist():
             y = network.analyze(crop, quality)
-            latents = network.to_steps(y, quality)
-            targets = iter((counts.hyper[(quality - 1) * QUALITY_BANDS // 100], *counts.latent))
-
-            def answer(
-                prediction: Prediction, latents: Latents = latents, targets: Targets = targets
-            ) -> NDArray[np.int32]:
-                symbols = prediction.quantize(latents)
-                _count(next(targets), prediction.rows, symbols)
-                return symbols
-
-            network.walk_latents(y.shape[1], y.shape[2], quality, answer)
+            symbols, _ = network.choose(network.to_steps(y, quality), quality)
+            hyper, *groups = network.coded(symbols, y.shape[1], y.shape[2], quality)
+            _count(counts.hyper[(quality - 1) * QUALITY_BANDS // 100], hyper)
+            for group, coded in zip(network.groups(y.shape[1], y.shape[2]), groups, strict=True):
+                _count(counts.latent[group.number], coded)
     return counts
 
 
-def _count(target: NDArray[np.int64], rows: NDArray[np.integer], symbols: NDArray[np.integer]) -> None:
-    place = rows.astype(np.int64) * VALUES + symbols + ESCAPE_LIMIT
+def _count(target: NDArray[np.int64], coded: Coded) -> None:
+    place = coded.rows.astype(np.int64) * VALUES + coded.symbols + ESCAPE_LIMIT
     target += np.bincount(place, minlength=target.size).reshape(target.shape)
 
 

@@ -1,0 +1,78 @@
+"""What it gains to read the symbols of tiles ahead: a large picture decoded with and without threads that do so.
+
+The number of helpers is set here, whatever the machine, so that two processors can tell: `--threads 1` leaves one idle.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from unittest import mock
+
+if not __package__:  # run as a file: the names in this folder (codecs, datasets) must not hide other packages' modules
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import torch
+
+import vaecodec
+from benchmarks import results, scale
+from vaecodec import batches
+
+OUT = results.ROOT / "benchmarks" / "results" / "scale" / "ahead.json"
+QUALITY = 75
+SCALES = (1, 8)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and write the record."""
+    options = _parser().parse_args(arguments)
+    codec, rows = vaecodec.Codec(options.model, "cpu"), []
+    picture = scale.Mosaic(options.megapixels, options.data)[:]
+    for threads in map(int, options.threads.split(",")):
+        torch.set_num_threads(threads)
+        data = codec.encode(picture, QUALITY)
+        for reduction in SCALES:
+            rows.append({"threads": threads, "scale": reduction, "seconds": measure(codec, data, reduction, options)})
+            print(rows[-1])
+    height, width, _ = picture.shape
+    record = {
+        "codec": {"version": vaecodec.__version__, "model_id": codec.network.model_id.hex(), "quality": QUALITY},
+        "machine": results.machine(1), "commit": results.commit(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"), "data": options.data, "width": width,
+        "height": height, "repeats": options.repeats, "rows": rows,
+    }  # fmt: skip
+    results.write_atomically(options.out, json.dumps(record, indent=1) + "\n")
+    return 0
+
+
+def measure(codec: vaecodec.Codec, data: bytes, reduction: int, options: argparse.Namespace) -> dict[str, float]:
+    """Median seconds of a decode by number of helpers, which take turns; the first turn warms up."""
+    seconds: dict[int, list[float]] = {helpers: [] for helpers in map(int, options.helpers.split(","))}
+    for turn in range(1 + options.repeats):
+        for helpers, found in seconds.items():
+            with mock.patch.object(batches, "helpers", lambda device, helpers=helpers: helpers):
+                start = time.perf_counter()
+                codec.decode(data, scale=1 / reduction, output="numpy")
+            if turn:
+                found.append(time.perf_counter() - start)
+    return {str(helpers): round(statistics.median(found), 4) for helpers, found in seconds.items()}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--data", help="folder or data set whose first pictures make up the picture")
+    parser.add_argument("--megapixels", type=float, default=12.0, help="of the picture")
+    parser.add_argument("--threads", default="1,2", help="of torch")
+    parser.add_argument("--helpers", default="0,1,2", help="threads that read ahead")
+    parser.add_argument("--repeats", type=int, default=5, help="times are medians of so many")
+    parser.add_argument("--model", type=Path, help="weights of vaecodec; the built-in file if not given")
+    parser.add_argument("--out", type=Path, default=OUT, help="result")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,154 @@
+"""Laws of decoding by rows of tiles: ahead or not, neighbours together or alone, the picture and its errors are one."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from conftest import picture
+
+from vaecodec import Codec, batches, bitstream, decoder
+from vaecodec.bitstream import Header, PixelFormat, Tile, TileMode
+from vaecodec.errors import VaecCorruptError, VaecMismatchError
+from vaecodec.grid import Window
+from vaecodec.model.network import Network
+from vaecodec.model.symbols import Symbols
+from vaecodec.tiles import decode_rows, decode_tiles, encode_tiles
+
+SIDE = 64
+
+
+@pytest.fixture
+def coded(tiny: Codec, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Tile], Header]:
+    """The tiles of a picture of 4 x 5 tiles of 64 pixels with alpha, one of them of one colour."""
+    monkeypatch.setattr(Header, "tile_size", property(lambda self: SIDE))
+    samples = picture(3 * SIDE + 20, 4 * SIDE + 30, 4)
+    samples[SIDE : 2 * SIDE, 2 * SIDE : 3 * SIDE, :3] = 90
+    header = Header(PixelFormat.RGBA, samples.shape[1], samples.shape[0], tiny.network.model_id, 60)
+    tiles, header, _ = encode_tiles(samples, header, tiny.network)
+    assert [tile.mode for tile in tiles[:20]].count(TileMode.LEARNED) == 19
+    return tiles, header
+
+
+@pytest.fixture(params=["alone", "together", "ahead"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """As on few processors, as on a GPU, and with threads that read ahead."""
+    if request.param == "together":
+        monkeypatch.setattr(decoder, "joined_px", lambda network: 8 * SIDE**2)
+    if request.param == "ahead":
+        monkeypatch.setattr(batches, "helpers", lambda device: 2)
+    return request.param
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("scale", [1, 2, 8])
+def test_a_picture_is_the_same_whichever_way_it_is_decoded(
+    tiny: Codec, coded: tuple[list[Tile], Header], scale: int
+) -> None:
+    """Within what may differ between machines."""
+    shown, damage = decode_tiles(*coded, tiny.network, scale=scale)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(decoder, "joined_px", lambda network: 0)
+        patched.setattr(batches, "helpers", lambda device: 0)
+        expected, _ = decode_tiles(*coded, tiny.network, scale=scale)
+    assert not damage
+    difference = np.abs(shown.astype(int) - expected)
+    assert difference.max() <= 1 and np.count_nonzero(difference) <= 1e-3 * difference.size
+
+
+def test_neighbours_go_through_the_network_together(
+    tiny: Codec, coded: tuple[list[Tile], Header], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Learned ones of one size, as many as may: not across one of another kind, and not the narrow last one."""
+    counts, widths = list[int](), list[int]()
+    dequantize, synthesize = Network.dequantize, Network.synthesize
+
+    def count(network: Network, symbols: list[Symbols], *rest: object) -> torch.Tensor:
+        counts.append(len(symbols))
+        return dequantize(network, symbols, *rest)
+
+    def measure(network: Network, y_hat: torch.Tensor, *rest: object) -> torch.Tensor:
+        widths.append(y_hat.shape[2])
+        return synthesize(network, y_hat, *rest)
+
+    monkeypatch.setattr(Network, "dequantize", count)
+    monkeypatch.setattr(Network, "synthesize", measure)
+    monkeypatch.setattr(decoder, "joined_px", lambda network: 3 * SIDE**2)
+    decode_tiles(*coded, tiny.network)
+    lower_tiles = 20 * SIDE < SIDE**2  # of the last row: more of them fit
+    assert lower_tiles and counts == [3, 1, 1, 2, 1, 1, 3, 1, 1, 4, 1]
+    assert len(widths) == len(counts) and max(widths) > 3 * SIDE // 16
+
+
+@pytest.mark.usefixtures("way")
+def test_every_tile_that_does_not_decode_is_told(tiny: Codec, coded: tuple[list[Tile], Header]) -> None:
+    """By its number, once, and shown in grey; without a report the first of them is raised."""
+    tiles, header = coded
+    for number in (1, 2, 13):
+        tiles[number] = tiles[number]._replace(content_crc=tiles[number].content_crc ^ 1)
+    tiles[25] = tiles[25]._replace(content_crc=1)
+    shown, damage = decode_tiles(tiles, header, tiny.network, partial=True)
+    assert sorted(error.tile for error in damage) == [1, 2, 13, 25]
+    assert (shown[:SIDE, SIDE : 3 * SIDE, :3] == decoder.DAMAGED_GREY).all()
+    assert not (shown[:SIDE, 3 * SIDE :, :3] == decoder.DAMAGED_GREY).all()
+    with pytest.raises(VaecMismatchError) as caught:
+        decode_tiles(tiles, header, tiny.network)
+    assert (caught.value.tile, caught.value.code) == (1, "LATENT_CRC")
+
+
+@pytest.mark.usefixtures("way")
+def test_of_neighbours_that_do_not_synthesize_the_guilty_one_is_told(
+    tiny: Codec, coded: tuple[list[Tile], Header], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those beside it see its latents, and may be lost with it; all others are shown."""
+    synthesize = Network.synthesize
+
+    def refuse_left(network: Network, y_hat: torch.Tensor, *rest: object) -> torch.Tensor:
+        if y_hat.flatten()[0].item() == refused:
+            raise VaecCorruptError("no", code="NONFINITE")
+        return synthesize(network, y_hat, *rest)
+
+    first = list[float]()
+    monkeypatch.setattr(
+        Network, "synthesize", lambda n, y, *r: (first.append(y.flatten()[0].item()), synthesize(n, y, *r))[1]
+    )
+    decode_tiles(*coded, tiny.network)
+    refused = first[0]
+    monkeypatch.setattr(Network, "synthesize", refuse_left)
+    _, damage = decode_tiles(*coded, tiny.network, partial=True)
+    assert 0 in {error.tile for error in damage} and len(damage) < 5
+
+
+@pytest.mark.usefixtures("way")
+def test_a_window_touches_only_what_it_needs(tiny: Codec, coded: tuple[list[Tile], Header]) -> None:
+    """The tiles under it and within reach of its edges are fetched, once each, from the top down."""
+    tiles, header = coded
+    fetched = list[int]()
+
+    class Watched(list[Tile]):
+        def __getitem__(self, number: int) -> Tile:  # type: ignore[override]
+            fetched.append(number)
+            return super().__getitem__(number)
+
+    window = Window(SIDE + 5, SIDE + 40, 2 * SIDE, 2 * SIDE + 30)
+    bands = [*decode_rows(Watched(tiles), header, tiny.network, window=window)]
+    whole, _ = decode_tiles(tiles, header, tiny.network)
+    near = np.abs(np.concatenate(bands).astype(int) - whole[SIDE + 5 : SIDE + 40, 2 * SIDE : 2 * SIDE + 30])
+    assert near.max() <= 1
+    assert sorted(fetched) == [1, 2, 3, 6, 7, 8, 11, 12, 13, 27]
+    assert fetched[:9] == sorted(fetched[:9])
+
+
+def test_a_small_preview_does_not_look_at_the_rest(tiny: Codec) -> None:
+    """At 1/8 the base is read and no more: what is wrong after it goes unseen there, and nowhere else."""
+    data = tiny.encode(picture(200, 150), 70)
+    stream = bitstream.read(data)
+    (tile,) = stream.tiles
+    forged = bitstream.write(stream.header, [tile._replace(content_crc=tile.content_crc ^ 1)])
+    assert np.array_equal(
+        tiny.decode(forged, scale=1 / 8, output="numpy"), tiny.decode(data, scale=1 / 8, output="numpy")
+    )
+    decoders: list[Callable[[], object]] = [lambda: tiny.decode(forged), lambda: tiny.decode(forged, scale=1 / 4)]
+    for decode in decoders:
+        with pytest.raises(VaecMismatchError):
+            decode()

@@ -1,0 +1,117 @@
+"""What previews need, found when a model is exported: the latents that come first, and the maps to reduced pictures."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from vaecodec.model.network import Network
+from vaecodec.model.preview import SCALES, Preview
+from vaecodec.model.symbols import Symbols
+from vaecodec.model.transforms import LATENT_STRIDE
+from vaecodec.training.objective import TrainingModel
+
+LOWEST_QUALITY = 25  # of the crops: coarser latents would blur the previews of all others
+CROPS_TO_ORDER = 8
+RIDGE = 1e-6  # of the mean square: some latents are always 0
+
+Crops = Sequence[NDArray[np.uint8]]
+
+
+class _Seen(NamedTuple):
+    """A crop as it is decoded: quality, rows and columns of its latents, their symbols, all and base, and its pixels.
+
+    y_hat is [M, h, w], base [M / 8, h, w], and pixels [3, H, W] in 0..255.
+    """
+
+    quality: int
+    size: tuple[int, int]
+    symbols: Symbols
+    y_hat: Tensor
+    base: Tensor
+    pixels: Tensor
+
+
+def fit(network: Network, crops: Crops) -> None:
+    """Fit the maps of the network's previews, by least squares, to what it makes of crops [H, W, 3]."""
+    seen, preview = list(_decoded(network, crops)), network.vae.preview
+    for name, known, scale in (("whole", "y_hat", SCALES[0]), ("base", "base", SCALES[-1])):
+        inputs = torch.cat([_with_one(getattr(each, known)) for each in seen]).double()
+        targets = torch.cat([_blocks(each.pixels, scale) for each in seen]).double()
+        gram = inputs.T @ inputs
+        ridge = RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
+        getattr(preview, name).copy_(torch.linalg.solve(gram + ridge, inputs.T @ targets))
+
+
+def base_first(network: Network, crops: Crops) -> Tensor:
+    """An order int64 [M] of the latents in which those of the first half that matter most to previews come first.
+
+    How much one matters: by how much previews at 1/8 change, on crops [H, W, 3], without its symbols. That is more than
+    its own share, since the means of the second half depend on it.
+    """
+    seen = list(_decoded(network, crops[:: -(-len(crops) // CROPS_TO_ORDER)]))
+    half = network.vae.arch.latent_channels // 2
+    changes = torch.zeros(half)
+    for each in seen:
+        whole = _small(network.vae.preview, each.y_hat)
+        for channel in range(half):
+            y = each.symbols.y.copy()
+            y[:, channel] = 0
+            without = network.dequantize([each.symbols._replace(y=y)], *each.size, [each.quality])[0]
+            changes[channel] += (_small(network.vae.preview, without) - whole).square().mean()
+    return torch.cat([changes.argsort(descending=True, stable=True), torch.arange(half, 2 * half)])
+
+
+@torch.no_grad()
+def reorder_latents(model: TrainingModel, order: Tensor) -> None:
+    """Give the latents of a model another order [M], of old channels; it computes what it did before.
+
+    The two halves are predicted in different places: channels must stay in theirs.
+    """
+    vae, last = model.vae, model.scale_network.layers[-1]
+    outputs: list[Any] = [
+        vae.analysis.latent_out.weight, vae.analysis.latent_out.bias, vae.analysis.detail.weight,
+        vae.hyper_synthesis.mean_out.weight, vae.hyper_synthesis.mean_out.bias, vae.context.mean_out.weight,
+    ]  # fmt: skip
+    inputs: list[Any] = [
+        vae.hyper_analysis[0].weight, vae.context.latent_in.weight, vae.synthesis.body_in.weight,
+        vae.synthesis.content.weight, vae.latent_gain.log_gain, vae.latent_restore.log_gain,
+    ]  # fmt: skip
+    for parameter in outputs:
+        parameter.copy_(parameter[order])
+    for parameter in inputs:
+        parameter.copy_(parameter[:, order])
+    for parameter in (last.weight, last.bias):  # four places of each latent side by side, for a pixel shuffle
+        parameter.copy_(parameter.unflatten(0, (-1, 4))[order].flatten(0, 1))
+
+
+def _decoded(network: Network, crops: Crops) -> Iterator[_Seen]:
+    qualities = np.linspace(LOWEST_QUALITY, 100, len(crops)).astype(int).tolist()
+    for crop, quality in zip(crops, qualities, strict=True):
+        symbols, y_hat = network.choose(network.to_steps(network.analyze(crop, quality), quality), quality)
+        size = y_hat.shape[1], y_hat.shape[2]
+        of_base = slice(network.vae.arch.base_channels)
+        base = network.dequantize(
+            [symbols._replace(y=symbols.y[:, of_base], rows=symbols.rows[:, of_base])], *size, [quality]
+        )[0]
+        pixels = network.synthesize(y_hat, quality).permute(2, 0, 1).float()
+        yield _Seen(quality, size, symbols, y_hat, base, pixels)
+
+
+def _with_one(latents: Tensor) -> Tensor:
+    """Latents [C, h, w] as [h w, C + 1], the last of them 1."""
+    return F.pad(latents.flatten(1).T, (0, 1), value=1.0)
+
+
+def _blocks(pixels: Tensor, scale: int) -> Tensor:
+    """Means [h w, 3 (16 / scale)^2] of blocks of pixels [3, H, W], in the places of latents."""
+    return F.pixel_unshuffle(F.avg_pool2d(pixels[None], scale), LATENT_STRIDE // scale)[0].flatten(1).T
+
+
+def _small(preview: Preview, y_hat: Tensor) -> Tensor:
+    """The picture at 1/4 made of all latents [M, h, w], reduced to 1/8."""
+    return F.avg_pool2d(preview(y_hat, SCALES[1]), SCALES[-1] // SCALES[1])
