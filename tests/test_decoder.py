@@ -34,7 +34,7 @@ def coded(tiny: Codec, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Tile], Hea
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """As on few processors, as on a GPU, and with threads that read ahead."""
     if request.param == "together":
-        monkeypatch.setattr(decoder, "joined_px", lambda network: 8 * SIDE**2)
+        monkeypatch.setattr(decoder, "joined_px", lambda network, scale: 8 * SIDE**2)
     if request.param == "ahead":
         monkeypatch.setattr(batches, "helpers", lambda device: 2)
     return request.param
@@ -48,7 +48,7 @@ def test_a_picture_is_the_same_whichever_way_it_is_decoded(
     """Within what may differ between machines."""
     shown, damage = decode_tiles(*coded, tiny.network, scale=scale)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(decoder, "joined_px", lambda network: 0)
+        patched.setattr(decoder, "joined_px", lambda network, scale: 0)
         patched.setattr(batches, "helpers", lambda device: 0)
         expected, _ = decode_tiles(*coded, tiny.network, scale=scale)
     assert not damage
@@ -73,7 +73,7 @@ def test_neighbours_go_through_the_network_together(
 
     monkeypatch.setattr(Network, "dequantize", count)
     monkeypatch.setattr(Network, "synthesize", measure)
-    monkeypatch.setattr(decoder, "joined_px", lambda network: 3 * SIDE**2)
+    monkeypatch.setattr(decoder, "joined_px", lambda network, scale: 3 * SIDE**2)
     decode_tiles(*coded, tiny.network)
     lower_tiles = 20 * SIDE < SIDE**2  # of the last row: more of them fit
     assert lower_tiles and counts == [3, 1, 1, 2, 1, 1, 3, 1, 1, 4, 1]

@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # torch loads only when a tile needs the network
     from vaecodec.model.symbols import Symbols
 
 DAMAGED_GREY = 128
+PREVIEWED_PX = 1 << 20  # of previews at once: with fewer, calls take longer than what they compute
 SCALE_OF_BASE = 8  # at which a preview needs no more than the base of the latents
 
 Report = Callable[[VaecError], None]
@@ -50,11 +51,13 @@ class Arrays:
         return samples if isinstance(samples, np.ndarray) else samples.cpu().numpy()
 
 
-def joined_px(network: "Network") -> int:
+def joined_px(network: "Network", scale: int) -> int:
     """How many pixels of neighbouring tiles go through a network together; 0 is no neighbours.
 
-    A CPU would gain nothing; and alone, tiles come out bit by bit as its encoder has seen them.
+    At full size a CPU would gain nothing; and alone, tiles come out bit by bit as its encoder has seen them.
     """
+    if scale > 1:
+        return max(PREVIEWED_PX, at_once_px(network))
     return 0 if network.device.type == "cpu" else at_once_px(network)
 
 
@@ -162,8 +165,8 @@ class Decoder:
         )
 
     def _spans(self, row: Iterable[_Read]) -> Iterator[list[_Read]]:
-        """Neighbours that go through the network together, learned and of one size; all others, and previews, alone."""
-        largest_px = joined_px(self.canvas.network) if self.canvas else 0
+        """Neighbours that go through the network together, learned and of one size; all others alone."""
+        largest_px = joined_px(self.network, self.scale) if self.network else 0
         span = list[_Read]()
         for each in row:
             if span:
@@ -196,7 +199,7 @@ class Decoder:
         first, last = (self._box(each.number) for each in (span[0], span[-1]))
         part = self.window.part_of(first._replace(width=last.left + last.width - first.left))
         try:
-            samples = self._shown(span[0], part)
+            samples = self._shown(span, part)
         except VaecCorruptError as error:
             if len(span) == 1:
                 self._lost(error, span[0].number)
@@ -207,15 +210,16 @@ class Decoder:
             left, (height, width) = (part.left - self.window.left) // self.scale, samples.shape[:2]
             cut(band, part._replace(top=0, left=left, height=height, width=width))[:] = self.medium.take(samples)
 
-    def _shown(self, first: _Read, part: TileBox) -> "Samples | Tensor":
+    def _shown(self, span: Sequence[_Read], part: TileBox) -> "Samples | Tensor":
         """Samples [h, w, C] of a part of the picture in which all tiles are learned, or there is only one."""
+        first = span[0]
         if self.canvas and first.is_learned:
             return self.canvas.synthesize(part)
-        if self.network and first.symbols:
-            (latents,) = self._dequantized([first.symbols], part)
-            pixels = self.network.preview(latents, self.scale)
-            return in_channels(pixels[: -(-part.height // self.scale), : -(-part.width // self.scale)], part)
         box = self._box(first.number)
+        if self.network and first.symbols:
+            latents = self._dequantized([each.symbols for each in span if each.symbols], box)
+            pixels = self.network.join([self.network.preview(each, self.scale) for each in latents], 1)
+            return in_channels(pixels[: -(-part.height // self.scale), : -(-part.width // self.scale)], part)
         top, left = part.top - box.top, part.left - box.left
         plain = decode_plain(cast(Tile, first.tile), box)[top : top + part.height, left : left + part.width]
         return plain if self.scale == 1 else reduced(plain, self.scale)
