@@ -122,9 +122,9 @@ class Codec(BatchCodec):
             source: the .vaec file: bytes, a path, or an open binary file.
             output: "pil" (a Pillow image with its metadata in `info`), "numpy" (uint8 [H, W] or [H, W, C]) or "torch"
                 (uint8 [C, H, W] on this codec's device).
-            scale: 1, or 1/2, 1/4 or 1/8 for a preview of that scale, sides rounded up, in less than half the time, at
-                1/8 in a fifth: an approximation of the reduced picture, see `model.preview`. At 1/8, the thumbnail if
-                the file has one.
+            scale: 1, or 1/2, 1/4 or 1/8 for a preview of that scale, sides rounded up, in about half the time, at 1/8
+                in a fifth to an eighth: an approximation of the reduced picture, see `model.preview`. At 1/8, the
+                thumbnail if the file has one.
             max_pixels: refuse larger pictures before anything is allocated for them.
             on_error: "partial" shows damaged tiles in grey and warns, instead of raising.
 
