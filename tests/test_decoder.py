@@ -75,9 +75,30 @@ def test_neighbours_go_through_the_network_together(
     monkeypatch.setattr(Network, "synthesize", measure)
     monkeypatch.setattr(decoder, "joined_px", lambda network, scale: 3 * SIDE**2)
     decode_tiles(*coded, tiny.network)
-    lower_tiles = 20 * SIDE < SIDE**2  # of the last row: more of them fit
-    assert lower_tiles and counts == [3, 1, 1, 2, 1, 1, 3, 1, 1, 4, 1]
+    assert coded[1].height == 3 * SIDE + 20  # the tiles of the last row are low: more of them fit
+    assert counts == [3, 1, 1, 2, 1, 1, 3, 1, 1, 4, 1]
     assert len(widths) == len(counts) and max(widths) > 3 * SIDE // 16
+
+
+@pytest.mark.parametrize("scale", [1, 8])
+def test_where_memory_does_not_suffice_for_neighbours_they_are_predicted_alone(
+    tiny: Codec, coded: tuple[list[Tile], Header], scale: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The picture is the same within what may differ."""
+    expected, _ = decode_tiles(*coded, tiny.network, scale=scale)
+    refused, dequantize = list[int](), Network.dequantize
+
+    def starve(network: Network, symbols: list[Symbols], *rest: object) -> torch.Tensor:
+        if len(symbols) > 1:
+            refused.append(len(symbols))
+            raise MemoryError
+        return dequantize(network, symbols, *rest)
+
+    monkeypatch.setattr(Network, "dequantize", starve)
+    monkeypatch.setattr(decoder, "joined_px", lambda network, scale: 3 * SIDE**2)
+    shown, damage = decode_tiles(*coded, tiny.network, scale=scale)
+    assert refused and not damage
+    assert np.abs(shown.astype(int) - expected).max() <= 1
 
 
 @pytest.mark.usefixtures("way")

@@ -2,6 +2,7 @@
 
 The processors then work on different pictures, instead of sharing out every small step of one and waiting for each
 other. On two processors that is a quarter to a third more pictures of 256x256 a second; large ones gain nothing.
+Of large ones, threads may do ahead what needs no network: `ahead`.
 """
 
 from collections import deque
@@ -11,7 +12,8 @@ from typing import TypeVar
 
 from vaecodec.errors import VaecError
 
-THREADS_PER_HELPER = 4  # reading symbols takes a processor about a quarter of the time of all that four do then
+# Of a decode by one thread, reading symbols is a sixth: one helper should keep up with four threads that do the rest.
+THREADS_PER_HELPER = 4
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -55,7 +57,7 @@ def run(
 def helpers(device: str) -> int:
     """How many threads should read ahead for a network on a device of a type such as "cpu".
 
-    None on few processors: there it was measured to gain nothing.
+    None on few processors: on two with two threads of torch, helpers were measured to cost 5 to 9 % (docs/scale.md).
     """
     import torch  # deferred, as above
 

@@ -5,7 +5,7 @@ Everything here goes through `Network.walk_latents` and `choose`, as decoder and
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,7 +82,7 @@ def features_of_stream(stream: Bitstream, network: "Network") -> Features:
         rows, columns = _blocks_of(box)
         symbols = read_symbols(network, tile, (rows, columns), quality)
         y_hat = network.dequantize([symbols], rows, columns, [quality])[0]
-        z = symbols.z.reshape(-(-rows // HYPER_BLOCKS), -(-columns // HYPER_BLOCKS), -1).transpose(2, 0, 1)
+        z = _on_grid(symbols.z, rows, columns).transpose(2, 0, 1)
         parts.append((_array(network.to_steps(y_hat, quality).y), z.astype(np.float32)))
     return _features(parts, stream.header)
 
@@ -204,8 +204,13 @@ def _bits_by_block(
     bits = np.zeros(symbols.y.shape)
     for coded, group in zip(groups, network.groups(rows, columns), strict=True):
         group.put(bits, symbol_bits(*coded))
-    hyper_bits = symbol_bits(*hyper).reshape(-(-rows // HYPER_BLOCKS), -(-columns // HYPER_BLOCKS), -1).sum(2)
+    hyper_bits = _on_grid(symbol_bits(*hyper), rows, columns).sum(2)
     return bits.sum(1).reshape(rows, columns) + _shared_out(hyper_bits, rows, columns)
+
+
+def _on_grid(of_z: NDArray[Any], rows: int, columns: int) -> NDArray[Any]:
+    """What belongs to the hyper-latents of rows x columns blocks, as [h, w, Z]."""
+    return of_z.reshape(-(-rows // HYPER_BLOCKS), -(-columns // HYPER_BLOCKS), -1)
 
 
 def _shared_out(hyper_bits: NDArray[np.float64], rows: int, columns: int) -> NDArray[np.float64]:
