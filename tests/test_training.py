@@ -233,6 +233,9 @@ def test_the_document_shows_this_recipe() -> None:
     recipe, text = Recipe(Path(), Path()), (ROOT / "docs" / "training.md").read_text()
     for shown in (
         f"MSE * (1 + {objective.GRID_WEIGHT:g} * grid excess)",
+        f"{objective.EYE_MSE:g} * lambda * 255² * MSE",
+        f"price {objective.PRICE_MIN:g} at quality 1 to {objective.PRICE_MAX:g} at quality 100",
+        f"level - {objective.EYE_BEND:g} * level * (1 - level)",
         f"{objective.LAMBDA_MIN:.5f} at quality 1 to {objective.LAMBDA_MAX:.2f} at quality 100",
         f"gradient norm clipped at {recipe.clip_norm:g}",
         f"{recipe.warmup_steps} steps of linear warm-up",
@@ -476,14 +479,14 @@ def test_training_learns(recipe: Recipe) -> None:
 
     From a random start: from the linear codec, which is the best of its kind, a hundred steps are no way at all.
     """
-    recipe = dataclasses.replace(recipe, init="random", architecture=TINY, steps=100, batch=4)
+    recipe = dataclasses.replace(recipe, init="random", architecture=TINY, steps=100, batch=4, tune="psnr")
     torch.manual_seed(recipe.seed)
     before = TrainingModel(TINY).eval()
     train(recipe)
     after = from_checkpoint(checkpoint_path(recipe.out)).eval()
     x = to_input(picture(256, 256, seed=100))
     for level in (0.2, 0.5, 0.8):
-        (old_bpp, old_psnr), (bpp, psnr) = (estimate(model, x, level) for model in (before, after))
+        (old_bpp, old_psnr, _), (bpp, psnr, _) = (estimate(model, x, level) for model in (before, after))
         assert bpp / old_bpp < 2 ** ((psnr - old_psnr) / 3)
         assert psnr > old_psnr + 3
 

@@ -60,6 +60,9 @@ folder = click.Path(exists=True, file_okay=False, path_type=Path)
 )
 @click.option("--validation", type=folder, help="Pictures to measure rate and PSNR on now and then.")
 @click.option(
+    "--tune", metavar="TUNE", help="What pictures are made for: eye, psnr, or a number from 0 (psnr) to 1 (eye). eye."
+)
+@click.option(
     "--degrade", metavar="KIND", help="Learn to restore: noise:5-25 adds Gaussian noise of 5 to 25 levels to the input."
 )
 @click.option(

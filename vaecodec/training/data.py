@@ -1,5 +1,6 @@
 """Training pictures: folders and tar shards of images, held in memory as uint8, cut into augmented crops."""
 
+import functools
 import io
 import json
 import os
@@ -21,7 +22,7 @@ from vaecodec.pixels import to_samples
 from vaecodec.training.errors import TrainingError
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".vaec"}
-SHRINK_PROBABILITY, SHRINK_MIN = 0.3, 0.5
+SHRINK_PROBABILITY, SHRINK_MIN = 0.15, 0.5
 WINDOW_PX = 1024  # of a larger picture only a window is kept: a few hundred photographs would fill the memory
 READ_AHEAD = 64
 
@@ -123,9 +124,18 @@ class Pictures:
         more = len(self.skipped) - names
         return f"{len(self.skipped)} skipped: {told}" + (f", and {more} more" if more > 0 else "")
 
+    @functools.cached_property
+    def _ends(self) -> NDArray[np.int64]:
+        """Pixels of the pictures up to and including each: a larger one has more crops that differ."""
+        return np.cumsum([picture.shape[0] * picture.shape[1] for picture in self.pictures])
+
     def crop(self, rng: np.random.Generator, patch_px: int) -> Tensor:
-        """One crop [3, patch_px, patch_px] uint8: random place, flips, quarter turns, now and then shrunk first."""
-        picture = self.pictures[rng.integers(len(self.pictures))]
+        """One crop [3, patch_px, patch_px] uint8: random place, flips, quarter turns, now and then shrunk first.
+
+        All pixels of all pictures have the same chance.
+        """
+        ends = self._ends
+        picture = self.pictures[int(np.searchsorted(ends, rng.integers(ends[-1]), side="right"))]
         height, width = picture.shape[:2]
         side = patch_px
         if rng.random() < SHRINK_PROBABILITY:

@@ -1,6 +1,7 @@
 """The training view of the codec: rate with noise, reconstruction with rounding, and the loss over all qualities."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,8 @@ from vaecodec.model.priors import FactorizedPrior, gaussian_bits
 from vaecodec.model.quantization import nearer_to_zero, trade
 from vaecodec.model.transforms import LATENT_STRIDE, Architecture
 from vaecodec.model.vae import Vae
+from vaecodec.training import ssimulacra2
+from vaecodec.training.errors import TrainingError
 from vaecodec.training.scale_network import ScaleNetwork
 
 LAMBDA_MIN, LAMBDA_MAX = 0.00045, 0.60  # weight of the mean squared error on the 0..255 scale, at quality 1 and 100
@@ -17,6 +20,11 @@ GRID_SLOPE = 0.25  # of grid excess where no grid shows: a square alone leaves s
 SMALLEST_STEP = 0.5 / 255  # between neighbouring pixels, on the mean: ratios of flat pictures say nothing
 LIKELY_RATIOS = (0.8, 1.25)  # of originals; drawings with lines at every 16th pixel are not what a grid looks like
 LAMBDA_MIDDLE = (LAMBDA_MIN * LAMBDA_MAX) ** 0.5
+# Bits a pixel that one unit of SSIMULACRA2's sum is worth at quality 1 and 100: the slopes of the curve of weights that
+# were trained for PSNR, at qualities 30 and 60, carried on to both ends.
+PRICE_MIN, PRICE_MAX = 0.0029, 5.8
+EYE_MSE = 0.3  # of the weight that squared error has in the tune psnr: what keeps colours and flat areas right
+EYE_BEND = 0.265  # moves quality 75 to SSIMULACRA2 80, and leaves both ends where they are
 
 
 class Outcome(NamedTuple):
@@ -33,6 +41,46 @@ class Losses(NamedTuple):
     total: Tensor
     bpp: Tensor
     mse: Tensor
+
+
+@dataclass(frozen=True)
+class Tune:
+    """What pictures are made for: a mix, from squared error alone (0) to what people see (1).
+
+    Attributes:
+        eye: share of SSIMULACRA2 in the distortion.
+    """
+
+    eye: float = 1.0
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The tune of a text: eye, psnr, or a number from 0 (psnr) to 1 (eye).
+
+        Raises:
+            TrainingError: (RECIPE) it is none of these.
+        """
+        named = {"psnr": "0", "eye": "1"}.get(text, text)
+        try:
+            eye = float(named)
+        except ValueError:
+            eye = -1.0
+        if not 0 <= eye <= 1:
+            raise TrainingError(f"tune is {text!r}, must be eye, psnr or a number from 0 to 1", code="RECIPE")
+        return cls(eye)
+
+    def level(self, level: Tensor) -> Tensor:
+        """The level 0..1 whose trade of rate for distortion a quality level has: see `EYE_BEND`."""
+        return level - EYE_BEND * self.eye * level * (1 - level)
+
+    def distortion(self, pictures: Tensor, x: Tensor, mse: Tensor, level: Tensor) -> Tensor:
+        """Bits a pixel [B] that what was lost of pictures x [B, 3, H, W] is worth; `mse` [B] has its grid in it."""
+        total = (1 - (1 - EYE_MSE) * self.eye) * rd_lambda(level) * 255**2 * mse
+        if not self.eye:
+            return total
+        shown = straight_through(pictures, pictures.clamp(0, 1))
+        price = PRICE_MIN * (PRICE_MAX / PRICE_MIN) ** level
+        return total + self.eye * price * ssimulacra2.distance(x, shown)
 
 
 def rd_lambda(level: Tensor) -> Tensor:
@@ -115,19 +163,22 @@ def grid_excess(pictures: Tensor, x: Tensor) -> Tensor:
     return (excess * (excess + GRID_SLOPE)).mean(1)
 
 
-def losses(model: nn.Module, x: Tensor, level: Tensor, *, seen: Tensor | None = None) -> Losses:
-    """Rate + lambda * distortion, each sample weighted by lambda^-1/2 so that no quality drowns the others.
+def losses(model: nn.Module, x: Tensor, level: Tensor, *, tune: Tune = Tune(), seen: Tensor | None = None) -> Losses:
+    """Rate + distortion, each sample weighted by lambda^-1/2 so that no quality drowns the others.
 
     Args:
         model: the codec.
         x: the pictures that are to come out [B, 3, H, W] in 0..1.
         level: quality levels [B] in 0..1.
+        tune: what distortion is.
         seen: what the codec is given instead of x, if it is to learn to restore.
     """
     outcome = model(x if seen is None else seen, level)
     bpp = (outcome.latent_bits + outcome.hyper_bits) / (x.shape[2] * x.shape[3])
     mse = (outcome.pictures - x).square().mean((1, 2, 3))
-    weight = rd_lambda(level)
-    distortion = mse * (1 + GRID_WEIGHT * grid_excess(outcome.pictures, x))
-    total = ((bpp + weight * 255**2 * distortion) * (weight / LAMBDA_MIDDLE) ** -0.5).mean()
+    traded = tune.level(level)
+    with torch.autocast(x.device.type, enabled=False):  # differences of near-equal variances need all bits
+        with_grid = mse * (1 + GRID_WEIGHT * grid_excess(outcome.pictures, x))
+        distortion = tune.distortion(outcome.pictures, x, with_grid, traded)
+    total = ((bpp + distortion) * (rd_lambda(traded) / LAMBDA_MIDDLE) ** -0.5).mean()
     return Losses(total, bpp.detach().mean(), mse.detach().mean())
