@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vaecodec import pixels
+from vaecodec.pictures import pixels
 
 Samples = NDArray[np.uint8]
 

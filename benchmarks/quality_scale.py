@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from benchmarks import codecs, datasets, metrics, results
 from benchmarks.metrics import Point
 from benchmarks.tables import OURS
-from vaecodec.model import deblocking
+from vaecodec.model.torch_engine import deblocking
 
 Samples = NDArray[np.uint8]
 

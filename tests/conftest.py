@@ -1,6 +1,5 @@
 """Fixtures shared by all tests: a tiny model made by the real export path, the shipped model, and pictures."""
 
-import dataclasses
 import signal
 from pathlib import Path
 
@@ -11,11 +10,17 @@ from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 
 from vaecodec import Codec
+from vaecodec.model.architecture import Architecture
 
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 settings.load_profile("default")
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell runs in the background is born deaf to it
+
+TINY = Architecture(
+    latent_channels=32, hyper_channels=8, analysis_channels=40, analysis_blocks=2, synthesis_channels=16,
+    synthesis_blocks=2, render_channels=48, condition_channels=4, prior_channels=8, scale_channels=8, quality_anchors=2,
+)  # fmt: skip
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
@@ -34,21 +39,14 @@ def picture(height: int, width: int, channels: int = 3, *, seed: int = 0) -> NDA
 
 def make_tiny_weights(folder: Path) -> Path:
     """A weights file of a few channels, from the KLT of synthetic pictures, exported as a real one is."""
-    from vaecodec.model.transforms import Architecture
     from vaecodec.training.data import Pictures
     from vaecodec.training.export import Calibration, export
     from vaecodec.training.klt import start_from_klt
     from vaecodec.training.objective import TrainingModel
 
-    arch = Architecture(
-        latent_channels=32, hyper_channels=8, analysis_channels=40, analysis_blocks=2, synthesis_channels=16,
-        synthesis_blocks=2, render_channels=48, condition_channels=4, prior_channels=8, scale_channels=8,
-        quality_anchors=2,
-    )  # fmt: skip
-    assert {field.name for field in dataclasses.fields(arch)} == set(dataclasses.asdict(arch))
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = TrainingModel(arch)
+        model = TrainingModel(TINY)
     pictures = Pictures.from_arrays([picture(128, 128, seed=n) for n in range(12)])
     start_from_klt(model, torch.stack([crop.permute(2, 0, 1) for crop in pictures.pictures]).float() / 255)
     path = folder / "tiny.safetensors"

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from vaecodec import Codec, pixels
+from vaecodec import Codec
+from vaecodec.pictures import pixels
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT))  # benchmarks/ is not part of the installed package

@@ -147,9 +147,9 @@ def test_throughput_measures_every_stage(tiny_weights: Path, folder: Path, monke
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
     arguments = ["--threads", "1", "--megapixels", "0.01", "--codecs", "jpeg,nonsense", "--repeats", "2"]
     arguments += ["--data", str(folder), "--pictures", "2", "--batch", "3", "--model", str(tiny_weights)]
-    before = stages.Network.walk_latents
+    before = stages.coding.read
     result = throughput.measure(throughput._parser().parse_args(arguments))
-    assert stages.Network.walk_latents is before
+    assert stages.coding.read is before
     assert set(result["codecs"]) == {"vaecodec", "jpeg"}
     ours, jpeg = result["codecs"]["vaecodec"], result["codecs"]["jpeg"]
     assert (result["pictures"], result["repeats"]) == (2, 2)
@@ -326,5 +326,5 @@ def test_two_checkouts_are_timed_in_turn(tmp_path: Path, capsys: pytest.CaptureF
     assert paired.main(arguments.split()) == 0
     report = json.loads((tmp_path / "paired.json").read_text())
     assert json.loads(capsys.readouterr().out) == report
-    assert report["before"]["model_id"] == report["after"]["model_id"] == weights.DEFAULT_SHA256[:8]
+    assert report["before"]["model_id"] == report["after"]["model_id"] == weights.BUILT_IN["psnr"][:8]
     assert all(report["ratio"][way] > 0 and report["after"][f"{way}_s"] > 0 for way in paired.WAYS)

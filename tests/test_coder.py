@@ -67,7 +67,7 @@ def decode(payload: bytes, passes: list[Pass]) -> list[np.ndarray]:
 
 def decode_slowly(payload: bytes, passes: list[Pass]) -> list[list[int]]:
     decoder = SlowDecoder(payload)
-    symbols = [decoder.read(lists_of(p.tables), p.rows.tolist(), p.tables.first_coded_row) for p in passes]
+    symbols = [decoder.read(lists_of(p.tables), p.indexes.tolist(), p.tables.first_coded_row) for p in passes]
     decoder.finish()
     return symbols
 

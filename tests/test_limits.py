@@ -21,9 +21,11 @@ from lossless_codec import vaec
 from PIL import Image
 
 import vaecodec
-from vaecodec import Codec, bitstream, sources
+from vaecodec import Codec
 from vaecodec.cli import main
 from vaecodec.errors import VaecError, VaecLimitError
+from vaecodec.format import records, sources
+from vaecodec.tiling.explore import Explorer
 
 MAX_MS, MAX_BYTES = 10.0, 5 * 2**20
 HEIGHT, WIDTH = 30, 40
@@ -71,14 +73,14 @@ DECODERS: dict[str, Callable[[Any, dict[str, Any]], object]] = {
 }
 # Those without an option for it, which have the default limit: what takes pictures, and what takes files.
 ANALYSERS: dict[str, Callable[[Any], object]] = {
-    "Codec.anomaly_score": CODEC.anomaly_score,
-    "Codec.features": CODEC.features,
-    "Codec.interpolate": lambda source: CODEC.interpolate(SAMPLES, source, 2),
-    "Codec.rate_map": CODEC.rate_map,
+    "Explorer.anomaly_score": CODEC.explore.anomaly_score,
+    "Explorer.features": CODEC.explore.features,
+    "Explorer.interpolate": lambda source: CODEC.explore.interpolate(SAMPLES, source, 2),
+    "Explorer.rate_map": CODEC.explore.rate_map,
 }
 FILE_ANALYSERS: dict[str, Callable[[Any], object]] = {
-    "Codec.features_from_bytes": CODEC.features_from_bytes,
-    "Codec.rate_map_from_bytes": CODEC.rate_map_from_bytes,
+    "Explorer.features_from_bytes": CODEC.explore.features_from_bytes,
+    "Explorer.rate_map_from_bytes": CODEC.explore.rate_map_from_bytes,
 }
 COMMANDS = {
     "encode": ["encode", "-f", "-o", "{folder}/out.vaec", "{picture}"],
@@ -148,7 +150,7 @@ def test_no_entry_point_is_forgotten() -> None:
     """Every public function that takes pictures or files, and every command, is in the tables above."""
     functions = {
         name: member
-        for prefix, scope in (("", vaecodec), ("Codec.", Codec))
+        for prefix, scope in (("", vaecodec), ("Codec.", Codec), ("Explorer.", Explorer))
         for name, member in ((prefix + n, getattr(scope, n)) for n in (getattr(scope, "__all__", None) or dir(scope)))
         if inspect.isfunction(member) and not name.split(".")[-1].startswith("_")
     }
@@ -234,7 +236,7 @@ def test_analysis_of_a_bomb_is_refused_at_no_cost(name: str) -> None:
 
 def test_no_picture_beyond_the_limit_is_drawn() -> None:
     """`sample` takes no file, but a size."""
-    assert refusal(lambda: CODEC.sample((2**14, 2**14))) == (VaecLimitError, "MAX_PIXELS")
+    assert refusal(lambda: CODEC.explore.sample((2**14, 2**14))) == (VaecLimitError, "MAX_PIXELS")
 
 
 def test_commands_refuse_a_bomb(tmp_path: Path) -> None:
@@ -276,7 +278,7 @@ def test_a_stream_without_end_is_refused(name: str, data: bytes, code: str) -> N
     """No more is read than can belong to a file, and one byte."""
     stream = Stream(data)
     assert refusal(lambda: DECODERS[name](stream, {}))[1] == code
-    assert stream.delivered == (len(data) + 1 if data else bitstream.HEADER.size_bytes)
+    assert stream.delivered == (len(data) + 1 if data else records.HEADER.size_bytes)
 
 
 @pytest.mark.parametrize(("data", "code"), [(b"", "BAD_MAGIC"), (SMALL, "TRAILING_DATA")], ids=["nothing", "a file"])

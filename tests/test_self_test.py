@@ -8,8 +8,10 @@ from exactness.builds import Build, builds
 
 from vaecodec import Codec
 from vaecodec.errors import VaecModelError
-from vaecodec.model import exact, weights
-from vaecodec.model.exact import ExactScales
+from vaecodec.model import weights
+from vaecodec.model.torch_engine import exact
+from vaecodec.model.torch_engine.engine import load
+from vaecodec.model.torch_engine.exact import ExactScales
 
 CPU = torch.device("cpu")
 
@@ -22,7 +24,7 @@ def test_there_are_a_hundred_builds() -> None:
 @pytest.mark.parametrize("build", builds(), ids=lambda build: build.name)
 def test_a_perturbed_build_is_refused(shipped: Codec, build: Build) -> None:
     """Every one of the hundred wrong builds is SELF_TEST."""
-    scales = ExactScales(shipped.network.scales.stored, CPU)
+    scales = ExactScales(shipped.engine.scales.stored, CPU)
     build.alter(scales)
     with pytest.raises(VaecModelError) as caught:
         scales.self_test()
@@ -33,14 +35,14 @@ def test_a_perturbed_build_is_refused(shipped: Codec, build: Build) -> None:
 def test_errors_that_rounding_repairs_are_accepted(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, codec: str
 ) -> None:
-    """A kernel whose sums are off by less than a half, as Winograd's may be, gives the same rows and passes."""
+    """A kernel whose sums are off by less than a half, as Winograd's may be, changes no table index and passes."""
     plain = exact.F.conv2d
 
     def sloppy(x: torch.Tensor, *args: object, **options: object) -> torch.Tensor:
         total = plain(x, *args, **options)
         return total + 0.4 * torch.sin(total) if x.dtype == torch.float64 else total
 
-    scales = request.getfixturevalue(codec).network.scales
+    scales = request.getfixturevalue(codec).engine.scales
     monkeypatch.setattr(exact.F, "conv2d", sloppy)
     scales.self_test()
 
@@ -49,7 +51,7 @@ def test_the_self_test_runs_whenever_weights_are_loaded(shipped: Codec, monkeypa
     """Each device that weights are loaded for is tested once, before anything can be coded with it."""
     tested = []
     monkeypatch.setattr(ExactScales, "self_test", lambda scales: tested.append(scales._row_offset.device))
-    weights.load(device="cpu")
+    load(weights.load(), "cpu")
     assert tested == [CPU]
 
 
@@ -58,14 +60,14 @@ def test_the_self_test_is_quick(shipped: Codec) -> None:
     times_s = []
     for _ in range(5):
         start = time.thread_time()
-        shipped.network.scales.self_test()
+        shipped.engine.scales.self_test()
         times_s.append(time.thread_time() - start)
     assert min(times_s) < 0.2
 
 
 def test_the_caller_s_settings_do_not_reach_the_self_test(shipped: Codec) -> None:
     """Autocast, another default dtype and another default device leave it as it is."""
-    scales = shipped.network.scales
+    scales = shipped.engine.scales
     try:
         torch.set_default_dtype(torch.bfloat16)
         with torch.autocast("cpu", torch.bfloat16), torch.device("meta"):

@@ -10,9 +10,10 @@ from conftest import picture
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from vaecodec.pictures.ssimulacra2 import score, score_of
 from vaecodec.training.errors import TrainingError
 from vaecodec.training.objective import Tune
-from vaecodec.training.ssimulacra2 import distance, score_of
+from vaecodec.training.ssimulacra2 import distance
 
 SIDE = 256  # below, the package runs out of scales and weighs the terms of others
 
@@ -49,6 +50,7 @@ def test_scores_are_those_of_the_package(tmp_path_factory: pytest.TempPathFactor
         Image.fromarray(original).save(folder / "a.png")
         Image.fromarray(shown).save(folder / "b.png")
         expected = package.compute_ssimulacra2(folder / "a.png", folder / "b.png")
+        assert score(original, shown) == pytest.approx(expected, abs=0.3)
         assert score_of(float(distance(to_tensor(original), to_tensor(shown)))) == pytest.approx(expected, abs=0.3)
 
 

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from vaecodec.model import transforms
-from vaecodec.model.layers import ResidualDepthwise
-from vaecodec.model.transforms import AnalysisTransform, Architecture, SynthesisTransform
+from vaecodec.model.architecture import Architecture
+from vaecodec.model.torch_engine import transforms
+from vaecodec.model.torch_engine.layers import ResidualDepthwise
+from vaecodec.model.torch_engine.transforms import AnalysisTransform, SynthesisTransform
 
 
 def shaken(module: nn.Module) -> nn.Module:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import denoising, uses
-from vaecodec.pixels import psnr_db
+from vaecodec.pictures.pixels import psnr_db
 
 pytest.importorskip("sklearn", reason="scikit-learn is not installed")
 pytest.importorskip("skimage", reason="scikit-image is not installed")

@@ -1,4 +1,4 @@
-"""Everything that vaecodec may raise about its input, as one tree.
+"""The errors that vaecodec raises about its input, as one tree.
 
 VaecError(OSError, ValueError)          the root: both `except OSError` and `except ValueError` catch it
 ├── VaecFormatError                     these bytes are not a well-formed .vaec file

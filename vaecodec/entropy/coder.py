@@ -28,16 +28,16 @@ _MODELS: WeakKeyDictionary[Tables, tuple[Any, ...]] = WeakKeyDictionary()
 
 
 class Pass(NamedTuple):
-    """Symbols that are coded together: the decoder must know all of their rows before it reads the first.
+    """Symbols that are coded together: the decoder must know all of their table indexes before it reads the first.
 
     Attributes:
         tables: The tables of this pass.
-        rows: int [n], table row of each symbol; uint8 is fastest.
+        indexes: int [n], which row of the tables codes each symbol; uint8 is fastest.
         symbols: int [n], each from -2047 to 2047, and 0 in rows below tables.first_coded_row.
     """
 
     tables: Tables
-    rows: IntArray
+    indexes: IntArray
     symbols: IntArray
 
 
@@ -51,13 +51,13 @@ def encode(passes: Sequence[Pass]) -> bytes:
         The payload: one or more little-endian 32-bit words, at most 0.1 % and 16 bytes longer than `ideal_bits` says.
 
     Raises:
-        TypeError: rows or symbols are not of an integer dtype.
-        ValueError: A row or a symbol is out of range, or shapes differ.
+        TypeError: indexes or symbols are not of an integer dtype.
+        ValueError: An index or a symbol is out of range, or shapes differ.
     """
     ans = constriction.stream.stack.AnsCoder(np.array([SENTINEL], np.uint32))
-    for tables, rows, symbols in reversed(passes):
-        tables.check(rows, symbols)
-        _push(ans, tables, rows, symbols)
+    for tables, indexes, symbols in reversed(passes):
+        tables.check(indexes, symbols)
+        _push(ans, tables, indexes, symbols)
     return ans.get_compressed().astype("<u4").tobytes()
 
 
@@ -88,30 +88,30 @@ class Decoder:
                 "payload ends with the word 0; any other word is allowed", code="CODER_STATE"
             ) from error
 
-    def read(self, tables: Tables, rows: IntArray) -> npt.NDArray[np.int32]:
+    def read(self, tables: Tables, indexes: IntArray) -> npt.NDArray[np.int32]:
         """Decodes the next pass.
 
         Args:
             tables: The tables of this pass.
-            rows: int [n], table row of each symbol.
+            indexes: int [n], which row of the tables codes each symbol.
 
         Returns:
             int32 [n]: the symbols, each from -2047 to 2047, and 0 in rows below tables.first_coded_row.
 
         Raises:
             VaecCorruptError: code ESCAPE_RANGE, if an escaped symbol has a value that needs no escape.
-            TypeError: rows is not of an integer dtype.
-            ValueError: A row is out of range, or rows is not 1-D.
+            TypeError: indexes are not of an integer dtype.
+            ValueError: An index is out of range, or there is not one dimension.
         """
-        tables.check(rows)
-        order, sizes = _by_row(tables, rows)
+        tables.check(indexes)
+        order, sizes = _by_row(tables, indexes)
         columns = [self._ans.decode(model, size) for model, size in zip(_models(tables), sizes.tolist(), strict=True)]
         radius = np.repeat(tables.radius.astype(np.int32), sizes)
         coded = np.concatenate(columns) - radius
         escaped = np.flatnonzero(coded > radius)
         if escaped.size:
             coded[escaped] = self._read_escaped(radius[escaped])
-        symbols = np.zeros(rows.size, np.int32)
+        symbols = np.zeros(indexes.size, np.int32)
         symbols[order] = coded
         return symbols
 
@@ -141,11 +141,11 @@ class Decoder:
         return values
 
 
-def _push(ans: Any, tables: Tables, rows: IntArray, symbols: IntArray) -> None:
+def _push(ans: Any, tables: Tables, indexes: IntArray, symbols: IntArray) -> None:
     """Codes one pass backwards: what is pushed last is popped first."""
-    order, sizes = _by_row(tables, rows)
+    order, sizes = _by_row(tables, indexes)
     symbols = symbols[order]
-    columns, escaped = tables.columns(rows[order], symbols)
+    columns, escaped = tables.columns(indexes[order], symbols)
     ans.encode_reverse(symbols[escaped].astype(np.int32) + np.int32(ESCAPE_LIMIT), _ESCAPED_VALUE)
     end = columns.size
     for model, size in zip(reversed(_models(tables)), reversed(sizes.tolist()), strict=True):
@@ -153,7 +153,7 @@ def _push(ans: Any, tables: Tables, rows: IntArray, symbols: IntArray) -> None:
         end -= size
 
 
-def _by_row(tables: Tables, rows: IntArray) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+def _by_row(tables: Tables, indexes: IntArray) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     """Sorts a pass by row, keeping the order within a row.
 
     Returns:
@@ -161,7 +161,7 @@ def _by_row(tables: Tables, rows: IntArray) -> tuple[npt.NDArray[np.intp], npt.N
         sizes: int [tables.rows], how many symbols of each row are coded; 0 for rows that are skipped.
     """
     # numpy sorts integers of 8 and 16 bits in linear time: to sort the skipped ones too is quicker than to find them.
-    narrow = rows.astype(np.min_scalar_type(tables.rows - 1), copy=False)
+    narrow = indexes.astype(np.min_scalar_type(tables.rows - 1), copy=False)
     sizes = np.bincount(narrow, minlength=tables.rows)
     skipped = sizes[: tables.first_coded_row].sum()
     sizes[: tables.first_coded_row] = 0

@@ -98,54 +98,54 @@ class Tables:
         if wrong.size:
             raise _broken(f"counts of row {wrong[0]} sum to {totals[wrong[0]]}; exactly {2**PRECISION} is allowed")
 
-    def check(self, rows: IntArray, symbols: IntArray | None = None) -> None:
-        """Refuses rows and symbols that these tables cannot code.
+    def check(self, indexes: IntArray, symbols: IntArray | None = None) -> None:
+        """Refuses indexes and symbols that these tables cannot code.
 
         Args:
-            rows: int [n], each from 0 to self.rows - 1.
+            indexes: int [n], each from 0 to self.rows - 1.
             symbols: int [n], each from -2047 to 2047, and 0 wherever the row is below first_coded_row.
 
         Raises:
             TypeError: An array is not of an integer dtype.
             ValueError: A shape or a value is outside the ranges above.
         """
-        _check_integers("rows", rows, lowest=0, highest=self.rows - 1)
+        _check_integers("indexes", indexes, lowest=0, highest=self.rows - 1)
         if symbols is None:
             return
         _check_integers("symbols", symbols, lowest=-ESCAPE_LIMIT, highest=ESCAPE_LIMIT)
-        if symbols.shape != rows.shape:
-            raise ValueError(f"symbols has shape {symbols.shape}; rows has shape {rows.shape}, and both must be equal")
-        if self.first_coded_row and symbols[rows < self.first_coded_row].any():
+        if symbols.shape != indexes.shape:
+            raise ValueError(f"symbols has shape {symbols.shape}; indexes has shape {indexes.shape}, must be equal")
+        if self.first_coded_row and symbols[indexes < self.first_coded_row].any():
             raise ValueError(f"symbols in a row below {self.first_coded_row} are not coded; only 0 is allowed there")
 
-    def columns(self, rows: IntArray, symbols: IntArray) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
+    def columns(self, indexes: IntArray, symbols: IntArray) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
         """Finds the count that codes each symbol.
 
         Args:
-            rows: int [n], as accepted by `check`.
+            indexes: int [n], as accepted by `check`.
             symbols: int [n], as accepted by `check`.
 
         Returns:
             columns: int32 [n], symbol + R for a symbol of magnitude R = radius[row] or less, else 2R + 1, the escape.
             escaped: bool [n], whether it is the escape.
         """
-        radius = self.radius.astype(np.int32)[rows]
+        radius = self.radius.astype(np.int32)[indexes]
         symbols = symbols.astype(np.int32, copy=False)
         escaped = np.abs(symbols) > radius
         return np.where(escaped, 2 * radius + 1, symbols + radius), escaped
 
-    def saved_bits(self, rows: IntArray, symbols: IntArray) -> npt.NDArray[np.float32]:
+    def saved_bits(self, indexes: IntArray, symbols: IntArray) -> npt.NDArray[np.float32]:
         """Tells what symbols one step nearer to zero would save.
 
         Args:
-            rows: int [n], as accepted by `check`.
+            indexes: int [n], as accepted by `check`.
             symbols: int [n], as accepted by `check`.
 
         Returns:
             float32 [n]: bits, negative where that symbol is dearer; 0 for the symbol 0 and for those that escape.
         """
-        columns, _ = self.columns(rows, symbols)
-        return self._saved_bits[rows, columns]
+        columns, _ = self.columns(indexes, symbols)
+        return self._saved_bits[indexes, columns]
 
     @functools.cached_property
     def _saved_bits(self) -> npt.NDArray[np.float32]:
@@ -215,12 +215,12 @@ def from_pmfs(pmfs: Sequence[FloatArray], escapes: Sequence[float], *, first_cod
     return Tables(radius, counts, first_coded_row)
 
 
-def ideal_bits(tables: Tables, rows: IntArray, symbols: IntArray) -> float:
+def ideal_bits(tables: Tables, indexes: IntArray, symbols: IntArray) -> float:
     """Computes what an ideal coder would spend; the real one stays within 0.1 % and 16 bytes of it.
 
     Args:
         tables: The tables that code the symbols.
-        rows: int [n], table row of each symbol.
+        indexes: int [n], which row of the tables codes each symbol.
         symbols: int [n], each from -2047 to 2047, and 0 in rows below first_coded_row.
 
     Returns:
@@ -230,9 +230,9 @@ def ideal_bits(tables: Tables, rows: IntArray, symbols: IntArray) -> float:
         TypeError: An array is not of an integer dtype.
         ValueError: A row or symbol is out of range.
     """
-    tables.check(rows, symbols)
-    columns, escaped = tables.columns(rows, symbols)
-    places = rows.astype(np.intp) * tables.counts.shape[1] + columns
+    tables.check(indexes, symbols)
+    columns, escaped = tables.columns(indexes, symbols)
+    places = indexes.astype(np.intp) * tables.counts.shape[1] + columns
     uses = np.bincount(places, minlength=tables.counts.size).reshape(tables.counts.shape)
     uses[: tables.first_coded_row] = 0
     bits = (uses * (PRECISION - np.log2(np.maximum(tables.counts, 1)))).sum()
@@ -240,17 +240,17 @@ def ideal_bits(tables: Tables, rows: IntArray, symbols: IntArray) -> float:
     return float(bits + value_bits.sum())
 
 
-def symbol_bits(tables: Tables, rows: IntArray, symbols: IntArray) -> npt.NDArray[np.float64]:
+def symbol_bits(tables: Tables, indexes: IntArray, symbols: IntArray) -> npt.NDArray[np.float64]:
     """Computes what each symbol costs an ideal coder; arguments and errors as `ideal_bits`, which is their sum.
 
     Returns:
         float64 [n]: bits, with those of an escaped value beside its escape; 0 in rows below first_coded_row.
     """
-    tables.check(rows, symbols)
-    columns, escaped = tables.columns(rows, symbols)
-    bits = PRECISION - np.log2(tables.counts[rows, columns])
+    tables.check(indexes, symbols)
+    columns, escaped = tables.columns(indexes, symbols)
+    bits = PRECISION - np.log2(tables.counts[indexes, columns])
     bits[escaped] += PRECISION - np.log2(ESCAPE_COUNTS[symbols[escaped].astype(np.intp) + ESCAPE_LIMIT])
-    bits[rows < tables.first_coded_row] = 0
+    bits[indexes < tables.first_coded_row] = 0
     return bits
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from vaecodec.pixels import to_samples
+from vaecodec.pictures.pixels import to_samples
 from vaecodec.training.errors import TrainingError
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".vaec"}
@@ -81,7 +81,7 @@ class Pictures:
     Args:
         folder: holds images, or tar shards of images, at any depth.
         patch_px: side of the crops; smaller pictures are left out.
-        limit: read no more than so many pictures.
+        limit: read at most this many pictures.
 
     Attributes:
         pictures: uint8 [H, W, 3] each; of a picture wider or taller than 1024 px, a window of at most that.
@@ -119,7 +119,7 @@ class Pictures:
         return pictures
 
     def skipped_text(self, *, names: int = 20) -> str:
-        """The skipped files in one sentence, at most so many by name."""
+        """The skipped files in one sentence, the first few by name."""
         told = ", ".join(f"{name} ({why})" for name, why in islice(self.skipped.items(), names))
         more = len(self.skipped) - names
         return f"{len(self.skipped)} skipped: {told}" + (f", and {more} more" if more > 0 else "")

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vaecodec.model.precision import has_fast_bfloat16
+from vaecodec.model.torch_engine.precision import has_fast_bfloat16
 from vaecodec.training.data import Pictures
 from vaecodec.training.errors import TrainingError
 from vaecodec.training.export import Calibration, export
@@ -277,7 +277,7 @@ class _Session:
 
 
 class _Every:
-    """Tells once every so many seconds that something is due."""
+    """True once in every interval of seconds."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds, self.last = seconds, time.monotonic()

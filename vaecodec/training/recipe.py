@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vaecodec.model.transforms import HYPER_STRIDE, LATENT_STRIDE, Architecture
+from vaecodec.model.architecture import HYPER_STRIDE, LATENT_STRIDE, Architecture
 from vaecodec.training.degrade import Noise
 from vaecodec.training.errors import TrainingError
 from vaecodec.training.objective import Tune
