@@ -14,7 +14,7 @@ from torch import nn
 
 from benchmarks.results import write_atomically
 from vaecodec import Codec
-from vaecodec.model.torch_engine.layers import Onto
+from vaecodec.model.torch_engine.network import Onto
 
 SIDE_PX = 256
 

@@ -26,9 +26,8 @@ from vaecodec.errors import (
     VaecUnsupportedError,
 )
 from vaecodec.format import records
-from vaecodec.format.checks import check_size
 from vaecodec.format.container import is_vaec, read, read_info, write
-from vaecodec.format.records import Bitstream, Header, IndexEntry, Info, PixelFormat, Tile, TileMode
+from vaecodec.format.records import Bitstream, Header, IndexEntry, Info, PixelFormat, Tile, TileMode, check_size
 
 FORMAT = (Path(__file__).parents[1] / "docs" / "format.md").read_text(encoding="utf-8")
 MIB = 2**20

@@ -31,11 +31,10 @@ from vaecodec.errors import (
 )
 from vaecodec.format import container, records
 from vaecodec.format.records import Header, PixelFormat, Tile, TileMode
-from vaecodec.model.torch_engine.deblocking import border_ratio
+from vaecodec.model.torch_engine.network import border_ratio
 from vaecodec.pictures import pixels
-from vaecodec.tiling.canvas import Canvas
+from vaecodec.tiling.canvas import Canvas, Rect
 from vaecodec.tiling.encode import Encoder
-from vaecodec.tiling.geometry import Rect
 from vaecodec.tiling.tile import decode_latents, floor_psnr_db
 
 MODES = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}

@@ -12,7 +12,7 @@ from exactness.pictures import pictures
 from exactness.probe import FIELD_QUALITY, noise
 
 from vaecodec import Codec
-from vaecodec.model.torch_engine.exact import ExactScales
+from vaecodec.model.torch_engine.engine import ExactScales
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from vaecodec.model.architecture import CUTS_IN_ALL, REACH_PX
-from vaecodec.model.torch_engine.deblocking import Deblocking, border_ratio, fitting_cut
+from vaecodec.model.torch_engine.network import Deblocking, border_ratio, fitting_cut
 
 CHANNELS, BLOCK_PX, SEGMENT_PX = 8, 16, 4
 

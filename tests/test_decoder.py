@@ -16,8 +16,8 @@ from vaecodec.model import coding
 from vaecodec.model.coding import Symbols
 from vaecodec.model.engine import Array, Engine
 from vaecodec.model.torch_engine.engine import TorchEngine
+from vaecodec.tiling.canvas import Rect
 from vaecodec.tiling.decode import DAMAGED_GREY, Decoder
-from vaecodec.tiling.geometry import Rect
 
 SIDE = 64
 

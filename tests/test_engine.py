@@ -20,7 +20,7 @@ from vaecodec.model.architecture import Architecture, float_shapes
 from vaecodec.model.engine import Engine
 from vaecodec.model.torch_engine import engine as torch_engine
 from vaecodec.model.torch_engine.engine import TorchEngine
-from vaecodec.tiling.geometry import Rect
+from vaecodec.tiling.canvas import Rect
 from vaecodec.tiling.tile import decode_symbols, read_symbols
 
 ROOT = Path(__file__).parents[1]

@@ -10,9 +10,9 @@ from exactness import oracle
 
 from vaecodec import Codec
 from vaecodec.errors import VaecModelError
-from vaecodec.model.architecture import hyper_size
+from vaecodec.model.coding import hyper_size
 from vaecodec.model.scales import EXACT_LIMIT
-from vaecodec.model.torch_engine.exact import ExactScales
+from vaecodec.model.torch_engine.engine import ExactScales
 
 CPU = torch.device("cpu")
 

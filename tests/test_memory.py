@@ -19,12 +19,11 @@ from stress import living
 
 import vaecodec
 from vaecodec import Codec, codec
-from vaecodec.errors import VaecFormatError, VaecModelError, VaecResourceError
+from vaecodec.errors import VaecFormatError, VaecModelError, VaecResourceError, first_that_fits, is_shortage
 from vaecodec.format import container, sources
 from vaecodec.format.records import TileMode
 from vaecodec.model.engine import Engine
 from vaecodec.model.torch_engine.engine import TorchEngine
-from vaecodec.runtime.memory import first_that_fits, is_shortage
 from vaecodec.tiling.decode import Decoder
 from vaecodec.tiling.encode import Encoder
 
@@ -39,7 +38,7 @@ SHORTAGES = [
 TOO_LONG = 128 + 32
 PAGES_TAKEN = """
 import resource, numpy
-from vaecodec.runtime.memory import keep_freed_memory
+from vaecodec.errors import keep_freed_memory
 if {keeps}: keep_freed_memory()
 def use(): return [numpy.ones(4 << 20, numpy.uint8) for _ in range(12)]
 use()

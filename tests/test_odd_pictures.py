@@ -16,7 +16,7 @@ from PIL import ExifTags, Image, ImageDraw, ImageOps
 
 from vaecodec import Codec
 from vaecodec.errors import VaecError, VaecImageError
-from vaecodec.format import checks, container
+from vaecodec.format import container, records
 from vaecodec.format.records import TileMode
 from vaecodec.pictures import pixels
 from vaecodec.tiling.tile import floor_psnr_db
@@ -275,7 +275,7 @@ def test_no_reader_of_pillow_lets_other_errors_out(tmp_path: Path) -> None:
             path.write_bytes(data)
             try:
                 opened = pixels.open_source(path)
-                checks.check_size(*pixels.size_of(opened), max_pixels=10**6)
+                records.check_size(*pixels.size_of(opened), max_pixels=10**6)
                 pixels.to_samples(opened)
                 pixels.metadata_of(opened)
                 pictures += 1

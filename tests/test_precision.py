@@ -12,7 +12,7 @@ from conftest import picture
 
 from vaecodec import Codec
 from vaecodec.model.torch_engine import engine
-from vaecodec.model.torch_engine.precision import full_precision, has_fast_bfloat16
+from vaecodec.model.torch_engine.engine import full_precision, has_fast_bfloat16
 from vaecodec.pictures.pixels import psnr_db
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -167,7 +167,7 @@ def test_products_are_whole_inside_and_as_before_outside(precision: str) -> None
 
 PRODUCTS_BY_BACKEND = """
 import torch
-from vaecodec.model.torch_engine.precision import full_precision
+from vaecodec.model.torch_engine.engine import full_precision
 product = torch.backends.mkldnn.matmul
 product.fp32_precision = "bf16"
 with full_precision(torch.device("cpu")):

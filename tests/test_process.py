@@ -79,15 +79,27 @@ def test_spawned_workers_neither_hang_nor_differ() -> None:
 @POSIX
 def test_only_the_thread_that_forked_is_told_and_only_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is the one that torch had threads for; a thread that begins in the child gets new ones."""
-    monkeypatch.setattr(forks, "_forked_thread", None)
-    assert not forks.pop_notice()
-    forks._note()
-    answers: list[bool] = []
-    thread = threading.Thread(target=lambda: answers.append(forks.pop_notice()))
-    thread.start()
-    thread.join()
-    answers += [forks.pop_notice(), forks.pop_notice()]
-    assert answers == [False, True, False]
+    before = torch.get_num_threads()
+    monkeypatch.setattr(forks, "forked_thread", None)
+    torch.set_num_threads(2)
+    seen: list[int] = []
+
+    def settle() -> None:
+        engine.settle_after_fork()
+        seen.append(torch.get_num_threads())
+
+    try:
+        settle()
+        forks._note()
+        thread = threading.Thread(target=lambda: (torch.set_num_threads(2), settle()))
+        thread.start()
+        thread.join()
+        settle()
+        torch.set_num_threads(2)
+        settle()
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [2, 2, 1, 2]
 
 
 @POSIX

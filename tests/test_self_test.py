@@ -9,9 +9,8 @@ from exactness.builds import Build, builds
 from vaecodec import Codec
 from vaecodec.errors import VaecModelError
 from vaecodec.model import weights
-from vaecodec.model.torch_engine import exact
-from vaecodec.model.torch_engine.engine import load
-from vaecodec.model.torch_engine.exact import ExactScales
+from vaecodec.model.torch_engine import engine
+from vaecodec.model.torch_engine.engine import ExactScales, load
 
 CPU = torch.device("cpu")
 
@@ -36,14 +35,14 @@ def test_errors_that_rounding_repairs_are_accepted(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, codec: str
 ) -> None:
     """A kernel whose sums are off by less than a half, as Winograd's may be, changes no table index and passes."""
-    plain = exact.F.conv2d
+    plain = engine.F.conv2d
 
     def sloppy(x: torch.Tensor, *args: object, **options: object) -> torch.Tensor:
         total = plain(x, *args, **options)
         return total + 0.4 * torch.sin(total) if x.dtype == torch.float64 else total
 
     scales = request.getfixturevalue(codec).engine.scales
-    monkeypatch.setattr(exact.F, "conv2d", sloppy)
+    monkeypatch.setattr(engine.F, "conv2d", sloppy)
     scales.self_test()
 
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
-from vaecodec.errors import VaecError, VaecImageError, VaecModelError
+from vaecodec.errors import Result, VaecError, VaecImageError, VaecModelError, first_that_fits, translated_errors
 from vaecodec.format import container, sources
 from vaecodec.format.container import Assembled
 from vaecodec.format.records import DEFAULT_MAX_PIXELS, Bitstream, Header, Info, Tile, TileMode
@@ -21,11 +21,10 @@ from vaecodec.pictures import pixels, readers, ssimulacra2, writers
 from vaecodec.pictures.metadata import merge_metadata
 from vaecodec.pictures.rows import Rows
 from vaecodec.runtime import files, threads
-from vaecodec.runtime.memory import Result, first_that_fits, translated_errors
 from vaecodec.tiling import decode as decoding
+from vaecodec.tiling.canvas import to_rgb
 from vaecodec.tiling.decode import Decoder, NumpyArrays
 from vaecodec.tiling.encode import Encoder
-from vaecodec.tiling.geometry import to_rgb
 from vaecodec.tiling.options import Attempt, Output, Presentation, Target, rate_goal, window_of
 
 if TYPE_CHECKING:
@@ -507,7 +506,7 @@ class Codec:
         """The kind of arrays that pictures come out as: tensors never leave their device."""
         if output != "torch":
             return NumpyArrays()
-        from vaecodec.model.torch_engine.devices import TorchArrays  # torch loads only for those who ask for it
+        from vaecodec.model.torch_engine.engine import TorchArrays  # torch loads only for those who ask for it
 
         return TorchArrays(self.device)
 
@@ -593,10 +592,10 @@ if hasattr(os, "register_at_fork"):
 
 
 def _load_engine(model: str | None, tune: str, device: str) -> Engine:
-    from vaecodec.model.torch_engine import devices  # deferred, as below: torch takes a second to load
+    from vaecodec.model.torch_engine import engine  # deferred, as below: torch takes a second to load
 
     with _loading:
-        devices.settle_after_fork()
+        engine.settle_after_fork()
         return _cached_engine(model, tune, device)
 
 

@@ -10,7 +10,7 @@ from scenes import drawing, photo
 from valid import XMP, Vector, chunk, header_of, learned_tile, resealed, solid_tile, with_chunks, zlib_tile
 
 from vaecodec.entropy import coder
-from vaecodec.entropy.tables import Tables
+from vaecodec.entropy.coder import Tables
 from vaecodec.format import container
 from vaecodec.format.records import HEADER, Tile, TileMode
 from vaecodec.model import coding

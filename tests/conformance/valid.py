@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scenes import Samples, drawing, noise, photo
 
-from vaecodec.entropy.tables import ESCAPE_LIMIT, Tables
+from vaecodec.entropy.coder import ESCAPE_LIMIT, Tables
 from vaecodec.format import container, records
 from vaecodec.format.records import CHUNK, HEADER, INDEX_ENTRY, Header, PixelFormat, Tile, TileMode
 from vaecodec.model import coding
@@ -16,8 +16,8 @@ from vaecodec.model.coding import Code
 from vaecodec.model.engine import Engine
 from vaecodec.pictures import pixels
 from vaecodec.pictures.rows import ArrayRows
+from vaecodec.tiling.canvas import to_rgb
 from vaecodec.tiling.encode import Encoder
-from vaecodec.tiling.geometry import to_rgb
 from vaecodec.tiling.tile import encode_latents, encode_symbols
 
 EXIF_TURNED = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"  # Orientation 6

@@ -31,7 +31,7 @@ from vaecodec import Codec
 from vaecodec.errors import VaecModelError
 from vaecodec.format import container
 from vaecodec.format.records import TileMode
-from vaecodec.model.torch_engine.exact import ExactScales
+from vaecodec.model.torch_engine.engine import ExactScales
 
 ROOT = Path(__file__).parents[2]
 RECORD = ROOT / "benchmarks" / "results" / "reliability" / "exactness.json"

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exactness import oracle
-from vaecodec.model.architecture import hyper_size
+from vaecodec.model.coding import hyper_size
 from vaecodec.model.weights import Weights
 
 

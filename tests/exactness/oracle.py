@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from vaecodec.model.scales import IntegerScales
 
 if TYPE_CHECKING:
-    from vaecodec.model.torch_engine.exact import ExactScales
+    from vaecodec.model.torch_engine.engine import ExactScales
 
 Integers = NDArray[np.int64]
 

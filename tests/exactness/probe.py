@@ -29,10 +29,11 @@ from vaecodec.entropy import coder
 from vaecodec.format import container
 from vaecodec.format.records import Bitstream
 from vaecodec.model import coding
-from vaecodec.model.architecture import LATENT_STRIDE, SCALE_ROWS, hyper_size
+from vaecodec.model.architecture import LATENT_STRIDE, SCALE_ROWS
+from vaecodec.model.coding import hyper_size
 from vaecodec.model.engine import Engine
 from vaecodec.model.scales import ACTIVATION_LIMIT, HYPER_LIMIT, ROW_FRACTION_BITS, IntegerScales
-from vaecodec.model.torch_engine.exact import ExactScales
+from vaecodec.model.torch_engine.engine import ExactScales
 
 BATCH = 3
 FIELD_SIDE, FIELD_QUALITY = 20, 60

@@ -10,7 +10,7 @@ from fuzz.mutators import FORGED, Mutant
 from fuzz.parts import LEARNED, reseal
 from vaecodec import Codec
 from vaecodec.entropy import coder, lossless
-from vaecodec.entropy.tables import Tables, from_pmfs
+from vaecodec.entropy.coder import Tables, from_pmfs
 from vaecodec.errors import VaecCorruptError
 from vaecodec.format import container, records
 from vaecodec.format.records import Header, PixelFormat, Tile, TileMode

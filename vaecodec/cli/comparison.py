@@ -46,7 +46,7 @@ def _ms_ssim(a: pixels.Samples, b: pixels.Samples) -> float | None:
         return None
     if min(a.shape[:2]) < _MS_SSIM_MIN_SIDE_PX:
         return None
-    from vaecodec.model.torch_engine.devices import TorchArrays
+    from vaecodec.model.torch_engine.engine import TorchArrays
 
     cpu = TorchArrays("cpu")
     x, y = (cpu.by_channels(cpu.take(each))[None].double() for each in (a, b))

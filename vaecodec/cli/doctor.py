@@ -56,7 +56,7 @@ def _plugin() -> str:
 
 
 def _devices() -> list[str]:
-    from vaecodec.model.torch_engine.devices import pick_device  # loads torch
+    from vaecodec.model.torch_engine.engine import pick_device  # loads torch
 
     return list(dict.fromkeys(("cpu", str(pick_device("auto")))))
 

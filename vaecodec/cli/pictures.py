@@ -16,7 +16,7 @@ from vaecodec.cli.outputs import STDIO
 from vaecodec.cli.streams import read_stdin
 from vaecodec.codec import Codec
 from vaecodec.errors import VaecImageError
-from vaecodec.format import checks, container, records
+from vaecodec.format import container, records
 from vaecodec.pictures import pixels, writers
 
 Picture = Image.Image
@@ -54,7 +54,7 @@ def open_picture(source: str | bytes, *, max_pixels: int, upright: bool = False)
     with reading():
         image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
         try:
-            checks.check_size(*image.size, max_pixels=max_pixels)
+            records.check_size(*image.size, max_pixels=max_pixels)
             if getattr(image, "is_animated", False) and image.format != "MPO":  # a photo that holds its own preview
                 warnings.warn("only the first of its frames is taken", UserWarning, stacklevel=2)
             image.load()

@@ -11,7 +11,6 @@ from dataclasses import asdict
 from typing import Any, BinaryIO, NoReturn, TypeAlias
 
 from vaecodec.errors import VaecChecksumError, VaecError, VaecFormatError, VaecLimitError, VaecTruncatedError
-from vaecodec.format.checks import check_chunk, check_crc, check_fields, check_size, check_tile
 from vaecodec.format.records import (
     CHUNK,
     CHUNK_TYPES,
@@ -35,6 +34,11 @@ from vaecodec.format.records import (
     Tile,
     TileBox,
     TileMode,
+    check_chunk,
+    check_crc,
+    check_fields,
+    check_size,
+    check_tile,
     tile_log2_for,
 )
 

@@ -75,16 +75,6 @@ def built_in_tune(model_id: bytes) -> str | None:
     return next((tune for tune, sha256 in BUILT_IN.items() if sha256.startswith(model_id.hex())), None)
 
 
-def quality_level(quality: int) -> float:
-    """Quality 1..100 as the level 0..1 that the gain curves take."""
-    return (quality - 1) / (len(QUALITIES) - 1)
-
-
-def hyper_size(rows: int, columns: int) -> tuple[int, int]:
-    """Size of the hyper-latent grid over rows x columns latents."""
-    return -(-rows // HYPER_STRIDE), -(-columns // HYPER_STRIDE)
-
-
 def float_shapes(arch: Architecture) -> dict[str, Shape]:
     """Name and shape of every float tensor of a weights file: the parameters of the transforms and gains."""
     return dict(_floats(arch))

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from vaecodec.entropy.tables import ESCAPE_LIMIT, Tables
+from vaecodec.entropy.coder import ESCAPE_LIMIT, Tables
 from vaecodec.errors import VaecModelError
-from vaecodec.model.architecture import BASE_SHARE, hyper_size
+from vaecodec.model.architecture import BASE_SHARE, HYPER_STRIDE, QUALITIES
 from vaecodec.model.engine import Array, Engine
 
 BASE_GROUPS = 2  # of the groups below, the first: all of the base and nothing else
@@ -44,6 +44,16 @@ class Coded(NamedTuple):
 
 Code = Callable[[Tables, NDArray[np.uint8]], NDArray[np.int32]]
 """Asked for the symbols [n] of a group, given their tables and table indexes [n]; of a decoder, it reads them."""
+
+
+def quality_level(quality: int) -> float:
+    """Quality 1..100 as the level 0..1 that the gain curves take."""
+    return (quality - 1) / (len(QUALITIES) - 1)
+
+
+def hyper_size(rows: int, columns: int) -> tuple[int, int]:
+    """Size of the hyper-latent grid over rows x columns latents."""
+    return -(-rows // HYPER_STRIDE), -(-columns // HYPER_STRIDE)
 
 
 # --- the order of coding ----------------------------------------------------------------------------------------------

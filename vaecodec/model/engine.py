@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vaecodec.entropy.tables import Tables
+from vaecodec.entropy.coder import Tables
 from vaecodec.model.architecture import Architecture
 
 Array = Any

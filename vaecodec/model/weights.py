@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as parse_safetensors
 from safetensors.numpy import save as format_safetensors
 
-from vaecodec.entropy.tables import Tables
+from vaecodec.entropy.coder import Tables
 from vaecodec.errors import VaecModelError
 from vaecodec.model.architecture import BUILT_IN, DEFAULT_TUNE, Architecture, float_shapes, integer_shapes
 from vaecodec.model.scales import IntegerLayer, IntegerScales

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from vaecodec.errors import VaecImageError
-from vaecodec.format import checks
+from vaecodec.format import records
 from vaecodec.pictures import pillow, pixels, vips
 from vaecodec.pictures.pnm import PnmRows
 from vaecodec.pictures.rows import ArrayRows, Rows
@@ -22,14 +22,14 @@ def open_rows(source: Source, *, max_pixels: int | None) -> Rows:
     Args:
         source: what `pixels.open_source` takes; besides, anything with `shape`, `dtype` and slices of rows that become
             arrays: memory-mapped arrays, and those of zarr and h5py; and `Rows` themselves.
-        max_pixels: as for `checks.check_size`.
+        max_pixels: as for `records.check_size`.
 
     Returns:
         Its rows. PGM and PPM with 8 bits, and arrays, need no memory of their own. PNG, JPEG and TIFF of more than 16
         megapixels need little where pyvips is installed. All else is decoded by Pillow as a whole.
 
     Raises:
-        VaecError, OSError: as `pixels.open_source`, `checks.check_size`, `pixels.to_samples`.
+        VaecError, OSError: as `pixels.open_source`, `records.check_size`, `pixels.to_samples`.
     """
     if isinstance(source, str | os.PathLike):
         return _open_file(os.fspath(source), max_pixels)
@@ -38,7 +38,7 @@ def open_rows(source: Source, *, max_pixels: int | None) -> Rows:
     if _is_array_like(source):
         return _checked(ArrayRows(source), max_pixels)
     opened = pixels.open_source(source)
-    checks.check_size(*pixels.size_of(opened), max_pixels=max_pixels)
+    records.check_size(*pixels.size_of(opened), max_pixels=max_pixels)
     if isinstance(opened, Image.Image):
         return ArrayRows(pixels.to_samples(opened), pixels.metadata_of(opened))
     return ArrayRows(opened)
@@ -49,7 +49,7 @@ def _open_file(path: str, max_pixels: int | None) -> Rows:
         return _checked(PnmRows(path), max_pixels)
     image = pixels.open_image(path)
     try:
-        checks.check_size(*image.size, max_pixels=max_pixels)
+        records.check_size(*image.size, max_pixels=max_pixels)
         by_rows = vips.open_rows(path, image) if image.width * image.height >= pillow.BIG_PX else None
         if by_rows is None:
             return pillow.rows_of(image)
@@ -61,7 +61,7 @@ def _open_file(path: str, max_pixels: int | None) -> Rows:
 
 
 def _checked(rows: Rows, max_pixels: int | None) -> Rows:
-    checks.check_size(rows.shape[1], rows.shape[0], max_pixels=max_pixels)
+    records.check_size(rows.shape[1], rows.shape[0], max_pixels=max_pixels)
     return rows
 
 

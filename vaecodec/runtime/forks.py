@@ -8,7 +8,8 @@ import os
 import sys
 import threading
 
-_forked_thread: int | None = None
+forked_thread: int | None = None
+"""The thread, by its identifier, that came through a fork and lost the threads that computed for it in torch."""
 
 
 def watch() -> None:
@@ -17,15 +18,6 @@ def watch() -> None:
         os.register_at_fork(after_in_child=_note)
 
 
-def pop_notice() -> bool:
-    """Tells a thread, once, that it came through a fork and has lost the threads that computed for it in torch."""
-    global _forked_thread
-    if _forked_thread != threading.get_ident():
-        return False
-    _forked_thread = None
-    return True
-
-
 def _note() -> None:
-    global _forked_thread
-    _forked_thread = threading.get_ident() if "torch" in sys.modules else None
+    global forked_thread
+    forked_thread = threading.get_ident() if "torch" in sys.modules else None

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import numpy as np
 
-from vaecodec.errors import VaecCorruptError, VaecError, VaecMismatchError
+from vaecodec.errors import VaecCorruptError, VaecError, VaecMismatchError, first_that_fits
 from vaecodec.format.records import Bitstream, Header, Tile, TileBox, TileMode
 from vaecodec.model import coding
 from vaecodec.model.architecture import LATENT_STRIDE, PREVIEW_SCALES
@@ -21,9 +21,7 @@ from vaecodec.model.engine import Array, Engine
 from vaecodec.pictures.pixels import reduced
 from vaecodec.pictures.rows import Samples
 from vaecodec.runtime import threads
-from vaecodec.runtime.memory import first_that_fits
-from vaecodec.tiling.canvas import Canvas, check_finite, in_channels
-from vaecodec.tiling.geometry import Grid, Rect, alpha_of, cut, sweep
+from vaecodec.tiling.canvas import Canvas, Grid, Rect, alpha_of, check_finite, cut, in_channels, sweep
 from vaecodec.tiling.tile import decode_plain, read_symbols
 
 DAMAGED_GREY = 128

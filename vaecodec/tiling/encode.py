@@ -14,8 +14,7 @@ from vaecodec.model.architecture import LATENT_STRIDE
 from vaecodec.model.engine import Array, Engine
 from vaecodec.pictures.pixels import squared_error
 from vaecodec.pictures.rows import Rows, Samples
-from vaecodec.tiling.canvas import Canvas, analyze
-from vaecodec.tiling.geometry import Grid, Rect, alpha_of, cut, sweep
+from vaecodec.tiling.canvas import Canvas, Grid, Rect, alpha_of, analyze, cut, sweep
 from vaecodec.tiling.tile import decode_latents, encode_tile, misses_floor, plain_tile
 
 

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from vaecodec.entropy.tables import Tables, symbol_bits
-from vaecodec.errors import VaecImageError
-from vaecodec.format import checks, container, sources
+from vaecodec.entropy.coder import Tables, symbol_bits
+from vaecodec.errors import VaecImageError, translated_errors
+from vaecodec.format import container, records, sources
 from vaecodec.format.records import DEFAULT_MAX_PIXELS, Bitstream, Header, Tile, TileMode
 from vaecodec.model import coding
 from vaecodec.model.architecture import HYPER_STRIDE, LATENT_STRIDE
@@ -22,11 +22,9 @@ from vaecodec.model.engine import Array, Engine
 from vaecodec.pictures import pixels, readers
 from vaecodec.pictures.pixels import pad_edge
 from vaecodec.pictures.rows import ArrayRows, Samples
-from vaecodec.runtime.memory import translated_errors
-from vaecodec.tiling.canvas import analyze
+from vaecodec.tiling.canvas import Rect, analyze, to_rgb
 from vaecodec.tiling.decode import Decoder
 from vaecodec.tiling.encode import Encoder
-from vaecodec.tiling.geometry import Rect, to_rgb
 from vaecodec.tiling.options import DEFAULT_QUALITY, Output, check_quality
 from vaecodec.tiling.tile import decode_plain, decode_symbols, encode_latents, encode_symbols
 
@@ -68,7 +66,7 @@ class Explorer:
         output: Output = "pil",
     ) -> Any:
         """Draw a picture of (width, height) pixels from the model's own prior: see `draw`."""
-        checks.check_size(*size)
+        records.check_size(*size)
         with translated_errors():
             chosen = _quality(quality)
             drawn = self._codec.run(lambda engine: draw(*size, chosen, engine, seed=seed, temperature=temperature))

@@ -10,7 +10,7 @@ from typing import BinaryIO, Generic, Literal, NamedTuple, TypeVar
 from vaecodec.errors import VaecImageError, VaecTargetError
 from vaecodec.format.records import Header
 from vaecodec.model.architecture import PREVIEW_SCALES, QUALITIES
-from vaecodec.tiling.geometry import Rect
+from vaecodec.tiling.canvas import Rect
 
 DEFAULT_QUALITY = 75
 QUALITY_MIN, QUALITY_MAX = QUALITIES[0], QUALITIES[-1]

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaecodec.entropy import coder, lossless
-from vaecodec.entropy.tables import Tables
+from vaecodec.entropy.coder import Tables
 from vaecodec.errors import VaecCorruptError, VaecMismatchError
 from vaecodec.format.records import Tile, TileBox, TileMode
 from vaecodec.model import coding

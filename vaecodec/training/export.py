@@ -14,13 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vaecodec.entropy.tables import ESCAPE_LIMIT, MAX_RADIUS, Tables, from_pmfs
+from vaecodec.entropy.coder import ESCAPE_LIMIT, MAX_RADIUS, Tables, from_pmfs
 from vaecodec.model import coding, weights
-from vaecodec.model.architecture import LOG_SCALE_STEP, QUALITIES, SCALE_MIN, SCALE_TABLE, quality_level
-from vaecodec.model.coding import Coded
+from vaecodec.model.architecture import LOG_SCALE_STEP, QUALITIES, SCALE_MIN, SCALE_TABLE
+from vaecodec.model.coding import Coded, quality_level
 from vaecodec.model.scales import ACTIVATION_LIMIT, ROW_FRACTION_BITS, IntegerLayer, IntegerScales
-from vaecodec.model.torch_engine.engine import TorchEngine
-from vaecodec.model.torch_engine.exact import ExactScales
+from vaecodec.model.torch_engine.engine import ExactScales, TorchEngine
 from vaecodec.training import previews
 from vaecodec.training.data import Pictures
 from vaecodec.training.objective import TrainingModel

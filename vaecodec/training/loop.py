@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vaecodec.model.torch_engine.precision import has_fast_bfloat16
+from vaecodec.model.torch_engine.engine import has_fast_bfloat16
 from vaecodec.training.data import Pictures
 from vaecodec.training.errors import TrainingError
 from vaecodec.training.export import Calibration, export

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from vaecodec.model.architecture import LATENT_STRIDE, Architecture
 from vaecodec.model.coding import is_worth_a_step
-from vaecodec.model.torch_engine.deblocking import border_steps
-from vaecodec.model.torch_engine.vae import Vae
+from vaecodec.model.torch_engine.network import Vae, border_steps
 from vaecodec.training import ms_ssim, ssimulacra2
 from vaecodec.training.errors import TrainingError
 from vaecodec.training.priors import FactorizedPrior, gaussian_bits

@@ -13,7 +13,7 @@ from vaecodec.model import coding
 from vaecodec.model.architecture import LATENT_STRIDE, PREVIEW_SCALES
 from vaecodec.model.coding import Symbols
 from vaecodec.model.torch_engine.engine import TorchEngine
-from vaecodec.model.torch_engine.preview import Preview
+from vaecodec.model.torch_engine.network import Preview
 from vaecodec.training.objective import TrainingModel
 
 LOWEST_QUALITY = 25  # of the crops: coarser latents would blur the previews of all others

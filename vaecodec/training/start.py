@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vaecodec.entropy.tables import Tables
+from vaecodec.entropy.coder import Tables
 from vaecodec.model import weights
 from vaecodec.model.architecture import LOG_SCALE_STEP, Architecture
 from vaecodec.model.scales import ROW_FRACTION_BITS, IntegerLayer
-from vaecodec.model.torch_engine.layers import Block
+from vaecodec.model.torch_engine.network import Block
 from vaecodec.model.weights import Weights
 from vaecodec.training.data import Pictures
 from vaecodec.training.errors import TrainingError

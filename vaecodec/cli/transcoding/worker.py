@@ -16,7 +16,7 @@ from vaecodec.cli.transcoding.manifest import Record
 from vaecodec.cli.transcoding.places import Place
 from vaecodec.codec import Codec
 from vaecodec.errors import VaecError, VaecImageError, VaecLimitError, VaecModelError
-from vaecodec.format import checks, container
+from vaecodec.format import container, records
 from vaecodec.pictures import pixels
 
 
@@ -83,7 +83,7 @@ class Transcoder:
     def _encode(self, job: Job) -> dict[str, Any]:
         content = self.work.source.read(job.path)
         with _open(content) as image:
-            checks.check_size(*image.size, max_pixels=self.work.max_pixels)
+            records.check_size(*image.size, max_pixels=self.work.max_pixels)
             if getattr(image, "is_animated", False) and image.format != "MPO":  # a photo that holds its own preview
                 warnings.warn("only the first of its frames is taken", UserWarning, stacklevel=2)
             samples = pixels.to_samples(image)

@@ -1,31 +1,300 @@
-"""The engine on torch: the network of one weights file on a CPU or a GPU."""
+"""The engine on torch: the network of one weights file on a CPU or a GPU, in exact integers and whole floats."""
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
-from vaecodec.entropy.tables import Tables
+from vaecodec.entropy.coder import Tables
+from vaecodec.errors import VaecModelError, keep_freed_memory
 from vaecodec.model.architecture import (
     CUTS_IN_ALL,
     HYPER_STRIDE,
     LATENT_STRIDE,
+    SCALE_ROWS,
     Architecture,
-    hyper_size,
-    quality_level,
 )
+from vaecodec.model.coding import hyper_size, quality_level
 from vaecodec.model.engine import Choose
-from vaecodec.model.torch_engine.deblocking import TOLERATED, border_ratio, fitting_cut
-from vaecodec.model.torch_engine.devices import pick_device
-from vaecodec.model.torch_engine.exact import ExactScales
-from vaecodec.model.torch_engine.precision import full_precision, has_fast_bfloat16
-from vaecodec.model.torch_engine.vae import Vae
+from vaecodec.model.scales import ACTIVATION_LIMIT, HYPER_LIMIT, ROW_FRACTION_BITS, IntegerScales
+from vaecodec.model.torch_engine.network import TOLERATED, Vae, border_ratio, fitting_cut
 from vaecodec.model.weights import Weights
-from vaecodec.runtime.memory import keep_freed_memory
+from vaecodec.runtime import forks
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """No gradients, no autocast, and float32 products of matrices, and on CUDA convolutions, in all their bits.
+
+    Torch has coarser ones as settings of the whole process only: they are off while any thread is in here, and put
+    back after the last.
+    """
+    tf32 = _NO_TF32 if device.type == "cuda" else nullcontext()
+    with torch.inference_mode(), torch.autocast(device.type, enabled=False), _WHOLE_PRODUCTS, tf32:
+        yield
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is worth its rounding: on CPUs that have instructions for it. GPUs are quick enough without."""
+    instructions = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)  # there from torch 2.5 to 2.15, not documented
+    return device.type == "cpu" and bool(instructions())
+
+
+class _Shared:
+    """A setting of the process: changed by the first thread that enters, put back by the last that leaves."""
+
+    def __init__(self, change: Callable[[], Callable[[], None]]) -> None:
+        self._change, self._lock, self._inside = change, threading.Lock(), 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._put_back = self._change()
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._put_back()
+
+
+def _tf32_off() -> Callable[[], None]:
+    """Switch TF32 off in cuDNN's convolutions; returns what puts it back.
+
+    Torch 2.9 has a second interface, and raises in the first once a process has used the second. The first is tried
+    first: whoever reads it meanwhile, in another thread, must not run into that error because of us.
+    """
+    cudnn = torch.backends.cudnn
+    legacy = precision = None
+    try:
+        legacy = cudnn.allow_tf32
+        cudnn.allow_tf32 = False
+    except RuntimeError:
+        pass
+    convolutions = getattr(cudnn, "conv", None)
+    if convolutions is not None and convolutions.fp32_precision not in ("ieee", "none"):
+        precision = convolutions.fp32_precision
+        convolutions.fp32_precision = "ieee"
+
+    def put_back() -> None:
+        if precision is not None:
+            convolutions.fp32_precision = precision
+        if legacy is not None:
+            cudnn.allow_tf32 = legacy
+
+    return put_back
+
+
+def _whole_products() -> Callable[[], None]:
+    """Ask for products of matrices in float32, also where a CPU or GPU has quicker ones; returns what puts it back.
+
+    Here, too, the first interface raises once a process has used the second.
+    """
+    try:
+        before = torch.get_float32_matmul_precision()
+    except RuntimeError:
+        return _whole_products_by_backend()
+    if before == "highest":
+        return lambda: None
+    torch.set_float32_matmul_precision("highest")
+    return lambda: torch.set_float32_matmul_precision(before)
+
+
+def _whole_products_by_backend() -> Callable[[], None]:
+    """The same by the second interface."""
+    backends: Any = torch.backends  # not all of it is declared
+    products = backends.mkldnn.matmul, backends.cuda.matmul
+    before = [product.fp32_precision for product in products]
+    for product in products:
+        product.fp32_precision = "ieee"
+
+    def put_back() -> None:
+        for product, precision in zip(products, before, strict=True):
+            product.fp32_precision = precision
+
+    return put_back
+
+
+_NO_TF32 = _Shared(_tf32_off)
+_WHOLE_PRODUCTS = _Shared(_whole_products)
+
+
+def settle_after_fork() -> None:
+    """Leaves torch with one thread in a process that was forked while torch was loaded: it would wait for the parent's.
+
+    To be called before torch computes anything for this package. Torch's DataLoader does the same to its workers.
+    """
+    if forks.forked_thread == threading.get_ident():
+        forks.forked_thread = None
+        torch.set_num_threads(1)
+
+
+class TorchArrays:
+    """Pictures as tensors that stay on a device: see `tiling.decode.Arrays`."""
+
+    def __init__(self, device: str) -> None:
+        settle_after_fork()
+        self._device = pick_device(device)
+
+    def full(self, shape: tuple[int, int, int], value: int) -> Tensor:
+        """A picture of one value."""
+        return torch.full(shape, value, dtype=torch.uint8, device=self._device)
+
+    def take(self, samples: NDArray[np.uint8] | Tensor, engine: object = None) -> Tensor:
+        """Samples from wherever they are."""
+        if isinstance(samples, Tensor):
+            return samples.to(self._device)
+        return torch.tensor(samples, device=self._device)  # a copy: some samples may not be written to
+
+    @staticmethod
+    def by_channels(picture: Tensor) -> Tensor:
+        """A picture [H, W, C] as [C, H, W]."""
+        return picture.permute(2, 0, 1).contiguous()
+
+
+def pick_device(name: str) -> torch.device:
+    """The torch device of a name; "auto" is CUDA where there is one, else the CPU.
+
+    Raises:
+        VaecModelError: (DEVICE) there is no such device, or it has no float64, which exact integers need.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, dtype=torch.float64, device=device)
+    except (RuntimeError, TypeError, AssertionError) as error:  # torch built without CUDA asserts
+        raise VaecModelError(f"device {name!r} cannot be used: {error}", code="DEVICE") from error
+    return device
+
+
+TEST_SIDE = 16  # width of the hyper-latents of an ordinary tile: libraries choose their kernels by size, too
+TEST_ROWS = 6  # of such a width: int64 is slow
+
+
+class ExactScales:
+    """Runs the integer network on one device.
+
+    `carrier` is the dtype that carries the integers: float64 in use; int64 as the test's oracle (CPU only).
+    """
+
+    def __init__(self, stored: IntegerScales, device: torch.device, carrier: torch.dtype = torch.float64) -> None:
+        self.stored, self.carrier = stored, carrier
+        self._weights = [torch.tensor(layer.weight, dtype=carrier, device=device) for layer in stored.layers]
+        self._biases = [torch.tensor(layer.bias, dtype=carrier, device=device) for layer in stored.layers]
+        self._dequantize = torch.tensor(stored.dequantize, dtype=carrier, device=device)
+        self._row_offset = torch.tensor(stored.row_offset, dtype=carrier, device=device)
+
+    def table_indexes(self, z: Tensor, quality: int | Sequence[int], channels: int | None = None) -> Tensor:
+        """Table indexes uint8 [B, M, 4 h, 4 w] of integer hyper-latents z [B, Z, h, w] (any dtype).
+
+        Those of a position lie side by side in memory, as symbols are coded.
+
+        Args:
+            z: of B tiles.
+            quality: 1..100, of all of them or of each.
+            channels: only the first few; None is all.
+        """
+        line = torch.tensor(quality, device=z.device).reshape(-1) - 1
+        with full_precision(z.device):
+            h = z.to(self.carrier, memory_format=torch.channels_last).clamp(-HYPER_LIMIT, HYPER_LIMIT)
+            h = h * self._dequantize[line][:, :, None, None]
+            h = self._layer(0, h).clamp_(0, ACTIVATION_LIMIT)
+            h = F.pixel_shuffle(self._layer(1, h).clamp_(0, ACTIVATION_LIMIT), 2)
+            h = self._layer(2, h).clamp_(0, ACTIVATION_LIMIT)
+            # floor((floor(a / 2^s) + n) / 2^8) is floor((a + n 2^s) / 2^(s + 8)): one division instead of two, and one
+            # sum of all that is added before them.
+            shift = self.stored.layers[3].shift
+            halves = (1 << (shift - 1)) + (1 << (shift + ROW_FRACTION_BITS - 1))
+            offset = self._row_offset[line][:, :channels].repeat_interleave(4, 1) * (1 << shift) + halves
+            h = self._floor(self.sums(3, h, offset.shape[1]).add_(offset[:, :, None, None]), shift + ROW_FRACTION_BITS)
+            parts = h.clamp_(0, SCALE_ROWS - 1).to(torch.uint8).unflatten(1, (-1, 2, 2))  # a pixel shuffle, by position
+            return parts.permute(0, 4, 2, 5, 3, 1).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+
+    def sums(self, number: int, x: Tensor, outputs: int | None = None) -> Tensor:
+        """Sums [B, out, h, w] of a layer over inputs x [B, in, h, w] of the carrier's dtype, before its division.
+
+        Of the first few outputs; None is all.
+        Rounding repairs what a Winograd or FFT kernel may leave at 1e-5.
+        """
+        weight, bias = self._weights[number][:outputs], self._biases[number][:outputs]
+        return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2).round_()
+
+    def _layer(self, number: int, x: Tensor) -> Tensor:
+        return self._shift(self.sums(number, x), self.stored.layers[number].shift)
+
+    def _shift(self, x: Tensor, bits: int) -> Tensor:
+        """floor((x + 2^(bits-1)) / 2^bits), in place of x."""
+        x += 1 << (bits - 1)
+        return self._floor(x, bits)
+
+    def _floor(self, x: Tensor, bits: int) -> Tensor:
+        """floor(x / 2^bits), in place of x."""
+        return x.bitwise_right_shift_(bits) if self.carrier == torch.int64 else x.mul_(2.0**-bits).floor_()
+
+    def self_test(self) -> None:
+        """Compare with int64 arithmetic on the CPU: every sum of every layer, then the table indexes.
+
+        Those alone would not do: the divisions between layers hide small errors of most inputs.
+
+        Raises:
+            VaecModelError: (SELF_TEST) this device, build or setting does not compute integers exactly.
+        """
+        device, oracle = self._dequantize.device, ExactScales(self.stored, torch.device("cpu"), torch.int64)
+        with full_precision(device):
+            pairs = [
+                (f"layer {number}", self.sums(number, x.to(device, self.carrier)), oracle.sums(number, x))
+                for number in range(len(self.stored.layers)) for x in _test_inputs(self.stored, number)
+            ]  # fmt: skip
+        *hidden, last = (layer.shift for layer in self.stored.layers)
+        for shift in {*hidden, last + ROW_FRACTION_BITS}:
+            x = _around_ties(shift)
+            here = self._shift(x.to(device, self.carrier), shift)
+            pairs.append((f"division by 2^{shift}", here, oracle._shift(x, shift)))
+        z = _pattern(self._dequantize.shape[1], 3, -HYPER_LIMIT, HYPER_LIMIT)
+        pairs += [
+            (f"quality {n}", self.table_indexes(z.to(device), n), oracle.table_indexes(z, n)) for n in (1, 50, 100)
+        ]
+        pairs += [("dequantization", self._dequantize, oracle._dequantize)]
+        pairs += [("row offsets", self._row_offset, oracle._row_offset)]
+        for name, here, expected in pairs:
+            if not torch.equal(here.cpu(), expected.to(here.dtype)):
+                raise VaecModelError(
+                    f"{device} does not compute the scale network exactly ({name}): it cannot read or write .vaec",
+                    code="SELF_TEST",
+                )
+
+
+def _test_inputs(stored: IntegerScales, number: int) -> Iterator[Tensor]:
+    """Inputs int64 [1, in, h, w] of a layer: a pattern, and such as drive a sum near to its limits, all bits in use."""
+    low, high = stored.input_range(number)
+    weight = torch.tensor(stored.layers[number].weight, device="cpu")
+    yield _pattern(weight.shape[1], TEST_SIDE, low, high)[:, :, :TEST_ROWS].contiguous()
+    worst = weight[weight.to(torch.int64).abs().sum((1, 2, 3)).argmax()][None]
+    spread = _pattern(weight.shape[1], weight.shape[-1], 0, 15)
+    yield torch.where(worst > 0, high - spread, low + spread)
+    yield torch.where(worst > 0, low + spread, high - spread)
+
+
+def _around_ties(shift: int) -> Tensor:
+    """Integers [3, n] at and beside where the division by 2^shift rounds to another value: near 0 and at the limits."""
+    halves = torch.arange(-9, 10, device="cpu")
+    halves = torch.cat([halves, halves - 2 * ACTIVATION_LIMIT, halves + 2 * ACTIVATION_LIMIT])
+    return (halves << (shift - 1)) + torch.arange(-1, 2, device="cpu")[:, None]
+
+
+def _pattern(channels: int, side: int, low: int, high: int) -> Tensor:
+    """Integers low..high [1, channels, side, side] without a regularity that an error could hide in."""
+    numbers = torch.arange(channels * side**2, device="cpu") * 7919 % 4099
+    return (low + numbers * (high - low) // 4098).reshape(1, channels, side, side)
+
 
 LARGEST_PART_PX = 1 << 19  # pixels that a CPU computes at once
 LARGEST_ON_GPU_PX = 1 << 23  # by the sizes of its tensors, some 3 GB; not measured
