@@ -43,6 +43,12 @@ def test_loaded_model_is_named_by_its_hash(tiny_weights: Path) -> None:
     assert weights.load(tiny_weights).model_id == hashlib.sha256(tiny_weights.read_bytes()).digest()[:4]
 
 
+def test_the_same_weights_make_the_same_file(tmp_path: Path, tiny_weights: Path) -> None:
+    """However often they are saved: files name their model by its hash."""
+    stored = weights.load(tiny_weights)
+    assert len({weights.save(tmp_path / "again.safetensors", stored) for _ in range(8)}) == 1
+
+
 def test_built_in_weights_are_the_pinned_ones() -> None:
     """The file in pretrained/ has the hash compiled into the package, and at most 20 MB."""
     data = weights.built_in_path().read_bytes()

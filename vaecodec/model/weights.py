@@ -75,9 +75,21 @@ def save(path: Path, weights: Weights) -> str:
         arrays[f"{name}.counts"] = counts
         arrays[f"{name}.first_coded_row"] = np.array([tables.first_coded_row for tables in group], np.int32)
     metadata = {"format": FORMAT, "architecture": json.dumps(asdict(weights.arch), sort_keys=True)}
-    data = format_safetensors({name: np.asarray(array, order="C") for name, array in arrays.items()}, metadata)
+    data = _in_order(
+        format_safetensors({name: np.asarray(array, order="C") for name, array in arrays.items()}, metadata)
+    )
     write_whole(path, data)
     return hashlib.sha256(data).hexdigest()
+
+
+def _in_order(data: bytes) -> bytes:
+    """The same file with its metadata sorted: safetensors writes them in another order every time, and so another id."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors stay aligned
+    return len(text).to_bytes(8, "little") + text + data[end:]
 
 
 def load(path: Path | None = None, tune: str = DEFAULT_TUNE) -> Weights:
