@@ -83,7 +83,7 @@ def save(path: Path, weights: Weights) -> str:
 
 
 def _in_order(data: bytes) -> bytes:
-    """The same file with its metadata sorted: safetensors writes them in another order every time, and so another id."""
+    """The same file, metadata sorted: safetensors writes them in a random order, which would change the hash."""
     end = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:end])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
