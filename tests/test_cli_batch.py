@@ -258,7 +258,7 @@ def test_names_cannot_write_on_the_terminal() -> None:
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 @pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_a_batch_without_leftovers(tmp_path: Path, number: int, expected: int) -> None:
-    """Ctrl-C and SIGTERM: whole files or none, no temporary files, an end before the last picture, and the exit code."""
+    """Ctrl-C and SIGTERM: whole files or none, no temporary files, an end before the last picture, the exit code."""
     data = vaec(np.random.default_rng(0).integers(0, 256, (700, 700, 3), np.uint8))
     for index in range(40):
         (tmp_path / f"{index:02}.vaec").write_bytes(data)

@@ -110,6 +110,7 @@ class Bench:
             encode(self.codec, Recipe("grain", 16, 16, quality=quality))
         for parts in self.seeds.values():
             self.codec.decode(parts.data)
+            self.judge.open(Mutant(parts.data, "unchanged", True))
         self.photo_ms(Claim(64, 64, 4))
         self.before_mib = _peak_mib()
 
@@ -117,8 +118,8 @@ class Bench:
         """Decodes every file that differs from a seed in one bit, and every beginning of a seed."""
         with self._campaign() as result:
             for parts in self.seeds.values():
-                for data in (*flips(parts.data), *truncations(parts.data)):
-                    with _watched():
+                with _watched():
+                    for data in (*flips(parts.data), *truncations(parts.data)):
                         self._try(result, Mutant(data, "damage", False), self.judge.decode)
         return result
 
