@@ -85,7 +85,7 @@ def test_the_demonstration_shows_a_picture_beside_jpeg(
     demo.main()
     rows = [line.split() for line in capsys.readouterr().out.splitlines() if "|" in line][1:]
     assert [int(row[0]) for row in rows] == list(demo.QUALITIES)
-    assert [float(row[3]) for row in rows] == sorted(float(row[3]) for row in rows)
+    assert [float(row[3]) for row in rows] == sorted({float(row[3]) for row in rows})
     with Image.open("out/demo.png") as sheet:
         assert sheet.width > 3 * 2 * 95 and sheet.height > 2 * 95
 
