@@ -1,16 +1,23 @@
 """Fixtures shared by all tests: a tiny model made by the real export path, the shipped model, and pictures."""
 
+import os
 import signal
 from pathlib import Path
+
+# One thread a process, also of those that tests start: threads that wait for each other on a busy machine only spin.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock  # torch itself needs it
 from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 
 from vaecodec import Codec
 from vaecodec.model.architecture import Architecture
+
+torch.set_num_threads(1)  # where something has loaded torch before; tests that need more say so
 
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 settings.load_profile("default")
@@ -56,8 +63,14 @@ def make_tiny_weights(folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file of `make_tiny_weights`."""
-    return make_tiny_weights(tmp_path_factory.mktemp("weights"))
+    """The file of `make_tiny_weights`, made once for all workers of a run."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return make_tiny_weights(tmp_path_factory.mktemp("weights"))
+    folder = tmp_path_factory.getbasetemp().parent
+    with FileLock(folder / "weights.lock"):
+        if not (folder / "weights").exists():
+            make_tiny_weights(tmp_path_factory.mktemp("weights")).parent.rename(folder / "weights")
+    return folder / "weights" / "tiny.safetensors"
 
 
 @pytest.fixture(scope="session")

@@ -196,7 +196,7 @@ def test_files_of_another_model_are_refused_in_their_places(tiny: Codec) -> None
 @pytest.mark.usefixtures("two_threads")
 def test_the_caller_keeps_its_threads(tiny: Codec) -> None:
     """Work runs in two threads at once, each of which has torch with one thread; the caller's number stays."""
-    met = threading.Barrier(2, timeout=20)
+    met = threading.Barrier(2, timeout=120)
 
     def work(_: int) -> tuple[int, int]:
         met.wait()

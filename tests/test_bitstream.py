@@ -646,15 +646,15 @@ def test_a_header_alone_allocates_nothing(tile_log2: int) -> None:
     """A header that claims 2**28 pixels but brings no tile index costs neither memory nor time."""
     head = patched(SMALL_FILES["tiled"][:32], width=2**14, height=2**14, tile_log2=tile_log2, file_bytes=2**32 - 1)
     tracemalloc.start()
-    started = time.perf_counter()
+    start_s = time.thread_time()
     for partial in (False, True):
         error = failure_of(lambda partial=partial: read(head, max_pixels=None, partial=partial))
         assert error == (VaecTruncatedError, "SHORT_FILE", None)
     assert failure_of(read_info, io.BytesIO(head)) == (VaecTruncatedError, "SHORT_FILE", None)
-    elapsed_s, (_, peak_bytes) = time.perf_counter() - started, tracemalloc.get_traced_memory()
+    elapsed_s, (_, peak_bytes) = time.thread_time() - start_s, tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak_bytes < 30_000
-    assert elapsed_s < 0.5
+    assert elapsed_s < 0.5  # a few ms are usual
 
 
 # --- partial reading --------------------------------------------------------------------------------------------------

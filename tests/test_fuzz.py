@@ -49,8 +49,9 @@ def corpus(originals: dict[str, Parts], tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture
 def bench(shipped: Codec, originals: dict[str, Parts], tmp_path: Path) -> Bench:
-    """A bench that keeps offenders in the test's own folder."""
-    return Bench(shipped, originals, tmp_path)
+    """A bench that keeps offenders in the test's own folder, and lets them take ten times as long as `make fuzz`."""
+    Image.open(io.BytesIO(originals["learned"].data)).load()  # weights of its own, which no mutant is to blame for
+    return Bench(shipped, originals, tmp_path, patience=10)
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ def test_mutants_are_refused_or_consistent(bench: Bench) -> None:
 
 
 def test_mutants_break_no_reader(bench: Bench) -> None:
-    """Reading without decoding: nothing but VaecError, strict, partial and header-only reading agree, in 5 ms each."""
+    """Reading without decoding: nothing but VaecError, strict, partial and header-only reading agree, and soon."""
     result = bench.parse(20_000, seed=1)
     assert result.broken == []
     assert len(result.outcomes) >= 18
@@ -244,11 +245,12 @@ def test_a_slow_decoder_is_caught(bench: Bench, originals: dict[str, Parts], mon
     """More time than 1.5 photographs and 50 ms is noticed, even for a file that is refused."""
 
     def dawdle(*args: object, **options: object) -> None:
-        end = time.process_time() + 0.06
-        while time.process_time() < end:
+        end = time.thread_time() + 0.06
+        while time.thread_time() < end:
             pass
         raise VaecError("too late")
 
+    monkeypatch.setattr(bench, "patience", 1)
     monkeypatch.setattr(bench, "photo_ms", lambda claimed: 1.0)
     monkeypatch.setattr(Codec, "decode", dawdle)
     result = campaign.Result()

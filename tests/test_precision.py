@@ -131,13 +131,13 @@ def test_others_can_read_the_setting_meanwhile() -> None:
 @pytest.mark.usefixtures("tf32")
 def test_tf32_stays_off_until_the_last_thread_leaves() -> None:
     """Threads that overlap neither switch it on under each other nor leave it off."""
-    both, first_has_left = threading.Barrier(2, timeout=30), threading.Event()
+    both, first_has_left = threading.Barrier(2, timeout=120), threading.Event()
     seen = []
 
     def stay() -> None:
         with full_precision(CUDA):
             both.wait()
-            first_has_left.wait(30)
+            first_has_left.wait(120)
             seen.append(allows_tf32())
 
     thread = threading.Thread(target=stay)

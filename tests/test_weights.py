@@ -24,17 +24,17 @@ def parts(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
 
 
 def refused(tmp_path: Path, data: bytes) -> str:
-    """The code with which a weights file is refused, in less than a second."""
+    """The code with which a weights file is refused, in 5 s of the thread at most, where half a second is usual."""
     path = tmp_path / "bad.safetensors"
     path.write_bytes(data)
     return refused_file(path)
 
 
 def refused_file(path: Path) -> str:
-    start_s = time.process_time()
+    start_s = time.thread_time()
     with pytest.raises(VaecModelError) as caught:
         weights.load(path)
-    assert time.process_time() - start_s < 1
+    assert time.thread_time() - start_s < 5
     return caught.value.code
 
 
@@ -118,7 +118,7 @@ def test_a_file_that_grows_while_it_is_opened(monkeypatch: pytest.MonkeyPatch, t
 
 
 def test_the_shipped_weights_cut_wrong_or_full_of_nan(tmp_path: Path) -> None:
-    """At the size of the real file, too, each of these is refused in less than a second."""
+    """At the size of the real file, too, each of these is refused, and soon."""
     data = weights.built_in_path().read_bytes()
     tensors, metadata = parts(weights.built_in_path())
     for length in (9, 1000, len(data) // 2, len(data) - 1):
@@ -129,18 +129,18 @@ def test_the_shipped_weights_cut_wrong_or_full_of_nan(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "data",
+    ("data", "code"),
     [
-        b"",
-        b"\x80\x04\x95" + b"pickled" * 20,
-        (1 << 40).to_bytes(8, "little") + b"{}" * 50,
-        (2).to_bytes(8, "little") + b"{}",
+        (b"", "MODEL_FILE"),
+        (b"\x80\x04\x95" + b"pickled" * 20, "MODEL_SCHEMA"),
+        ((1 << 40).to_bytes(8, "little") + b"{}" * 50, "MODEL_SCHEMA"),
+        ((2).to_bytes(8, "little") + b"{}", "MODEL_SCHEMA"),
     ],
     ids=["empty", "pickle", "huge header", "no metadata"],
 )
-def test_not_a_weights_file(tmp_path: Path, data: bytes) -> None:
+def test_not_a_weights_file(tmp_path: Path, data: bytes, code: str) -> None:
     """Pickles, garbage and headers that lie are refused; nothing is executed."""
-    assert refused(tmp_path, data) in ("MODEL_FILE", "MODEL_SCHEMA")
+    assert refused(tmp_path, data) == code
 
 
 def test_schema_violations(tmp_path: Path, tiny_weights: Path) -> None:
