@@ -15,6 +15,7 @@ from vaecodec.codec import Codec
 from vaecodec.errors import VaecModelError
 from vaecodec.format import records, sources
 from vaecodec.format.records import TileMode
+from vaecodec.model.architecture import BUILT_IN
 from vaecodec.pictures import pixels
 
 PACKAGES = ("torch", "numpy", "pillow", "constriction", "safetensors", "click")
@@ -41,7 +42,7 @@ def checks(*, with_vectors: bool = False) -> list[Check]:
         *packages,
         Check("pillow plugin", _plugin),
         Check("devices", lambda: ", ".join(_devices())),
-        Check("weights", lambda: f"model {Codec(device='cpu').engine.model_id.hex()}"),
+        Check("weights", _weights),
         Check("exact arithmetic", _exact_arithmetic),
         Check("round trip", _round_trip),
         *([Check("conformance", _conformance)] if with_vectors else []),
@@ -53,6 +54,11 @@ def _plugin() -> str:
     if suffix is None or suffix not in Image.OPEN or suffix not in Image.SAVE:
         raise VaecModelError("Pillow does not open or save .vaec", code="PLUGIN")
     return "opens and saves .vaec"
+
+
+def _weights() -> str:
+    ids = {tune: Codec(device="cpu", tune=tune).engine.model_id.hex() for tune in BUILT_IN}
+    return ", ".join(f"{tune} {model_id}" for tune, model_id in ids.items())
 
 
 def _devices() -> list[str]:
