@@ -239,7 +239,7 @@ def test_the_document_shows_this_recipe() -> None:
         "price from {:g} to {:g}, price' from {:g} to {:g}".format(
             *objective.SSIMULACRA2_PRICE, *objective.MS_SSIM_PRICE
         ),
-        f"level - {objective.EYE_BEND:g} * level * (1 - level) - {objective.EYE_LOW:g} * (1 - level)^3",
+        f"level - {objective.EYE_BEND:g} * level * (1 - level) - {objective.EYE_LOW:g} * (1 - level)^6",
         f"{objective.LAMBDA_MIN:.5f} at quality 1 to {objective.LAMBDA_MAX:.2f} at quality 100",
         f"gradient norm clipped at {recipe.clip_norm:g}",
         f"{recipe.warmup_steps} steps of linear warm-up",

@@ -28,7 +28,7 @@ MS_SSIM_PRICE = (3.0, 500.0)
 # the metrics that nobody trains for from getting worse.
 EYE_MSE, EYE_SSIMULACRA2, EYE_MS_SSIM = 0.3, 0.75, 0.4
 EYE_BEND = 0.42  # moves quality 75 to SSIMULACRA2 80, and leaves both ends where they are
-EYE_LOW = 0.08  # moves quality 1 down to 0.07 bits a pixel
+EYE_LOW = 0.2  # moves quality 1 down to 0.07 bits a pixel, and little else
 
 
 class Outcome(NamedTuple):
@@ -75,7 +75,7 @@ class Tune:
 
     def level(self, level: Tensor) -> Tensor:
         """The level, 0..1 or a little less, whose trade of rate for distortion a quality level has."""
-        return level - self.eye * (EYE_BEND * level * (1 - level) + EYE_LOW * (1 - level) ** 3)
+        return level - self.eye * (EYE_BEND * level * (1 - level) + EYE_LOW * (1 - level) ** 6)
 
     def distortion(self, pictures: Tensor, x: Tensor, mse: Tensor, level: Tensor) -> Tensor:
         """Bits a pixel [B] that what was lost of pictures x [B, 3, H, W] is worth; `mse` [B] has its grid in it."""
