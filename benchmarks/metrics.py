@@ -122,7 +122,7 @@ def _band(length: int, *, mirrored: bool) -> "Tensor":
 
 
 def butteraugli(a: Samples, b: Samples) -> float | None:
-    """Butteraugli's 3-norm of RGB samples [H, W, 3], the original first: a distance, 0 for equal pictures, 1 just seen.
+    """Butteraugli's 3-norm of RGB samples [H, W, 3], the original first: a distance, 0 for equal pictures.
 
     None where libjxl's program is not installed.
 
@@ -162,7 +162,7 @@ def can_measure(name: str, width: int, height: int) -> bool:
 MEASURES: Mapping[str, Callable[[Samples, Samples], float | None]] = MappingProxyType(
     {"ssimulacra2": ssimulacra2, "ms_ssim": ms_ssim, "butteraugli": butteraugli, "psnr_db": psnr_db}
 )
-"""Every measure of distortion by the name that rows give it, in the order in which they agree with people."""
+"""Every measure of distortion by the name that rows give it; first the one that agrees best with people."""
 
 
 def quality_of(name: str, mean: float) -> float:

@@ -39,8 +39,8 @@ def text(
         "",
         *_table(records, others, speed),
         "",
-        f"BD-rate: bytes of {OURS} against those of the other codec at equal quality; negative is smaller. The measures"
-        f" stand in the order in which they agree with people. Unless another set is named: {_count(ours)}. jpeg and"
+        f"BD-rate: bytes of {OURS} against those of the other codec at equal quality; negative is smaller."
+        f" SSIMULACRA2 agrees best with people, PSNR least. Unless another set is named: {_count(ours)}. jpeg and"
         f" avif: the defaults of {by_name[ANCHOR].codec['version'].split(',')[0]}.{_tuned(by_name)} {_points(ours)}",
     ]
     if speed is not None:

@@ -11,7 +11,7 @@ from benchmarks.results import Record
 OURS, OURS_PSNR, ANCHOR = "vaecodec", "vaecodec-psnr", "jpeg"
 QUALITIES = (10, 30, 50, 70, 90)
 METRICS = {"ssimulacra2": "SSIMULACRA2", "ms_ssim": "MS-SSIM", "butteraugli": "butteraugli", "psnr_db": "PSNR"}
-"""In the order in which they agree with people, as tables show them."""
+"""In the order in which tables show them: first the measure that agrees best with people."""
 FORMATS = {"ssimulacra2": ".1f", "ms_ssim": ".4f", "butteraugli": ".2f", "psnr_db": ".2f"}
 TIMING_ONLY = "untrained: timing only"
 PEER = "mbt2018-mean"
