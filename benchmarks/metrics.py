@@ -153,10 +153,14 @@ def why_not(name: str) -> str | None:
     return None
 
 
+def is_large_enough(name: str, width: int, height: int) -> bool:
+    """Whether a measure of `MEASURES` is defined for pictures of this size."""
+    return min(width, height) >= {"ms_ssim": MS_SSIM_MIN_SIDE_PX, "ssimulacra2": SSIMULACRA2_MIN_SIDE_PX}.get(name, 1)
+
+
 def can_measure(name: str, width: int, height: int) -> bool:
     """Whether a measure of `MEASURES` is not None for pictures of this size: all it needs is here, sides suffice."""
-    least = {"ms_ssim": MS_SSIM_MIN_SIDE_PX, "ssimulacra2": SSIMULACRA2_MIN_SIDE_PX}.get(name, 1)
-    return min(width, height) >= least and why_not(name) is None
+    return is_large_enough(name, width, height) and why_not(name) is None
 
 
 MEASURES: Mapping[str, Callable[[Samples, Samples], float | None]] = MappingProxyType(

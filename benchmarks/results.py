@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.metrics import MEASURES, Point, can_measure, quality_of
+from benchmarks.metrics import MEASURES, Point, can_measure, is_large_enough, quality_of
 
 Row = dict[str, Any]
 
@@ -79,12 +79,14 @@ class Record:
     def curve(self, metric: str = "psnr_db") -> list[Point]:
         """The mean curve: at each quality the means over pictures of bpp and of the metric, each taken a picture first.
 
-        `quality_of` comes after the mean. Pictures without this metric (too small for MS-SSIM) count for neither mean.
+        `quality_of` comes after the mean. Pictures that are too small for the metric count for neither mean; qualities
+        at which only some pictures are measured yet are left out, since other pictures are another curve.
         """
         points = []
         for quality in self.qualities:
-            rows = [row for row in self.rows if row["quality"] == quality and row.get(metric) is not None]
-            if rows:
+            at_quality = [row for row in self.rows if row["quality"] == quality]
+            rows = [row for row in at_quality if is_large_enough(metric, row["width"], row["height"])]
+            if rows and all(row.get(metric) is not None for row in rows):
                 rate, value = (sum(row[name] for row in rows) / len(rows) for name in ("bpp", metric))
                 points.append(Point(rate, quality_of(metric, value)))
         return points

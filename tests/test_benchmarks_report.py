@@ -101,8 +101,10 @@ def test_means_are_taken_over_pictures_at_each_setting() -> None:
                    {**record.rows[0], "bpp": 2.0, "psnr_db": 40.0, "ms_ssim": 0.98}]  # fmt: skip
     assert record.curve() == [Point(1.5, 35.0)]
     assert record.curve("ms_ssim") == [Point(1.5, pytest.approx(-10 * math.log10(0.06)))]
-    record.rows[1]["ms_ssim"] = None
-    assert record.curve("ms_ssim") == [Point(1.0, pytest.approx(10))]
+    record.rows[1] |= {"ms_ssim": None, "width": 100}
+    assert record.curve("ms_ssim") == [Point(1.0, pytest.approx(10))], "too small for it"
+    record.rows[1]["width"] = 512
+    assert record.curve("ms_ssim") == [], "not measured yet"
     record.rows = [{**record.rows[0], "butteraugli": 1.5}, {**record.rows[0], "butteraugli": 2.5}]
     assert record.curve("butteraugli") == [Point(1.0, -2.0)]
 
