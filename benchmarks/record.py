@@ -10,7 +10,7 @@ from typing import NamedTuple
 if not __package__:  # run as a file: the names in this folder (codecs, datasets) must not hide other packages' modules
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from benchmarks import codecs, complexity, gpu_throughput, rd_curve, report, throughput
+from benchmarks import codecs, complexity, gpu_throughput, quality_scale, rd_curve, report, throughput
 from benchmarks.results import ROOT
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -52,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     codes = [0]
     if "rd" in steps:
         codes += [_curves(plan, chosen, options.threads) for plan in PLANS]
+    if "scale" in steps:
+        codes.append(quality_scale.main(["--data", "kodak", "--out", str(RESULTS / "kodak" / "quality_scale.json")]))
     if "speed" in steps:
         codes.append(throughput.main(["--data", "kodak", "--out", str(RESULTS / report.SPEED)]))
     if "cuda" in steps:
@@ -81,7 +83,8 @@ def _parser() -> argparse.ArgumentParser:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--all", action="store_true", help="every codec: what has not changed is not measured again")
     which.add_argument("--codecs", default=",".join(codecs.TUNES), help="whose curves are measured")
-    parser.add_argument("--steps", default="rd,speed,complexity,report", help="of rd, speed, cuda, complexity, report")
+    steps = "rd,scale,speed,complexity,report"
+    parser.add_argument("--steps", default=steps, help="of rd, scale, speed, cuda, complexity, report")
     parser.add_argument("--threads", type=int, default=_processors(), help="of torch, for the curves")
     return parser
 
