@@ -63,9 +63,8 @@ def put_between_markers(document: str, shown: str) -> str:
 
 
 def _table(records: Sequence[Record], others: Sequence[Sequence[Record]], speed: Mapping[str, Any] | None) -> list[str]:
-    """One row a codec that is measured in the leading metric: by how much vaecodec differs from it in each."""
+    """One row a codec: by how much vaecodec differs from it in each metric."""
     by_name = {record.name: record for record in records}
-    lead = leading(by_name)
     used = [name for name in METRICS if by_name[OURS].curve(name) and by_name[ANCHOR].curve(name)]
     there = [{record.name: record for record in each} for each in others]
     beside = [(each, metric) for each in there for metric in dict.fromkeys((leading(each), "psnr_db"))]
@@ -77,7 +76,7 @@ def _table(records: Sequence[Record], others: Sequence[Sequence[Record]], speed:
         *(("encode ms", "decode ms") if timed else ()),
     ]  # fmt: skip
     lines = [f"| {' | '.join(header)} |", "|---|" + "--:|" * (len(header) - 1)]
-    for record in (record for record in records if record.curve(lead)):
+    for record in records:
         cells = [text_of(between(record, by_name[OURS], metric)) for metric in used]
         cells += [text_of(between(each.get(record.name), each[OURS], metric)) for each, metric in beside]
         if OURS_PSNR in by_name:
