@@ -4,6 +4,8 @@ VENV ?= .venv
 FUZZ_VENV ?= .venv-fuzz
 PYTHON ?= python3
 BIN := $(VENV)/bin
+# A worker a core, each with one thread (tests/conftest.py); one that is done takes work of the others.
+PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 IMG ?=
 # The CPU build of torch is small; a GPU build that is already in the environment is kept.
 TORCH ?= torch==2.13.0
@@ -25,11 +27,11 @@ demo: $(VENV)/.installed-demo  ## encode a photograph at three qualities; IMG=ph
 	$(BIN)/python examples/demo.py $(IMG)
 
 test: $(VENV)/.installed-test  ## all tests: offline, no GPU, warnings are errors
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check: $(VENV)/.installed-test  ## the quick half: formatting, lint, types, tests that are not slow
 	$(BIN)/python -m ruff format --check . && $(BIN)/python -m ruff check . && $(BIN)/python -m mypy
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(PYTEST) -q -m "not slow"
 
 bench: $(VENV)/.installed-bench  ## rate, distortion and speed of all codecs on Kodak; an hour (benchmarks/README.md)
 	$(BIN)/python benchmarks/rd_curve.py --data kodak --out out/benchmark/kodak

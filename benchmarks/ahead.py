@@ -20,7 +20,7 @@ import torch
 
 import vaecodec
 from benchmarks import results, scale
-from vaecodec import batches
+from vaecodec.model.torch_engine.engine import TorchEngine
 
 OUT = results.ROOT / "benchmarks" / "results" / "scale" / "ahead.json"
 QUALITY = 75
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(rows[-1])
     height, width, _ = picture.shape
     record = {
-        "codec": {"version": vaecodec.__version__, "model_id": codec.network.model_id.hex(), "quality": QUALITY},
+        "codec": {"version": vaecodec.__version__, "model_id": codec.engine.model_id.hex(), "quality": QUALITY},
         "machine": results.machine(1), "commit": results.commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"), "data": options.data, "width": width,
         "height": height, "repeats": options.repeats, "rows": rows,
@@ -54,7 +54,7 @@ def measure(codec: vaecodec.Codec, data: bytes, reduction: int, options: argpars
     seconds: dict[int, list[float]] = {helpers: [] for helpers in map(int, options.helpers.split(","))}
     for turn in range(1 + options.repeats):
         for helpers, found in seconds.items():
-            with mock.patch.object(batches, "helpers", lambda device, helpers=helpers: helpers):
+            with mock.patch.object(TorchEngine, "helpers", helpers):
                 start = time.perf_counter()
                 codec.decode(data, scale=1 / reduction, output="numpy")
             if turn:

@@ -14,7 +14,7 @@ from torch import nn
 
 from benchmarks.results import write_atomically
 from vaecodec import Codec
-from vaecodec.model.layers import Onto
+from vaecodec.model.torch_engine.network import Onto
 
 SIDE_PX = 256
 
@@ -37,8 +37,8 @@ def macs(module: nn.Module, call: Callable[[], object]) -> int:
 @torch.inference_mode()
 def count() -> dict[str, Any]:
     """Thousand multiply-accumulates per pixel by part, their sums for decoder and encoder, and parameters."""
-    network = Codec(None, "cpu").network
-    vae, level = network.vae, torch.tensor([0.5])
+    engine = Codec(None, "cpu").engine
+    vae, level = engine.vae, torch.tensor([0.5])
     grid = SIDE_PX // 16
     y = torch.zeros(1, vae.arch.latent_channels, grid, grid)
     z = torch.zeros(1, vae.arch.hyper_channels, grid // 4, grid // 4)
@@ -52,15 +52,15 @@ def count() -> dict[str, Any]:
         "synthesis": macs(vae.synthesis, lambda: vae.synthesis(y, level)),
     }
     pixels = (grid // 4) ** 2, (grid // 4) ** 2, (grid // 2) ** 2, (grid // 2) ** 2
-    layers = network.scales.stored.layers
-    parts["scale_network"] = sum(layer.weight.numel() * n for layer, n in zip(layers, pixels, strict=True))
+    layers = engine.scales.stored.layers
+    parts["scale_network"] = sum(layer.weight.size * n for layer, n in zip(layers, pixels, strict=True))
     table = {name: round(count / SIDE_PX**2 / 1000, 3) for name, count in parts.items()}
     decoder = ("hyper_synthesis", "context", "synthesis", "scale_network")
     return {
         "kmac_per_pixel": table,
         "decode_kmac_per_pixel": round(sum(table[name] for name in decoder), 3),
         "encode_kmac_per_pixel": round(sum(table.values()), 3),
-        "parameters": sum(p.numel() for p in vae.parameters()) + sum(layer.weight.numel() for layer in layers),
+        "parameters": sum(p.numel() for p in vae.parameters()) + sum(layer.weight.size for layer in layers),
     }
 
 

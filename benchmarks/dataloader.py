@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 import vaecodec
 from benchmarks import datasets, results
 from vaecodec.data import Decoder, VaecDataset
-from vaecodec.pixels import psnr_db
+from vaecodec.pictures.pixels import psnr_db
 
 OUT = results.ROOT / "benchmarks" / "results" / "scale" / "dataloader.json"
 SIZES = ((256, 256), (768, 512))
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows.append({"width": width, "height": height, **measure(pairs, options)})
         print(_line(rows[-1]))
     record = {
-        "codec": {"version": vaecodec.__version__, "model_id": codec.network.model_id.hex(), "quality": QUALITY},
+        "codec": {"version": vaecodec.__version__, "model_id": codec.engine.model_id.hex(), "quality": QUALITY},
         "machine": results.machine(1), "commit": results.commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"), "dataset": dataset.describe(), "note": options.note,
         "workers": options.workers, "batch": BATCH, "repeats": options.repeats, "load_average": round(load_average, 1),

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from benchmarks import codecs, datasets
 from benchmarks.results import ROOT, write_atomically
 from vaecodec import Codec
-from vaecodec.pixels import psnr_db
+from vaecodec.pictures.pixels import psnr_db
 
 OUT = ROOT / "benchmarks" / "results" / "uses" / "denoising.json"
 DEVIATIONS = (5, 15, 25)
@@ -130,11 +130,11 @@ def main(arguments: list[str] | None = None) -> None:
     clean = [_centre(np.asarray(picture.load())) for picture in found.pictures]
     codec = Codec(given.model, "cpu")
     codes: dict[str, Code] = {"vaecodec": _vaec(codec), "jpeg": _jpeg}
-    record: dict[str, Any] = {"dataset": found.describe(), "crop_px": CROP_PX, "model": codec.network.model_id.hex()}
+    record: dict[str, Any] = {"dataset": found.describe(), "crop_px": CROP_PX, "model": codec.engine.model_id.hex()}
     if given.restorer:
         restorer = Codec(given.restorer, "cpu")
         codes["restorer"] = _vaec(restorer)
-        record |= {"restorer": restorer.network.model_id.hex(), "restorer_steps": given.steps}
+        record |= {"restorer": restorer.engine.model_id.hex(), "restorer_steps": given.steps}
     record["rows"] = measure(clean, codes)
     if given.out.exists() and not given.restorer:
         record = with_restorer_of(json.loads(given.out.read_text()), record)

@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def open_all(device: str, model: Path | None) -> list[BatchCodec]:
     """vaecodec, and JPEG on the GPU where a library for it is installed; says so if none is."""
     codec = vaecodec.Codec(model, device)
-    version = f"vaecodec {vaecodec.__version__}, model {codec.network.model_id.hex()}"
+    version = f"vaecodec {vaecodec.__version__}, model {codec.engine.model_id.hex()}"
 
     def encode(pictures: Sequence[Tensor]) -> list[bytes]:
         return codec.encode_batch(pictures, QUALITY[OURS])

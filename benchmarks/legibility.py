@@ -24,7 +24,8 @@ from PIL import Image
 from benchmarks import lettering
 from benchmarks.lettering import DIGITS, SCENES, Picture, Sheet
 from benchmarks.results import ROOT, write_atomically
-from vaecodec import Codec, info, pixels
+from vaecodec import Codec, info
+from vaecodec.pictures import pixels
 
 FONT_SIZES_PX = (9, 12, 16, 24)
 QUALITIES = (1, 5, 10, 20, 30, 50, 75, 90)
@@ -89,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         codec = Codec(options.model, "cpu")
         record = {
             "date": date.today().isoformat(),
-            "model_id": codec.network.model_id.hex(),
+            "model_id": codec.engine.model_id.hex(),
             "font": lettering.font_of(12)[0],
             "versions": {name: version(name) for name in ("torch", "pillow", "numpy")},
         }

@@ -1,6 +1,5 @@
 """Every measure of the benchmarks, each defined once: rate, distortion, and the BD-rate between two curves."""
 
-import functools
 import math
 import shutil
 import subprocess
@@ -9,17 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
-from unittest.mock import patch
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vaecodec import pixels
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from vaecodec.pictures import pixels
+from vaecodec.pictures.ssimulacra2 import score
 
 Samples = NDArray[np.uint8]
 
@@ -69,56 +65,8 @@ def to_db(similarity: float) -> float:
 
 
 def ssimulacra2(a: Samples, b: Samples) -> float | None:
-    """SSIMULACRA2 of RGB samples [H, W, 3], the original first, 100 at most; None where a side has less than 256.
-
-    In float32: on photographs within 0.05 points of the package, on noise over large areas of one colour within 0.4.
-    """
-    if min(a.shape[:2]) < SSIMULACRA2_MIN_SIDE_PX:
-        return None
-    if np.array_equal(a, b):
-        return 100.0  # the loss keeps a little distance, so that it has a slope
-    import torch
-
-    from vaecodec.training import ssimulacra2 as measure
-
-    x, y = (torch.tensor(each).permute(2, 0, 1)[None].float() / 255 for each in (a, b))
-    with torch.inference_mode(), patch.object(measure, "_blur", _blur):
-        return measure.score_of(float(measure.distance(x, y)))
-
-
-BLOCK = 32
-
-
-def _blur(x: "Tensor") -> "Tensor":
-    """What the loss computes with banded matrices, without most of their zeros: 20 times as fast on 3 megapixels."""
-    height, width = x.shape[2:]
-    down, across = _band(height, mirrored=True), _band(width, mirrored=False)
-    lines, blurred = x.new_empty(x.shape), x.new_empty(x.shape)
-    for start, stop, first, last in _blocks(height):
-        lines[:, :, start:stop] = down[start:stop, first:last] @ x[:, :, first:last]
-    for start, stop, first, last in _blocks(width):
-        blurred[..., start:stop] = lines[..., first:last] @ across[start:stop, first:last].T
-    return blurred
-
-
-def _blocks(length: int) -> list[tuple[int, int, int, int]]:
-    """So many samples in blocks: where each starts and stops, and the first and last samples that it depends on."""
-    from vaecodec.training import ssimulacra2 as measure
-
-    return [
-        (start, stop, max(0, start - measure.RADIUS), min(length, stop + measure.RADIUS))
-        for start in range(0, length, BLOCK)
-        for stop in (min(start + BLOCK, length),)
-    ]
-
-
-@functools.cache
-def _band(length: int, *, mirrored: bool) -> "Tensor":
-    import torch
-
-    from vaecodec.training import ssimulacra2 as measure
-
-    return measure._band(length, mirrored=mirrored, like=torch.zeros(1))
+    """SSIMULACRA2 of RGB samples [H, W, 3], the original first, 100 at most; None where a side has less than 256."""
+    return None if min(a.shape[:2]) < SSIMULACRA2_MIN_SIDE_PX else score(a, b)
 
 
 def butteraugli(a: Samples, b: Samples) -> float | None:

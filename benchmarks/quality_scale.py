@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from benchmarks import codecs, datasets, metrics, results
 from benchmarks.metrics import Point
 from benchmarks.tables import OURS
-from vaecodec.model import deblocking
+from vaecodec.model.torch_engine import network
 
 Samples = NDArray[np.uint8]
 
@@ -49,7 +49,7 @@ def border_ratio(samples: Samples) -> float:
 
     Of a picture of one colour, or one without such borders, 1.
     """
-    return deblocking.border_ratio(torch.tensor(samples).permute(2, 0, 1).float(), LATENT_PX)
+    return network.border_ratio(torch.tensor(samples).permute(2, 0, 1).float(), LATENT_PX)
 
 
 def measure(pictures: Sequence[datasets.Picture], codec: codecs.Codec, qualities: Sequence[int]) -> list[Measured]:

@@ -21,7 +21,7 @@ import numpy as np
 import vaecodec
 from benchmarks import codecs, datasets, results, timings
 from benchmarks.tables import OURS
-from vaecodec.pixels import psnr_db
+from vaecodec.pictures.pixels import psnr_db
 
 QUALITY = timings.QUALITY[OURS]
 REGION_PX = 512
@@ -88,14 +88,11 @@ def _measure(options: argparse.Namespace, megapixels: float, folder: Path) -> di
 def encode(options: argparse.Namespace) -> dict[str, Any]:
     """From rows to a file."""
     codec, mosaic = _warm_codec(options), Mosaic(options.mp, options.data)
-    thumbnail = options.thumbnail
-    seconds = _timed(lambda: codec.encode_file(mosaic, options.coded, QUALITY, thumbnail=thumbnail, max_pixels=None))
+    seconds = _timed(lambda: codec.encode_file(mosaic, options.coded, QUALITY, max_pixels=None))
     height, width, _ = mosaic.shape
     file_bytes = options.coded.stat().st_size
-    kept_bytes = len(vaecodec.info(options.coded, max_pixels=None).metadata.get("thumbnail", b""))
     return {
         "width": width, "height": height, "megapixels": round(width * height / 1e6, 3), "file_bytes": file_bytes,
-        **({"thumbnail_bytes": kept_bytes} if thumbnail else {}),
         "encode": {**seconds, "mp_per_s": round(width * height / 1e6 / seconds["wall_s"], 3), **_peak()},
     }  # fmt: skip
 
@@ -152,7 +149,6 @@ def _in_own_process(
     command += ["--decoded", str(decoded), "--threads", str(options.threads), "--format", options.format]
     command += ["--data", options.data] if options.data else []
     command += ["--model", str(options.model)] if options.model else []
-    command += ["--thumbnail"] if options.thumbnail else []
     environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout)
 
@@ -208,7 +204,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--format", default="ppm", help="of decoded pictures: ppm, png, tif")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch")
     parser.add_argument("--model", type=Path, help="weights of vaecodec; the built-in file if not given")
-    parser.add_argument("--thumbnail", action="store_true", help="files with thumbnails, which previews then show")
     parser.add_argument("--note", help="what else the machine did meanwhile")
     parser.add_argument("--scratch", type=Path, help="folder for the pictures, about 3 bytes a pixel")
     parser.add_argument("--out", type=Path, default=Path("out", "benchmark", "scale.json"), help="result")

@@ -1,4 +1,4 @@
-"""Where the time of a picture goes: clocks around the methods of the network and of the entropy coder."""
+"""Where the time of a picture goes: clocks around the engine, the choice of symbols and the entropy coder."""
 
 import functools
 import time
@@ -7,19 +7,20 @@ from contextlib import contextmanager
 from typing import Any
 
 from vaecodec.entropy import coder
-from vaecodec.model.network import Network
+from vaecodec.model import coding
+from vaecodec.model.torch_engine.engine import TorchEngine
 
 REST = "colour, tiles, checks and I/O"
 STAGES: dict[str, list[tuple[Any, str]]] = {
-    "analysis": [(Network, "analyze")],
-    "hyper and context": [(Network, name) for name in ("to_steps", "choose", "walk_latents", "dequantize")],
+    "analysis": [(TorchEngine, "analyze")],
+    "hyper and context": [(coding, name) for name in ("quantize", "read", "dequantize")],
     "entropy coding": [(coder, "encode"), (coder.Decoder, "read"), (coder.Decoder, "finish")],
-    "synthesis": [(Network, "synthesize"), (Network, "synthesize_like")],
+    "synthesis": [(TorchEngine, "synthesize"), (TorchEngine, "synthesize_like")],
 }
 
 
 class Stopwatch:
-    """Seconds by stage, each without the stages that it calls: the walk over the latents calls the entropy coder."""
+    """Seconds by stage, each without the stages that it calls: reading symbols calls the entropy coder."""
 
     def __init__(self) -> None:
         self.seconds = dict.fromkeys(STAGES, 0.0)

@@ -22,7 +22,7 @@ from PIL import Image
 
 from benchmarks.results import ROOT, write_atomically
 from vaecodec import Codec
-from vaecodec.pages.heatmap import heat_map
+from vaecodec.cli.heatmap import heat_map
 
 RESULTS = ROOT / "benchmarks" / "results" / "uses"
 DOCUMENT = ROOT / "docs" / "uses.md"
@@ -38,16 +38,16 @@ def show() -> None:
     """The pictures of the document: samples, a blend, a rate map."""
     from sources import from_scikit_image
 
-    codec = Codec()
+    explore = Codec().explore
     size = (SAMPLE_PX, SAMPLE_PX)
     _save("samples", [
-        [codec.sample(size, seed=SEED, quality=quality, temperature=temperature) for temperature in TEMPERATURES]
+        [explore.sample(size, seed=SEED, quality=quality, temperature=temperature) for temperature in TEMPERATURES]
         for quality in SAMPLE_QUALITIES
     ])  # fmt: skip
     a, b = (_square(from_scikit_image(name)) for name in ("chelsea.png", "coffee.png"))
-    _save("blend", [codec.interpolate(a, b, BLEND_STEPS, quality=70)])
+    _save("blend", [explore.interpolate(a, b, BLEND_STEPS, quality=70)])
     photograph = from_scikit_image("coffee.png")
-    bits = codec.rate_map(photograph, MAP_QUALITY)
+    bits = explore.rate_map(photograph, MAP_QUALITY)
     _save("rate-map", [[Image.fromarray(photograph), heat_map(Image.fromarray(photograph), bits)]])
 
 

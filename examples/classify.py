@@ -7,7 +7,7 @@ scikit-image:
 - surfaces: 64x64 tiles of three photographs (brick, grass, gravel), enough turned and mirrored to leave no hint but the
   texture; trained on the upper half of each photograph, tested on the lower, so that no tile is in both.
 
-Latents come from the bytes of .vaec files (`Codec.features_from_bytes`), without making a pixel of them.
+Latents come from the bytes of .vaec files (`codec.explore.features_from_bytes`), without making a pixel of them.
 """
 
 import argparse
@@ -32,13 +32,13 @@ def vector_of(codec: vaecodec.Codec, data: bytes) -> Floats:
 
     Magnitudes say how much of a pattern there is, wherever it is.
     """
-    found = codec.features_from_bytes(data)
+    found = codec.explore.features_from_bytes(data)
     return np.concatenate([found.y.mean((1, 2)), np.abs(found.y).mean((1, 2)), found.z.ravel()])
 
 
 def vector_with_places(codec: vaecodec.Codec, data: bytes) -> Floats:
     """All latents y of a file, where they are: what a digit needs."""
-    return codec.features_from_bytes(data).y.ravel()
+    return codec.explore.features_from_bytes(data).y.ravel()
 
 
 def digits() -> tuple[list[NDArray[np.uint8]], NDArray[np.integer]]:

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 import vaecodec
-from vaecodec.pixels import psnr_db
+from vaecodec.pictures.pixels import psnr_db
 
 QUALITIES = (10, 40, 75)
 SHOWN_QUALITY = 40  # low enough to see differences, high enough for JPEG to have a file of that size

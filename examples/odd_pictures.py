@@ -5,8 +5,8 @@ odd ones: noise, text, medical and astronomical pictures, drawings. All ship wit
 
 Two scores, as areas under the ROC curve (0.5 is guessing, 1 is perfect):
 
-- bits: `Codec.anomaly_score`, bits per pixel under the model. What is odd and simple costs few bits, not many: a known
-  limit of likelihoods (Nalisnick et al., "Do Deep Generative Models Know What They Don't Know?", ICLR 2019).
+- bits: `codec.explore.anomaly_score`, bits per pixel under the model. What is odd and simple costs few bits, not many:
+  a known limit of likelihoods (Nalisnick et al., "Do Deep Generative Models Know What They Don't Know?", ICLR 2019).
 - relative: the same over the bits of a general lossless coder (WebP), which takes out how complex a picture is for any
   coder. Serra et al., "Input complexity and out-of-distribution detection with likelihood-based generative models"
   (ICLR 2020), subtract the two; our bits are of a lossy code, an order of magnitude fewer, so only a ratio compares.
@@ -63,7 +63,7 @@ def lossless_bpp(tile: NDArray[np.uint8]) -> float:
 
 def scores(codec: vaecodec.Codec, tiles: Tiles, quality: int) -> dict[str, NDArray[np.float64]]:
     """Both scores of every tile."""
-    bits = np.array([codec.anomaly_score(tile, quality) for tile in tiles])
+    bits = np.array([codec.explore.anomaly_score(tile, quality) for tile in tiles])
     return {"bits": bits, "relative": bits / np.array([lossless_bpp(tile) for tile in tiles])}
 
 

@@ -1,21 +1,33 @@
 """Fixtures shared by all tests: a tiny model made by the real export path, the shipped model, and pictures."""
 
-import dataclasses
+import os
 import signal
 from pathlib import Path
+
+# One thread a process, also of those that tests start: threads that wait for each other on a busy machine only spin.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock  # torch itself needs it
 from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 
 from vaecodec import Codec
+from vaecodec.model.architecture import Architecture
+
+torch.set_num_threads(1)  # where something has loaded torch before; tests that need more say so
 
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 settings.load_profile("default")
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell runs in the background is born deaf to it
+
+TINY = Architecture(
+    latent_channels=32, hyper_channels=8, analysis_channels=40, analysis_blocks=2, synthesis_channels=16,
+    synthesis_blocks=2, render_channels=48, condition_channels=4, prior_channels=8, scale_channels=8, quality_anchors=2,
+)  # fmt: skip
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
@@ -34,21 +46,14 @@ def picture(height: int, width: int, channels: int = 3, *, seed: int = 0) -> NDA
 
 def make_tiny_weights(folder: Path) -> Path:
     """A weights file of a few channels, from the KLT of synthetic pictures, exported as a real one is."""
-    from vaecodec.model.transforms import Architecture
     from vaecodec.training.data import Pictures
     from vaecodec.training.export import Calibration, export
     from vaecodec.training.klt import start_from_klt
     from vaecodec.training.objective import TrainingModel
 
-    arch = Architecture(
-        latent_channels=32, hyper_channels=8, analysis_channels=40, analysis_blocks=2, synthesis_channels=16,
-        synthesis_blocks=2, render_channels=48, condition_channels=4, prior_channels=8, scale_channels=8,
-        quality_anchors=2,
-    )  # fmt: skip
-    assert {field.name for field in dataclasses.fields(arch)} == set(dataclasses.asdict(arch))
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = TrainingModel(arch)
+        model = TrainingModel(TINY)
     pictures = Pictures.from_arrays([picture(128, 128, seed=n) for n in range(12)])
     start_from_klt(model, torch.stack([crop.permute(2, 0, 1) for crop in pictures.pictures]).float() / 255)
     path = folder / "tiny.safetensors"
@@ -58,8 +63,14 @@ def make_tiny_weights(folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file of `make_tiny_weights`."""
-    return make_tiny_weights(tmp_path_factory.mktemp("weights"))
+    """The file of `make_tiny_weights`, made once for all workers of a run."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return make_tiny_weights(tmp_path_factory.mktemp("weights"))
+    folder = tmp_path_factory.getbasetemp().parent
+    with FileLock(folder / "weights.lock"):
+        if not (folder / "weights").exists():
+            make_tiny_weights(tmp_path_factory.mktemp("weights")).parent.rename(folder / "weights")
+    return folder / "weights" / "tiny.safetensors"
 
 
 @pytest.fixture(scope="session")

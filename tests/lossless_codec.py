@@ -8,10 +8,12 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from vaecodec import Codec, bitstream, pixels
-from vaecodec import metadata as metadata_rules
-from vaecodec.bitstream import Header, PixelFormat, Tile, TileMode
+from vaecodec import Codec
 from vaecodec.entropy import lossless
+from vaecodec.format import container, records
+from vaecodec.format.records import Header, PixelFormat, Tile, TileMode
+from vaecodec.pictures import metadata as metadata_rules
+from vaecodec.pictures import pixels
 
 
 def vaec(samples: NDArray[np.uint8], metadata: Mapping[str, bytes] | None = None, *, quality: int = 75) -> bytes:
@@ -23,13 +25,13 @@ def vaec(samples: NDArray[np.uint8], metadata: Mapping[str, bytes] | None = None
         area = samples[box.top : box.top + box.height, box.left : box.left + box.width]
         part = np.ascontiguousarray(area[..., -1:] if box.plane == "alpha" else area[..., : box.channels])
         tiles.append(Tile(TileMode.ZLIB, lossless.pack(part), zlib.crc32(part.tobytes())))
-    return bitstream.write(header, tiles, metadata)
+    return container.write(header, tiles, metadata)
 
 
 def damaged(data: bytes, tile: int = 0) -> bytes:
     """The file with a bit of one payload flipped."""
-    index = bitstream.read_info(io.BytesIO(data)).index
-    payloads_start = bitstream.HEADER.size_bytes + len(index) * bitstream.INDEX_ENTRY.size_bytes
+    index = container.read_info(io.BytesIO(data)).index
+    payloads_start = records.HEADER.size_bytes + len(index) * records.INDEX_ENTRY.size_bytes
     position = payloads_start + sum(entry.payload_bytes for entry in index[:tile]) + 5
     return data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :]
 

@@ -1,18 +1,24 @@
 """Batches: the order of the items, errors in their places, the caller's threads left as they were."""
 
+import copy
 import dataclasses
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import picture
 
-from vaecodec import Codec, batches, bitstream, together
+from vaecodec import Codec
 from vaecodec.errors import VaecError, VaecMismatchError
-from vaecodec.model.network import Code, Network
-from vaecodec.model.symbols import Symbols
+from vaecodec.format import container
+from vaecodec.model import coding
+from vaecodec.model.coding import Code, Symbols
+from vaecodec.model.engine import Array, Engine
+from vaecodec.model.torch_engine.engine import TorchEngine
+from vaecodec.runtime import threads
 
 
 @pytest.fixture
@@ -60,15 +66,15 @@ def alike(codec: Codec, count: int, side: int = 70) -> list[bytes]:
 
 def watched_groups(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many pictures go through the network together, group by group."""
-    sizes, walk = list[int](), Network.walk_together
+    sizes, read = list[int](), coding.read
 
     def watch(
-        network: Network, rows: int, columns: int, qualities: list[int], codes: list[Code], **options: bool
+        engine: Engine, rows: int, columns: int, qualities: list[int], codes: list[Code], **options: bool
     ) -> list[Symbols]:
         sizes.append(len(codes))
-        return walk(network, rows, columns, qualities, codes, **options)
+        return read(engine, rows, columns, qualities, codes, **options)
 
-    monkeypatch.setattr(Network, "walk_together", watch)
+    monkeypatch.setattr(coding, "read", watch)
     return sizes
 
 
@@ -91,8 +97,8 @@ def test_pictures_of_equal_size_are_decoded_together(tiny: Codec, monkeypatch: p
 
 def test_each_of_a_group_has_its_own_deblocking(tiny: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files that differ in their cut alone come out of a group as they do alone, and not as one another."""
-    stream = bitstream.read(tiny.encode(picture(64, 80, seed=4), 10))
-    files = [bitstream.write(dataclasses.replace(stream.header, deblocking_cut=cut), stream.tiles) for cut in (0, 64)]
+    stream = container.read(tiny.encode(picture(64, 80, seed=4), 10))
+    files = [container.write(dataclasses.replace(stream.header, deblocking_cut=cut), stream.tiles) for cut in (0, 64)]
     alone = [np.asarray(tiny.decode(file), np.int16) for file in files]
     assert not np.array_equal(*alone)
     sizes = watched_groups(monkeypatch)
@@ -116,7 +122,7 @@ def test_what_cannot_go_together_is_decoded_alone(tiny: Codec, monkeypatch: pyte
 
 def test_a_batch_has_no_more_pixels_than_fit(tiny: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
     """Groups are cut where a CPU would gain nothing, or memory might run out; a rest of one is decoded alone."""
-    monkeypatch.setattr(together, "at_once_px", lambda network: 2 * 80 * 80)
+    monkeypatch.setattr(TorchEngine, "at_once_px", 2 * 80 * 80)
     files, sizes = alike(tiny, 5), watched_groups(monkeypatch)
     assert len(tiny.decode_batch(files)) == 5
     assert sorted(sizes) == [1, 2, 2]
@@ -126,22 +132,22 @@ def test_where_memory_does_not_suffice_for_a_group_it_is_decoded_one_by_one(
     tiny: Codec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As large pictures are computed in parts."""
-    files, synthesize = alike(tiny, 3), Network.synthesize_together
+    files, synthesize = alike(tiny, 3), TorchEngine.synthesize
 
-    def starve(network: Network, y_hat: torch.Tensor, qualities: list[int], cuts: list[int]) -> object:
+    def starve(engine: TorchEngine, y_hat: Array, qualities: list[int], cuts: list[int]) -> tuple[Array, list[bool]]:
         if len(qualities) > 1:
             raise MemoryError
-        return synthesize(network, y_hat, qualities, cuts)
+        return synthesize(engine, y_hat, qualities, cuts)
 
-    monkeypatch.setattr(Network, "synthesize_together", starve)
+    monkeypatch.setattr(TorchEngine, "synthesize", starve)
     assert len(tiny.decode_batch(files)) == 3
 
 
 def with_payload(file: bytes, change: Callable[[bytes], bytes]) -> bytes:
     """The file with another payload, all CRCs of the container right: it does not decode to what was encoded."""
-    stream = bitstream.read(file)
+    stream = container.read(file)
     (tile,) = stream.tiles
-    return bitstream.write(stream.header, [tile._replace(payload=change(tile.payload))], {})
+    return container.write(stream.header, [tile._replace(payload=change(tile.payload))], {})
 
 
 def test_a_crafted_file_spoils_no_other(tiny: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,14 +172,14 @@ def test_a_crafted_file_spoils_no_other(tiny: Codec, monkeypatch: pytest.MonkeyP
 
 def test_pixels_that_are_no_numbers_are_an_error_in_their_place(tiny: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
     """One of a group whose synthesis overflows."""
-    files, dequantize = alike(tiny, 3), Network.dequantize
+    files, dequantize = alike(tiny, 3), coding.dequantize
 
-    def overflow(network: Network, *arguments: object) -> torch.Tensor:
-        latents = dequantize(network, *arguments).clone()
+    def overflow(*arguments: Any) -> Array:
+        latents = dequantize(*arguments).clone()
         latents[1] = float("inf")
         return latents
 
-    monkeypatch.setattr(Network, "dequantize", overflow)
+    monkeypatch.setattr(coding, "dequantize", overflow)
     found = tiny.decode_batch(files, return_errors=True)
     assert [getattr(each, "code", "picture") for each in found] == ["picture", "NONFINITE", "picture"]
 
@@ -181,53 +187,66 @@ def test_pixels_that_are_no_numbers_are_an_error_in_their_place(tiny: Codec, mon
 def test_files_of_another_model_are_refused_in_their_places(tiny: Codec) -> None:
     """A group is of one model; files of others say which one is missing."""
     files = alike(tiny, 3)
-    stream = bitstream.read(files[1])
-    files[1] = bitstream.write(dataclasses.replace(stream.header, model_id=b"none"), list(stream.tiles), {})
+    stream = container.read(files[1])
+    files[1] = container.write(dataclasses.replace(stream.header, model_id=b"none"), list(stream.tiles), {})
     found = tiny.decode_batch(files, return_errors=True)
     assert [getattr(each, "code", "picture") for each in found] == ["picture", "MODEL_MISSING", "picture"]
 
 
 @pytest.mark.usefixtures("two_threads")
-def test_the_caller_keeps_its_threads() -> None:
+def test_the_caller_keeps_its_threads(tiny: Codec) -> None:
     """Work runs in two threads at once, each of which has torch with one thread; the caller's number stays."""
-    met = threading.Barrier(2, timeout=20)
+    met = threading.Barrier(2, timeout=120)
 
     def work(_: int) -> tuple[int, int]:
         met.wait()
         return threading.get_ident(), torch.get_num_threads()
 
-    found = batches.run(work, range(2), return_errors=False, at_once=True)
+    count, start = tiny.engine.pictures_at_once, tiny.engine.use_one_thread
+    found = threads.run(work, range(2), return_errors=False, threads=count, start=start)
     assert len({ident for ident, _ in found}) == 2
-    assert {threads for _, threads in found} == {1}
+    assert {of_torch for _, of_torch in found} == {1}
     assert torch.get_num_threads() == 2
 
 
-@pytest.mark.parametrize("at_once", [False, True])
-def test_one_thread_is_the_caller_s(at_once: bool) -> None:
-    """Where torch has one thread, or work must not overlap, no thread is started."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1 if at_once else 2)
+@pytest.mark.parametrize(("device", "of_torch"), [("cpu", 1), ("cuda", 2)])
+def test_one_thread_is_the_caller_s(tiny: Codec, device: str, of_torch: int) -> None:
+    """Where torch has one thread, or a GPU does the work, no thread is started."""
+    engine, before = engine_on(device, tiny), torch.get_num_threads()
+    torch.set_num_threads(of_torch)
     try:
-        found = batches.run(lambda _: threading.current_thread(), range(3), return_errors=False, at_once=at_once)
+        count, start = engine.pictures_at_once, engine.use_one_thread
+        found = threads.run(
+            lambda _: threading.current_thread(), range(3), return_errors=False, threads=count, start=start
+        )
     finally:
         torch.set_num_threads(before)
     assert set(found) == {threading.current_thread()}
+    assert torch.get_num_threads() == before
+
+
+def engine_on(device: str, codec: Codec) -> TorchEngine:
+    """The engine of a codec as it would be on a device, which need not be there."""
+    engine = copy.copy(codec.engine)
+    engine.device = torch.device(device)
+    return engine
 
 
 # --- work done ahead --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("threads", [0, 1, 3])
-def test_results_that_are_made_ahead_come_in_order(threads: int) -> None:
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_results_that_are_made_ahead_come_in_order(count: int) -> None:
     """All of them, in the order of the items, with torch's threads as they should be."""
     before = torch.get_num_threads()
-    work = (lambda n: (n, torch.get_num_threads())) if threads else (lambda n: (n, 1))
-    assert list(batches.ahead(work, range(20), threads=threads, pending=4)) == [(n, 1) for n in range(20)]
+    work = (lambda n: (n, torch.get_num_threads())) if count else (lambda n: (n, 1))
+    found = threads.ahead(work, range(20), threads=count, pending=4, start=TorchEngine.use_one_thread)
+    assert list(found) == [(n, 1) for n in range(20)]
     assert torch.get_num_threads() == before
 
 
-@pytest.mark.parametrize(("threads", "pending"), [(0, 1), (1, 1), (2, 5)])
-def test_no_more_is_begun_than_may_be_pending(threads: int, pending: int) -> None:
+@pytest.mark.parametrize(("count", "pending"), [(0, 1), (1, 1), (2, 5)])
+def test_no_more_is_begun_than_may_be_pending(count: int, pending: int) -> None:
     """Memory holds that much: items are asked for one by one, by the thread that wants the results."""
     asked, wanted = list[tuple[int, int]](), 0
 
@@ -236,14 +255,14 @@ def test_no_more_is_begun_than_may_be_pending(threads: int, pending: int) -> Non
             asked.append((number - wanted, threading.get_ident()))
             yield number
 
-    for _ in batches.ahead(lambda n: n, items(), threads=threads, pending=pending):
+    for _ in threads.ahead(lambda n: n, items(), threads=count, pending=pending):
         wanted += 1
     assert max(ahead for ahead, _ in asked) < pending
     assert {ident for _, ident in asked} == {threading.get_ident()}
 
 
-@pytest.mark.parametrize("threads", [0, 2])
-def test_errors_of_work_done_ahead_come_where_the_result_would(threads: int) -> None:
+@pytest.mark.parametrize("count", [0, 2])
+def test_errors_of_work_done_ahead_come_where_the_result_would(count: int) -> None:
     """Results before it are there; nothing hangs."""
 
     def work(number: int) -> int:
@@ -253,18 +272,18 @@ def test_errors_of_work_done_ahead_come_where_the_result_would(threads: int) -> 
 
     found = list[int]()
     with pytest.raises(ValueError, match="three"):
-        found += iter(batches.ahead(work, range(9), threads=threads, pending=2))
+        found += iter(threads.ahead(work, range(9), threads=count, pending=2))
     assert found in ([], [0, 1, 2])
-    results = batches.ahead(work, range(9), threads=threads, pending=2)
+    results = threads.ahead(work, range(9), threads=count, pending=2)
     assert [next(results) for _ in range(3)] == [0, 1, 2]
     results.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("vaecodec-ahead")]
 
 
 @pytest.mark.parametrize(
-    ("device", "threads", "expected"), [("cpu", 1, 0), ("cpu", 3, 0), ("cpu", 8, 2), ("cuda", 3, 3)]
+    ("device", "of_torch", "expected"), [("cpu", 1, 0), ("cpu", 3, 0), ("cpu", 8, 2), ("cuda", 3, 3)]
 )
-def test_helpers(monkeypatch: pytest.MonkeyPatch, device: str, threads: int, expected: int) -> None:
+def test_helpers(tiny: Codec, monkeypatch: pytest.MonkeyPatch, device: str, of_torch: int, expected: int) -> None:
     """One for every four threads of torch on a CPU, none on few; all of them beside a GPU."""
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    assert batches.helpers(device) == expected
+    monkeypatch.setattr(torch, "get_num_threads", lambda: of_torch)
+    assert engine_on(device, tiny).helpers == expected

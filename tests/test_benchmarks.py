@@ -16,14 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from conftest import picture
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFilter, ImageFont, features
 
 import vaecodec
-from vaecodec.training import ssimulacra2 as loss
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT))  # benchmarks/ is not part of the installed package
@@ -82,13 +80,6 @@ def test_ssimulacra2_is_100_for_equal_pictures_and_falls_with_noise() -> None:
     assert values[0] > values[1] > values[2]
     assert metrics.ssimulacra2(image[:255], image[:255]) is None
     assert metrics.can_measure("ssimulacra2", 256, 300) and not metrics.can_measure("ssimulacra2", 300, 255)
-
-
-@pytest.mark.parametrize("size", [(8, 9), (31, 33), (64, 300), (257, 130)])
-def test_blurring_in_blocks_is_blurring(size: tuple[int, int]) -> None:
-    """The quick blur is that of the loss, borders included."""
-    x = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(metrics._blur(x), loss._blur(x), atol=2e-6, rtol=0)
 
 
 def distorted(original: Image.Image) -> Iterator[Image.Image]:

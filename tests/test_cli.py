@@ -15,9 +15,11 @@ from click.testing import CliRunner, Result
 from lossless_codec import LosslessCodec, damaged, vaec
 from PIL import ExifTags, Image, ImageCms, ImageOps
 
-from vaecodec import Codec, bitstream, codec, pixels
+from vaecodec import Codec, codec
 from vaecodec.cli import main
 from vaecodec.errors import VaecError
+from vaecodec.format import container, records
+from vaecodec.pictures import pixels
 
 Run = Callable[..., Result]
 
@@ -76,7 +78,7 @@ def lines(result: Result) -> list[dict[str, Any]]:
 
 def metadata_of(path: str) -> dict[str, bytes]:
     """What metadata a .vaec file holds."""
-    return bitstream.read_info(io.BytesIO(Path(path).read_bytes())).metadata
+    return container.read_info(io.BytesIO(Path(path).read_bytes())).metadata
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
@@ -307,8 +309,8 @@ def test_exit_code_tells_what_is_wrong_with_one_file(
 
 def test_a_learned_file_without_its_model_exits_with_5(run: Run) -> None:
     """A file that names weights that are not here needs another installation, not another file."""
-    header = bitstream.Header(bitstream.PixelFormat.L, 16, 16, b"else", 50, tile_log2=8)
-    put("a.vaec", bitstream.write(header, [bitstream.Tile(bitstream.TileMode.LEARNED, bytes(8), 0)]))
+    header = records.Header(records.PixelFormat.L, 16, 16, b"else", 50, tile_log2=8)
+    put("a.vaec", container.write(header, [records.Tile(records.TileMode.LEARNED, bytes(8), 0)]))
     result = run("decode", "a.vaec", "--model", "missing.safetensors", "--json")
     assert (result.exit_code, lines(result)[0]["code"]) == (5, "MODEL_FILE")
 

@@ -15,7 +15,7 @@ from PIL import ExifTags, Image
 
 from vaecodec import Codec
 from vaecodec.cli import main
-from vaecodec.rasters import pillow
+from vaecodec.pictures import pillow
 
 Run = Callable[..., Result]
 

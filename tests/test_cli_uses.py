@@ -38,7 +38,7 @@ def test_sample_writes_what_the_codec_draws(run: Run, tiny: Codec) -> None:
         "sample", "--size", "40x24", "--seed", "7", "-q", "30", "--temperature", "0.5", "-o", "s.png", "--json"
     )
     assert result.exit_code == 0, result.output
-    expected = tiny.sample((40, 24), seed=7, quality=30, temperature=0.5, output="numpy")
+    expected = tiny.explore.sample((40, 24), seed=7, quality=30, temperature=0.5, output="numpy")
     assert np.array_equal(pixels_of("s.png"), expected)
     told = json.loads(result.stdout)
     assert (told["output"], told["status"], told["width"], told["seed"]) == ("s.png", "done", 40, 7)
@@ -75,7 +75,7 @@ def test_map_lies_over_the_picture(run: Run, tiny: Codec, source: str) -> None:
     result = run("map", source, "-q", "60", "-o", "m.png", "--json", input=Path("a.png").read_bytes())
     assert result.exit_code == 0, result.output
     assert pixels_of("m.png").shape == (70, 90, 3)
-    assert json.loads(result.stdout)["bits"] == round(float(tiny.rate_map_from_bytes(data).sum()))
+    assert json.loads(result.stdout)["bits"] == round(float(tiny.explore.rate_map_from_bytes(data).sum()))
 
 
 def test_html_shows_every_picture_once(run: Run) -> None:

@@ -16,11 +16,10 @@ from conftest import picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from whole_pictures import decode_tiles, encode_tiles
 
 import vaecodec
-from vaecodec import Codec, bitstream, pixels, tiles
-from vaecodec.bitstream import Header, PixelFormat, Tile, TileMode
-from vaecodec.canvas import Canvas, area_of
+from vaecodec import Codec
 from vaecodec.errors import (
     VaecError,
     VaecImageError,
@@ -29,14 +28,20 @@ from vaecodec.errors import (
     VaecModelError,
     VaecResourceError,
     VaecTargetError,
-)  # fmt: skip
-from vaecodec.model.deblocking import border_ratio
+)
+from vaecodec.format import container, records
+from vaecodec.format.records import Header, PixelFormat, Tile, TileMode
+from vaecodec.model.torch_engine.network import border_ratio
+from vaecodec.pictures import pixels
+from vaecodec.tiling.canvas import Canvas, Rect
+from vaecodec.tiling.encode import Encoder
+from vaecodec.tiling.tile import decode_latents, floor_psnr_db
 
 MODES = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
 
 
 def modes_of(data: bytes) -> list[TileMode]:
-    return [tile.mode for tile in bitstream.read(data).tiles]
+    return [tile.mode for tile in container.read(data).tiles]
 
 
 @settings(max_examples=40)
@@ -53,7 +58,7 @@ def test_any_size_mode_and_quality_comes_back(
     back = np.asarray(decoded).reshape(samples.shape)
     if mode in ("LA", "RGBA"):
         assert np.array_equal(back[..., -1], samples[..., -1])
-    assert pixels.psnr_db(back, samples) > tiles.floor_psnr_db(quality) - 6
+    assert pixels.psnr_db(back, samples) > floor_psnr_db(quality) - 6
     assert tiny.encode(image, quality) == data
 
 
@@ -81,7 +86,7 @@ def test_tensors_stay_on_their_device(
     """What is synthesized never becomes an array on its way to a tensor, and the tensor is an ordinary one."""
     data = tiny.encode(picture(*size, MODES[mode]), 60)
     expected = np.atleast_3d(tiny.decode(data, output="numpy", scale=scale))
-    modes = {tile.mode for tile in bitstream.read(data).tiles}
+    modes = {tile.mode for tile in container.read(data).tiles}
     before = torch.Tensor.numpy
 
     def only_rows_of_tables(self: torch.Tensor) -> np.ndarray:
@@ -191,15 +196,15 @@ def test_tile_below_its_floor_is_stored_without_loss(tiny: Codec, monkeypatch: p
     image = picture(64, 192, seed=5)
     synthesize = Canvas.synthesize_like
 
-    def broken_in_the_middle(self: Canvas, box: bitstream.TileBox, original: np.ndarray) -> np.ndarray:
+    def broken_in_the_middle(self: Canvas, box: records.TileBox, original: np.ndarray) -> np.ndarray:
         return 255 - synthesize(self, box, original) if box.left == 64 else synthesize(self, box, original)
 
     with monkeypatch.context() as patch:
         patch.setattr(Canvas, "synthesize_like", broken_in_the_middle)
-        header = Header(PixelFormat.RGB, 192, 64, tiny.network.model_id, 60)
-        coded, header, squared_error = tiles.encode_tiles(image, header, tiny.network)
+        header = Header(PixelFormat.RGB, 192, 64, tiny.engine.model_id, 60)
+        coded, header, squared_error = encode_tiles(image, header, tiny.engine)
     assert [tile.mode for tile in coded] == [TileMode.LEARNED, TileMode.ZLIB, TileMode.LEARNED]
-    again, damage = tiles.decode_tiles(coded, header, tiny.network)
+    again, damage = decode_tiles(coded, header, tiny.engine)
     assert not damage
     assert squared_error == pixels.squared_error(image, again)
     assert np.array_equal(again[:, 64:128], image[:, 64:128])
@@ -211,22 +216,24 @@ def test_tiles_leave_no_seam(request: pytest.FixtureRequest, monkeypatch: pytest
     monkeypatch.setattr(Header, "tile_size", property(lambda self: 128))
     codec: Codec = request.getfixturevalue(which)
     image = picture(300, 270, seed=6)
-    header = Header(PixelFormat.RGB, 270, 300, codec.network.model_id, 70)
-    coded, header, squared_error = tiles.encode_tiles(image, header, codec.network)
+    header = Header(PixelFormat.RGB, 270, 300, codec.engine.model_id, 70)
+    coded, header, squared_error = encode_tiles(image, header, codec.engine)
     assert {tile.mode for tile in coded} == {TileMode.LEARNED}
-    tiled, _ = tiles.decode_tiles(coded, header, codec.network)
+    tiled, _ = decode_tiles(coded, header, codec.engine)
     assert squared_error == pixels.squared_error(image, tiled)
-    canvas = Canvas(header, codec.network)
+    canvas = Canvas(header, codec.engine, deblocking_cut=header.deblocking_cut)
     for tile, box in zip(coded, header.boxes(), strict=True):
-        canvas.place(box, tiles.decode_latents(codec.network, tile, area_of(box).size, 70))
-    whole = codec.network.synthesize(canvas.latents(canvas.window), 70, header.deblocking_cut)[:300, :270].numpy()
-    assert np.abs(whole.astype(int) - tiled).max() <= 1
+        canvas.place(box, decode_latents(codec.engine, tile, Rect.of(box).latents.size, 70))
+    latents = canvas.latents(canvas.window)[None]
+    whole, are_finite = codec.engine.synthesize(latents, [70], [header.deblocking_cut])
+    assert are_finite == [True]
+    assert np.abs(whole[0, :300, :270].numpy().astype(int) - tiled).max() <= 1
 
 
 @pytest.fixture
 def smoothing(tiny: Codec) -> Iterator[Codec]:
     """The tiny codec with a filter that knows no bounds; its network is shared by all codecs of the process."""
-    deblocking = tiny.network.vae.synthesis.deblocking
+    deblocking = tiny.engine.vae.synthesis.deblocking
     before = copy.deepcopy(deblocking.state_dict())
     with torch.no_grad():
         deblocking.bound.bias.fill_(5)
@@ -241,14 +248,14 @@ def test_what_deblocking_smooths_too_much_is_left_out(smoothing: Codec, monkeypa
     codec = smoothing
     image = picture(200, 270, seed=3)
     data = codec.encode(image, 90)
-    stream = bitstream.read(data)
+    stream = container.read(data)
     assert {tile.mode for tile in stream.tiles if tile} == {TileMode.LEARNED}
     assert stream.header.deblocking_cut > 0
     wanted, found, without = (
         border_ratio(torch.tensor(samples).permute(2, 0, 1).float(), 16)
         for samples in (
             image, codec.decode(data, output="numpy"),
-            codec.decode(bitstream.write(replace(stream.header, deblocking_cut=0), stream.tiles), output="numpy"),
+            codec.decode(container.write(replace(stream.header, deblocking_cut=0), stream.tiles), output="numpy"),
         )
     )  # fmt: skip
     assert without < 0.7 * wanted
@@ -261,7 +268,7 @@ def test_what_deblocking_smooths_too_much_is_left_out(smoothing: Codec, monkeypa
 
 def test_intact_payload_of_other_latents_is_a_mismatch(tiny: Codec) -> None:
     """A re-sealed payload that decodes to other latents is never shown."""
-    stream = bitstream.read(tiny.encode(picture(64, 64, seed=7), 80))
+    stream = container.read(tiny.encode(picture(64, 64, seed=7), 80))
     (tile,) = stream.tiles
     assert tile is not None
     assert tile.mode == TileMode.LEARNED
@@ -269,22 +276,22 @@ def test_intact_payload_of_other_latents_is_a_mismatch(tiny: Codec) -> None:
     swapped = Tile(tile.mode, tile.payload[::-1], tile.content_crc)
     for bad in (wrong_crc, swapped):
         with pytest.raises(VaecMismatchError) as caught:
-            tiny.decode(bitstream.write(stream.header, [bad]))
+            tiny.decode(container.write(stream.header, [bad]))
         assert caught.value.tile == 0
     plain = Tile(TileMode.SOLID, b"\1\2\3", 0)
     with pytest.raises(VaecMismatchError) as caught:
-        tiny.decode(bitstream.write(stream.header, [plain]))
+        tiny.decode(container.write(stream.header, [plain]))
     assert caught.value.code == "SAMPLES_CRC"
 
 
 def test_partial_decoding_keeps_the_sound_tiles(tiny: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
     """With on_error="partial" a damaged tile is grey, the others are as they were, and a warning names it."""
     monkeypatch.setattr(Header, "tile_size", property(lambda self: 64))
-    header = Header(PixelFormat.RGB, 256, 64, tiny.network.model_id, 70)
+    header = Header(PixelFormat.RGB, 256, 64, tiny.engine.model_id, 70)
     image = picture(64, 256, seed=8)
-    coded, header, _ = tiles.encode_tiles(image, header, tiny.network)
-    decoded, _ = tiles.decode_tiles(coded, header, tiny.network)
-    data = bytearray(bitstream.write(header, coded))
+    coded, header, _ = encode_tiles(image, header, tiny.engine)
+    decoded, _ = decode_tiles(coded, header, tiny.engine)
+    data = bytearray(container.write(header, coded))
     data[-5] ^= 4
     with pytest.raises(VaecError):
         tiny.decode(bytes(data))
@@ -331,7 +338,7 @@ def test_memory_that_runs_out(tiny: Codec, monkeypatch: pytest.MonkeyPatch) -> N
         def fail(*_: object, error: Exception = error) -> None:
             raise error
 
-        monkeypatch.setattr(tiles, "encode_tiles", fail)
+        monkeypatch.setattr(Encoder, "run", fail)
         with pytest.raises(VaecResourceError):
             tiny.encode(picture(8, 8))
 
@@ -341,10 +348,10 @@ def test_verify_is_shallow_or_deep(tiny: Codec, tiny_weights: Path) -> None:
     data = tiny.encode(picture(64, 64, seed=9), 80)
     assert vaecodec.verify(data).header.width == 64
     vaecodec.verify(data, deep=True, model=tiny_weights, device="cpu")
-    stream = bitstream.read(data)
+    stream = container.read(data)
     (tile,) = stream.tiles
     assert tile is not None
-    crafted = bitstream.write(stream.header, [Tile(tile.mode, tile.payload, tile.content_crc ^ 1)])
+    crafted = container.write(stream.header, [Tile(tile.mode, tile.payload, tile.content_crc ^ 1)])
     vaecodec.verify(crafted)
     with pytest.raises(VaecMismatchError):
         vaecodec.verify(crafted, deep=True, model=tiny_weights, device="cpu")

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from slow_decoder import CorruptError, SlowDecoder
 
 from vaecodec.entropy import coder
-from vaecodec.entropy.coder import SENTINEL, Decoder, Pass, encode
-from vaecodec.entropy.tables import PRECISION, Tables, from_pmfs, ideal_bits
+from vaecodec.entropy.coder import PRECISION, SENTINEL, Decoder, Pass, Tables, encode, from_pmfs, ideal_bits
 from vaecodec.errors import VaecCorruptError
 
 TOTAL = 2**PRECISION
@@ -67,7 +66,7 @@ def decode(payload: bytes, passes: list[Pass]) -> list[np.ndarray]:
 
 def decode_slowly(payload: bytes, passes: list[Pass]) -> list[list[int]]:
     decoder = SlowDecoder(payload)
-    symbols = [decoder.read(lists_of(p.tables), p.rows.tolist(), p.tables.first_coded_row) for p in passes]
+    symbols = [decoder.read(lists_of(p.tables), p.indexes.tolist(), p.tables.first_coded_row) for p in passes]
     decoder.finish()
     return symbols
 

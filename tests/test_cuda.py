@@ -12,7 +12,7 @@ from exactness.pictures import pictures
 from exactness.probe import FIELD_QUALITY, noise
 
 from vaecodec import Codec
-from vaecodec.model.exact import ExactScales
+from vaecodec.model.torch_engine.engine import ExactScales
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -49,14 +49,16 @@ def test_files_of_one_device_decode_on_the_other(shipped: Codec, cuda: Codec, en
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 8])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
-def test_rows_equal_those_of_the_cpu(shipped: Codec, cuda: Codec, batch: int, layout: torch.memory_format) -> None:
+def test_table_indexes_equal_those_of_the_cpu(
+    shipped: Codec, cuda: Codec, batch: int, layout: torch.memory_format
+) -> None:
     """In every batch and layout, and under autocast."""
-    stored = shipped.network.scales.stored
+    stored = shipped.engine.scales.stored
     z = noise(stored.dequantize.shape[1]).repeat(3, 1, 1, 1)[:batch].to(memory_format=layout)
-    expected = shipped.network.scales.rows(z, FIELD_QUALITY)
-    assert torch.equal(cuda.network.scales.rows(z.cuda(), FIELD_QUALITY).cpu(), expected)
+    expected = shipped.engine.scales.table_indexes(z, FIELD_QUALITY)
+    assert torch.equal(cuda.engine.scales.table_indexes(z.cuda(), FIELD_QUALITY).cpu(), expected)
     with torch.autocast("cuda", torch.bfloat16):
-        assert torch.equal(cuda.network.scales.rows(z.cuda(), FIELD_QUALITY).cpu(), expected)
+        assert torch.equal(cuda.engine.scales.table_indexes(z.cuda(), FIELD_QUALITY).cpu(), expected)
 
 
 def test_autocast_moves_no_pixel(cuda: Codec) -> None:
@@ -70,7 +72,7 @@ def test_autocast_moves_no_pixel(cuda: Codec) -> None:
 
 def test_the_self_test_runs_on_the_device(shipped: Codec) -> None:
     """It passes on the GPU, and sees a single wrong weight there."""
-    scales = ExactScales(shipped.network.scales.stored, torch.device("cuda"))
+    scales = ExactScales(shipped.engine.scales.stored, torch.device("cuda"))
     scales.self_test()
     scales._weights[3][7, 0, 0, 0] += 1
     with pytest.raises(OSError, match="cuda"):

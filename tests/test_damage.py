@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from conftest import picture
 
-from vaecodec import Codec, bitstream
-from vaecodec.bitstream import Tile, TileMode
+from vaecodec import Codec
 from vaecodec.errors import VaecError, VaecMismatchError
+from vaecodec.format import container
+from vaecodec.format.records import Tile, TileMode
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +19,7 @@ def small_files(shipped: Codec) -> list[bytes]:
         shipped.encode(picture(64, 80, seed=1), 60, xmp=b"<x/>"),
         shipped.encode(picture(48, 64, 4, seed=2), 30),
     ]
-    assert all(TileMode.LEARNED in {tile.mode for tile in bitstream.read(data).tiles if tile} for data in files)
+    assert all(TileMode.LEARNED in {tile.mode for tile in container.read(data).tiles if tile} for data in files)
     return files
 
 
@@ -51,7 +52,7 @@ def test_every_bit_flip_and_truncation_is_rejected(shipped: Codec, small_files: 
 
 def test_resealed_payload_damage_is_rejected(tiny: Codec) -> None:
     """With the payload's CRC recomputed, the coder's end check and the latents' CRC still refuse every flip."""
-    stream = bitstream.read(tiny.encode(picture(64, 64, seed=3), 70))
+    stream = container.read(tiny.encode(picture(64, 64, seed=3), 70))
     (tile,) = stream.tiles
     assert tile is not None
     assert tile.mode == TileMode.LEARNED
@@ -60,14 +61,14 @@ def test_resealed_payload_damage_is_rejected(tiny: Codec) -> None:
         payload = bytearray(tile.payload)
         payload[position // 8] ^= 1 << position % 8
         with pytest.raises(VaecMismatchError):
-            tiny.decode(bitstream.write(stream.header, [Tile(tile.mode, bytes(payload), tile.content_crc)]))
+            tiny.decode(container.write(stream.header, [Tile(tile.mode, bytes(payload), tile.content_crc)]))
 
 
 def test_random_payloads_are_rejected_in_bounded_time(tiny: Codec) -> None:
     """Bytes that no encoder wrote cost no more than a picture does, and end in an error."""
-    header = bitstream.read(tiny.encode(picture(64, 64, seed=4), 70)).header
+    header = container.read(tiny.encode(picture(64, 64, seed=4), 70)).header
     rng = np.random.default_rng(1)
     for length in (4, 64, 4096, 64 * 64 * 3):
         crafted = Tile(TileMode.LEARNED, rng.bytes(length), 0)
         with pytest.raises(VaecMismatchError):
-            tiny.decode(bitstream.write(header, [crafted]))
+            tiny.decode(container.write(header, [crafted]))

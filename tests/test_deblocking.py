@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from vaecodec.model.deblocking import CUTS_IN_ALL, REACH_PX, Deblocking, border_ratio, fitting_cut
+from vaecodec.model.architecture import CUTS_IN_ALL, REACH_PX
+from vaecodec.model.torch_engine.network import Deblocking, border_ratio, fitting_cut
 
 CHANNELS, BLOCK_PX, SEGMENT_PX = 8, 16, 4
 

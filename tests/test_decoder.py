@@ -1,19 +1,23 @@
 """Laws of decoding by rows of tiles: ahead or not, neighbours together or alone, the picture and its errors are one."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from conftest import picture
+from whole_pictures import decode_tiles, encode_tiles
 
-from vaecodec import Codec, batches, bitstream, decoder
-from vaecodec.bitstream import Header, PixelFormat, Tile, TileMode
-from vaecodec.errors import VaecCorruptError, VaecMismatchError
-from vaecodec.grid import Window
-from vaecodec.model.network import Network
-from vaecodec.model.symbols import Symbols
-from vaecodec.tiles import decode_rows, decode_tiles, encode_tiles
+from vaecodec import Codec
+from vaecodec.errors import VaecMismatchError
+from vaecodec.format import container
+from vaecodec.format.records import Header, PixelFormat, Tile, TileMode
+from vaecodec.model import coding
+from vaecodec.model.coding import Symbols
+from vaecodec.model.engine import Array, Engine
+from vaecodec.model.torch_engine.engine import TorchEngine
+from vaecodec.tiling.canvas import Rect
+from vaecodec.tiling.decode import DAMAGED_GREY, Decoder
 
 SIDE = 64
 
@@ -24,19 +28,24 @@ def coded(tiny: Codec, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Tile], Hea
     monkeypatch.setattr(Header, "tile_size", property(lambda self: SIDE))
     samples = picture(3 * SIDE + 20, 4 * SIDE + 30, 4)
     samples[SIDE : 2 * SIDE, 2 * SIDE : 3 * SIDE, :3] = 90
-    header = Header(PixelFormat.RGBA, samples.shape[1], samples.shape[0], tiny.network.model_id, 60)
-    tiles, header, _ = encode_tiles(samples, header, tiny.network)
+    header = Header(PixelFormat.RGBA, samples.shape[1], samples.shape[0], tiny.engine.model_id, 60)
+    tiles, header, _ = encode_tiles(samples, header, tiny.engine)
     assert [tile.mode for tile in tiles[:20]].count(TileMode.LEARNED) == 19
     return tiles, header
+
+
+def join_neighbours(monkeypatch: pytest.MonkeyPatch, most_px: int) -> None:
+    """Lets neighbouring tiles of so many pixels go through the network together, in pictures and in previews."""
+    monkeypatch.setattr(Decoder, "_joined_px", lambda self: most_px)
 
 
 @pytest.fixture(params=["alone", "together", "ahead"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """As on few processors, as on a GPU, and with threads that read ahead."""
     if request.param == "together":
-        monkeypatch.setattr(decoder, "joined_px", lambda network, scale: 8 * SIDE**2)
+        join_neighbours(monkeypatch, 8 * SIDE**2)
     if request.param == "ahead":
-        monkeypatch.setattr(batches, "helpers", lambda device: 2)
+        monkeypatch.setattr(TorchEngine, "helpers", 2)
     return request.param
 
 
@@ -46,11 +55,11 @@ def test_a_picture_is_the_same_whichever_way_it_is_decoded(
     tiny: Codec, coded: tuple[list[Tile], Header], scale: int
 ) -> None:
     """Within what may differ between machines."""
-    shown, damage = decode_tiles(*coded, tiny.network, scale=scale)
+    shown, damage = decode_tiles(*coded, tiny.engine, scale=scale)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(decoder, "joined_px", lambda network, scale: 0)
-        patched.setattr(batches, "helpers", lambda device: 0)
-        expected, _ = decode_tiles(*coded, tiny.network, scale=scale)
+        join_neighbours(patched, 0)
+        patched.setattr(TorchEngine, "helpers", 0)
+        expected, _ = decode_tiles(*coded, tiny.engine, scale=scale)
     assert not damage
     difference = np.abs(shown.astype(int) - expected)
     assert difference.max() <= 1 and np.count_nonzero(difference) <= 1e-3 * difference.size
@@ -61,20 +70,20 @@ def test_neighbours_go_through_the_network_together(
 ) -> None:
     """Learned ones of one size, as many as may: not across one of another kind, and not the narrow last one."""
     counts, widths = list[int](), list[int]()
-    dequantize, synthesize = Network.dequantize, Network.synthesize
+    dequantize, synthesize = coding.dequantize, TorchEngine.synthesize
 
-    def count(network: Network, symbols: list[Symbols], *rest: object) -> torch.Tensor:
+    def count(engine: Engine, symbols: list[Symbols], *rest: Any) -> Array:
         counts.append(len(symbols))
-        return dequantize(network, symbols, *rest)
+        return dequantize(engine, symbols, *rest)
 
-    def measure(network: Network, y_hat: torch.Tensor, *rest: object) -> torch.Tensor:
-        widths.append(y_hat.shape[2])
-        return synthesize(network, y_hat, *rest)
+    def measure(engine: TorchEngine, y_hat: Array, *rest: Any) -> tuple[Array, list[bool]]:
+        widths.append(y_hat.shape[3])
+        return synthesize(engine, y_hat, *rest)
 
-    monkeypatch.setattr(Network, "dequantize", count)
-    monkeypatch.setattr(Network, "synthesize", measure)
-    monkeypatch.setattr(decoder, "joined_px", lambda network, scale: 3 * SIDE**2)
-    decode_tiles(*coded, tiny.network)
+    monkeypatch.setattr(coding, "dequantize", count)
+    monkeypatch.setattr(TorchEngine, "synthesize", measure)
+    join_neighbours(monkeypatch, 3 * SIDE**2)
+    decode_tiles(*coded, tiny.engine)
     assert coded[1].height == 3 * SIDE + 20  # the tiles of the last row are low: more of them fit
     assert counts == [3, 1, 1, 2, 1, 1, 3, 1, 1, 4, 1]
     assert len(widths) == len(counts) and max(widths) > 3 * SIDE // 16
@@ -85,18 +94,18 @@ def test_where_memory_does_not_suffice_for_neighbours_they_are_predicted_alone(
     tiny: Codec, coded: tuple[list[Tile], Header], scale: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The picture is the same within what may differ."""
-    expected, _ = decode_tiles(*coded, tiny.network, scale=scale)
-    refused, dequantize = list[int](), Network.dequantize
+    expected, _ = decode_tiles(*coded, tiny.engine, scale=scale)
+    refused, dequantize = list[int](), coding.dequantize
 
-    def starve(network: Network, symbols: list[Symbols], *rest: object) -> torch.Tensor:
+    def starve(engine: Engine, symbols: list[Symbols], *rest: Any) -> Array:
         if len(symbols) > 1:
             refused.append(len(symbols))
             raise MemoryError
-        return dequantize(network, symbols, *rest)
+        return dequantize(engine, symbols, *rest)
 
-    monkeypatch.setattr(Network, "dequantize", starve)
-    monkeypatch.setattr(decoder, "joined_px", lambda network, scale: 3 * SIDE**2)
-    shown, damage = decode_tiles(*coded, tiny.network, scale=scale)
+    monkeypatch.setattr(coding, "dequantize", starve)
+    join_neighbours(monkeypatch, 3 * SIDE**2)
+    shown, damage = decode_tiles(*coded, tiny.engine, scale=scale)
     assert refused and not damage
     assert np.abs(shown.astype(int) - expected).max() <= 1
 
@@ -108,12 +117,12 @@ def test_every_tile_that_does_not_decode_is_told(tiny: Codec, coded: tuple[list[
     for number in (1, 2, 13):
         tiles[number] = tiles[number]._replace(content_crc=tiles[number].content_crc ^ 1)
     tiles[25] = tiles[25]._replace(content_crc=1)
-    shown, damage = decode_tiles(tiles, header, tiny.network, partial=True)
+    shown, damage = decode_tiles(tiles, header, tiny.engine, partial=True)
     assert sorted(error.tile for error in damage) == [1, 2, 13, 25]
-    assert (shown[:SIDE, SIDE : 3 * SIDE, :3] == decoder.DAMAGED_GREY).all()
-    assert not (shown[:SIDE, 3 * SIDE :, :3] == decoder.DAMAGED_GREY).all()
+    assert (shown[:SIDE, SIDE : 3 * SIDE, :3] == DAMAGED_GREY).all()
+    assert not (shown[:SIDE, 3 * SIDE :, :3] == DAMAGED_GREY).all()
     with pytest.raises(VaecMismatchError) as caught:
-        decode_tiles(tiles, header, tiny.network)
+        decode_tiles(tiles, header, tiny.engine)
     assert (caught.value.tile, caught.value.code) == (1, "LATENT_CRC")
 
 
@@ -122,21 +131,20 @@ def test_of_neighbours_that_do_not_synthesize_the_guilty_one_is_told(
     tiny: Codec, coded: tuple[list[Tile], Header], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those beside it see its latents, and may be lost with it; all others are shown."""
-    synthesize = Network.synthesize
+    synthesize = TorchEngine.synthesize
 
-    def refuse_left(network: Network, y_hat: torch.Tensor, *rest: object) -> torch.Tensor:
-        if y_hat.flatten()[0].item() == refused:
-            raise VaecCorruptError("no", code="NONFINITE")
-        return synthesize(network, y_hat, *rest)
+    def refuse_left(engine: TorchEngine, y_hat: Array, *rest: Any) -> tuple[Array, list[bool]]:
+        pixels, are_finite = synthesize(engine, y_hat, *rest)
+        return pixels, [each and y_hat.flatten()[0].item() != refused for each in are_finite]
 
     first = list[float]()
     monkeypatch.setattr(
-        Network, "synthesize", lambda n, y, *r: (first.append(y.flatten()[0].item()), synthesize(n, y, *r))[1]
+        TorchEngine, "synthesize", lambda e, y, *r: (first.append(y.flatten()[0].item()), synthesize(e, y, *r))[1]
     )
-    decode_tiles(*coded, tiny.network)
+    decode_tiles(*coded, tiny.engine)
     refused = first[0]
-    monkeypatch.setattr(Network, "synthesize", refuse_left)
-    _, damage = decode_tiles(*coded, tiny.network, partial=True)
+    monkeypatch.setattr(TorchEngine, "synthesize", refuse_left)
+    _, damage = decode_tiles(*coded, tiny.engine, partial=True)
     assert 0 in {error.tile for error in damage} and len(damage) < 5
 
 
@@ -151,9 +159,9 @@ def test_a_window_touches_only_what_it_needs(tiny: Codec, coded: tuple[list[Tile
             fetched.append(number)
             return super().__getitem__(number)
 
-    window = Window(SIDE + 5, SIDE + 40, 2 * SIDE, 2 * SIDE + 30)
-    bands = [*decode_rows(Watched(tiles), header, tiny.network, window=window)]
-    whole, _ = decode_tiles(tiles, header, tiny.network)
+    window = Rect(SIDE + 5, SIDE + 40, 2 * SIDE, 2 * SIDE + 30)
+    bands = [*Decoder(Watched(tiles), header, tiny.engine, window=window).bands()]
+    whole, _ = decode_tiles(tiles, header, tiny.engine)
     near = np.abs(np.concatenate(bands).astype(int) - whole[SIDE + 5 : SIDE + 40, 2 * SIDE : 2 * SIDE + 30])
     assert near.max() <= 1
     assert sorted(fetched) == [1, 2, 3, 6, 7, 8, 11, 12, 13, 27]
@@ -163,9 +171,9 @@ def test_a_window_touches_only_what_it_needs(tiny: Codec, coded: tuple[list[Tile
 def test_a_small_preview_does_not_look_at_the_rest(tiny: Codec) -> None:
     """At 1/8 the base is read and no more: what is wrong after it goes unseen there, and nowhere else."""
     data = tiny.encode(picture(200, 150), 70)
-    stream = bitstream.read(data)
+    stream = container.read(data)
     (tile,) = stream.tiles
-    forged = bitstream.write(stream.header, [tile._replace(content_crc=tile.content_crc ^ 1)])
+    forged = container.write(stream.header, [tile._replace(content_crc=tile.content_crc ^ 1)])
     assert np.array_equal(
         tiny.decode(forged, scale=1 / 8, output="numpy"), tiny.decode(data, scale=1 / 8, output="numpy")
     )

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, nn
 
-from vaecodec import Codec, pixels
+from vaecodec import Codec
 from vaecodec.cli import main
+from vaecodec.pictures import pixels
 from vaecodec.training.degrade import Noise
 from vaecodec.training.errors import TrainingError
 from vaecodec.training.loop import train

@@ -1,4 +1,4 @@
-"""The integer network gives the same rows whatever computes it."""
+"""The integer network gives the same table indexes whatever computes it."""
 
 import dataclasses
 
@@ -10,8 +10,9 @@ from exactness import oracle
 
 from vaecodec import Codec
 from vaecodec.errors import VaecModelError
-from vaecodec.model import exact
-from vaecodec.model.exact import ExactScales
+from vaecodec.model.coding import hyper_size
+from vaecodec.model.scales import EXACT_LIMIT
+from vaecodec.model.torch_engine.engine import ExactScales
 
 CPU = torch.device("cpu")
 
@@ -24,38 +25,39 @@ def hyper_latents(channels: int, *, seed: int, batch: int = 1, limit: int = 40) 
 @pytest.fixture(params=["tiny", "shipped"])
 def scales(request: pytest.FixtureRequest) -> ExactScales:
     codec: Codec = request.getfixturevalue(request.param)
-    return codec.network.scales
+    return codec.engine.scales
 
 
-def test_rows_equal_int64_arithmetic(scales: ExactScales) -> None:
+def test_indexes_equal_int64_arithmetic(scales: ExactScales) -> None:
     """Integers carried in float64 give what int64 gives, for ordinary and for extreme hyper-latents."""
     oracle = ExactScales(scales.stored, CPU, torch.int64)
     channels = scales.stored.dequantize.shape[1]
     for seed, limit in ((0, 3), (1, 40), (2, 127), (3, 2047)):
         z = hyper_latents(channels, seed=seed, limit=limit)
         for quality in (1, 37, 100):
-            assert torch.equal(scales.rows(z, quality), oracle.rows(z.to(torch.int64), quality))
+            assert torch.equal(scales.table_indexes(z, quality), oracle.table_indexes(z.to(torch.int64), quality))
 
 
-def test_rows_do_not_depend_on_batch_layout_or_autocast(scales: ExactScales) -> None:
+def test_indexes_do_not_depend_on_batch_layout_or_autocast(scales: ExactScales) -> None:
     """One result alone, in a batch of three, channels last, and under the caller's autocast."""
     z = hyper_latents(scales.stored.dequantize.shape[1], seed=4, batch=3)
-    batched = scales.rows(z, 50)
-    assert torch.equal(scales.rows(z[1:2], 50), batched[1:2])
-    assert torch.equal(scales.rows(z.to(memory_format=torch.channels_last), 50), batched)
+    batched = scales.table_indexes(z, 50)
+    assert torch.equal(scales.table_indexes(z[1:2], 50), batched[1:2])
+    assert torch.equal(scales.table_indexes(z.to(memory_format=torch.channels_last), 50), batched)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(scales.rows(z, 50), batched)
+        assert torch.equal(scales.table_indexes(z, 50), batched)
 
 
-def test_rows_use_the_table(shipped: Codec) -> None:
-    """Rows of a picture are 0..63, spread over the table, and higher at higher quality."""
-    network, samples = shipped.network, picture(128, 192)
+def test_indexes_use_the_table(shipped: Codec) -> None:
+    """Table indexes of a picture are 0..63, spread over the table, and higher at higher quality."""
+    engine, samples = shipped.engine, picture(128, 192)
 
-    def rows(quality: int) -> torch.Tensor:
-        z = network.to_steps(network.analyze(samples, quality), quality).z
-        return network.scales.rows(z.round()[None], quality).float()
+    def indexes(quality: int) -> torch.Tensor:
+        _, z = engine.hyper_analyze(engine.analyze(samples, quality), quality)
+        grid = torch.from_numpy(z).round().view(*hyper_size(8, 12), -1).permute(2, 0, 1)
+        return engine.scales.table_indexes(grid[None], quality).float()
 
-    low, high = rows(5), rows(95)
+    low, high = indexes(5), indexes(95)
     assert high.mean() > low.mean() + 5
     assert len(high.unique()) > 32
     assert low.min() >= 0
@@ -69,15 +71,15 @@ def test_sums_equal_numpy_s_int64_and_stay_below_the_proved_bound(scales: ExactS
     verdict = oracle.judge(scales, layer, 1000)
     assert verdict.inputs == 1000
     assert verdict.differences == 0
-    assert 0.2 * verdict.proved_bound < verdict.largest_sum <= verdict.proved_bound < exact.EXACT_LIMIT
+    assert 0.2 * verdict.proved_bound < verdict.largest_sum <= verdict.proved_bound < EXACT_LIMIT
 
 
-def test_rows_equal_numpy_s_int64(scales: ExactScales) -> None:
+def test_indexes_equal_numpy_s_int64(scales: ExactScales) -> None:
     """The whole network, as docs/format.md has it, written a second time."""
     for seed, limit, quality in ((0, 3, 1), (1, 40, 37), (2, 127, 100), (3, 2047, 64)):
         z = hyper_latents(scales.stored.dequantize.shape[1], seed=seed, limit=limit)
-        expected = oracle.rows(scales.stored, z.numpy().astype(np.int64), quality)
-        assert np.array_equal(scales.rows(z, quality).numpy(), expected)
+        expected = oracle.table_indexes(scales.stored, z.numpy().astype(np.int64), quality)
+        assert np.array_equal(scales.table_indexes(z, quality).numpy(), expected)
 
 
 def test_weights_beyond_the_bound_are_refused(scales: ExactScales) -> None:

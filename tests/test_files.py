@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from vaecodec import files
-from vaecodec.files import write_whole
+from vaecodec.runtime import files
+from vaecodec.runtime.files import write_whole
 
 fcntl = pytest.importorskip("fcntl", reason="POSIX only: on Windows an open file cannot be removed")
 resource = pytest.importorskip("resource", reason="POSIX only")

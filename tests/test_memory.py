@@ -1,5 +1,6 @@
 """Laws of memory that runs out: parts of a tile, then the CPU, then a clear error; and all works again afterwards."""
 
+import copy
 import gc
 import platform
 import subprocess
@@ -17,11 +18,14 @@ from conftest import picture
 from stress import living
 
 import vaecodec
-from vaecodec import Codec, bitstream, codec, sources, tiles
-from vaecodec.bitstream import TileMode
-from vaecodec.errors import VaecFormatError, VaecModelError, VaecResourceError
-from vaecodec.memory import first_that_fits, is_shortage
-from vaecodec.model.network import Network
+from vaecodec import Codec, codec
+from vaecodec.errors import VaecFormatError, VaecModelError, VaecResourceError, first_that_fits, is_shortage
+from vaecodec.format import container, sources
+from vaecodec.format.records import TileMode
+from vaecodec.model.engine import Engine
+from vaecodec.model.torch_engine.engine import TorchEngine
+from vaecodec.tiling.decode import Decoder
+from vaecodec.tiling.encode import Encoder
 
 SHORTAGES = [
     MemoryError(),
@@ -34,7 +38,7 @@ SHORTAGES = [
 TOO_LONG = 128 + 32
 PAGES_TAKEN = """
 import resource, numpy
-from vaecodec.memory import keep_freed_memory
+from vaecodec.errors import keep_freed_memory
 if {keeps}: keep_freed_memory()
 def use(): return [numpy.ones(4 << 20, numpy.uint8) for _ in range(12)]
 use()
@@ -44,8 +48,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-def short_of_memory(network: Network, monkeypatch: pytest.MonkeyPatch, limit_px: float) -> list[int]:
-    """Lets the transforms of a network fail for pictures with a side above a limit; returns the sides that they saw."""
+def short_of_memory(engine: Engine, monkeypatch: pytest.MonkeyPatch, limit_px: float) -> list[int]:
+    """Lets the transforms of an engine fail for pictures with a side above a limit; returns the sides that they saw."""
     seen: list[int] = []
 
     def watched(transform: Callable[..., Any], side_px: Callable[[Any], int]) -> Callable[..., Any]:
@@ -57,34 +61,32 @@ def short_of_memory(network: Network, monkeypatch: pytest.MonkeyPatch, limit_px:
 
         return run
 
-    monkeypatch.setattr(network, "analyze", watched(network.analyze, lambda x: max(x.shape[:2])))
+    monkeypatch.setattr(engine, "analyze", watched(engine.analyze, lambda x: max(x.shape[:2])))
     for name in ("synthesize", "synthesize_like"):
-        monkeypatch.setattr(network, name, watched(getattr(network, name), lambda x: 16 * max(x.shape[1:])))
+        monkeypatch.setattr(engine, name, watched(getattr(engine, name), lambda x: 16 * max(x.shape[-2:])))
     return seen
 
 
 @pytest.fixture
 def fragile(tiny_weights: Path) -> Iterator[Codec]:
     """A codec with weights of its own, which tests may tamper with."""
-    codec._cached_network.cache_clear()
+    codec._cached_engine.cache_clear()
     yield Codec(tiny_weights, "cpu")
-    codec._cached_network.cache_clear()
+    codec._cached_engine.cache_clear()
 
 
 @pytest.fixture
-def gpu(fragile: Codec, monkeypatch: pytest.MonkeyPatch) -> tuple[Codec, Network]:
-    """A codec that believes to be on a GPU, and the network there."""
-    cpu = fragile.network
-    there = Network(
-        cpu.vae, cpu.scales, hyper_tables=cpu.hyper_tables, latent_tables=cpu.latent_tables, model_id=cpu.model_id,
-        device=cpu.device,
-    )  # fmt: skip
-    pretender = types.SimpleNamespace(**{name: getattr(there, name) for name in dir(there) if name[:2] != "__"})
-    pretender.device = torch.device("cuda")
-    load = codec._load_network
-    monkeypatch.setattr(
-        codec, "_load_network", lambda model, device: pretender if device == "cuda" else load(model, device)
-    )
+def gpu(fragile: Codec, monkeypatch: pytest.MonkeyPatch) -> tuple[Codec, Engine]:
+    """A codec that believes to be on a GPU, and the engine there, which computes on the CPU."""
+    here, there = copy.copy(fragile.engine), copy.copy(fragile.engine)
+    there.device = torch.device("cuda")
+    pretender = types.SimpleNamespace(**{name: getattr(here, name) for name in dir(here) if name[:2] != "__"})
+    for name, member in vars(TorchEngine).items():
+        if isinstance(member, property):
+            setattr(pretender, name, getattr(there, name))
+    assert not pretender.is_cpu
+    load = codec._load_engine
+    monkeypatch.setattr(codec, "_load_engine", lambda *which: pretender if which[-1] == "cuda" else load(*which))
     return Codec(fragile.model, "cuda"), pretender
 
 
@@ -142,7 +144,7 @@ def test_a_tile_is_computed_in_parts_where_memory_is_short(fragile: Codec, monke
     image = picture(250, 330, seed=3)
     expected = fragile.encode(image, 60)
     whole = fragile.decode(expected, output="numpy")
-    seen = short_of_memory(fragile.network, monkeypatch, 256)
+    seen = short_of_memory(fragile.engine, monkeypatch, 256)
     parts = fragile.decode(expected, output="numpy")
     assert max(seen) > 256 >= min(seen)
     assert np.abs(parts.astype(int) - whole).max() <= 1
@@ -156,7 +158,7 @@ def test_memory_that_is_short_even_for_parts_is_a_clear_error(fragile: Codec, mo
     image = picture(200, 200)
     data = fragile.encode(image, 50)
     with monkeypatch.context() as patch:
-        seen = short_of_memory(fragile.network, patch, 0)
+        seen = short_of_memory(fragile.engine, patch, 0)
         for act in (lambda: fragile.encode(image, 50), lambda: fragile.decode(data)):
             with pytest.raises(VaecResourceError, match="CUDA out of memory") as caught:
                 act()
@@ -166,15 +168,15 @@ def test_memory_that_is_short_even_for_parts_is_a_clear_error(fragile: Codec, mo
 
 
 def test_a_device_that_is_short_of_memory_leaves_it_to_the_cpu(
-    gpu: tuple[Codec, Network], fragile: Codec, monkeypatch: pytest.MonkeyPatch
+    gpu: tuple[Codec, Engine], fragile: Codec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When not even parts fit on the GPU, the CPU does the same, with a warning; the next picture may fit again."""
-    on_gpu, network = gpu
+    on_gpu, engine = gpu
     image = picture(150, 160)
     data = fragile.encode(image, 50)
     assert on_gpu.encode(image, 50) == data
     with monkeypatch.context() as patch:
-        seen = short_of_memory(network, patch, 0)
+        seen = short_of_memory(engine, patch, 0)
         with pytest.warns(UserWarning, match="not enough memory on the device 'cuda': computing on the CPU"):
             assert on_gpu.encode(image, 50) == data
         with pytest.warns(UserWarning, match="computing on the CPU"):
@@ -188,15 +190,15 @@ def test_weights_that_do_not_fit_on_the_device_are_used_on_the_cpu(
     fragile: Codec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another program may have taken all of the GPU's memory; without the CPU's either, it is a clear error."""
-    load, image = codec._load_network, picture(40, 40)
+    load, image = codec._load_engine, picture(40, 40)
     full = {"cuda"}
 
-    def load_where_there_is_room(model: str | None, device: str) -> Network:
-        if device in full:
+    def load_where_there_is_room(*which: Any) -> Engine:
+        if which[-1] in full:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
-        return load(model, device)
+        return load(*which)
 
-    monkeypatch.setattr(codec, "_load_network", load_where_there_is_room)
+    monkeypatch.setattr(codec, "_load_engine", load_where_there_is_room)
     with pytest.warns(UserWarning, match="computing on the CPU"):
         data = Codec(fragile.model, "cuda").encode(image)
     full.add("cpu")
@@ -209,9 +211,12 @@ def test_weights_that_do_not_fit_on_the_device_are_used_on_the_cpu(
 
 
 @pytest.mark.parametrize("error", SHORTAGES, ids=str)
-@pytest.mark.parametrize("module", [tiles, bitstream], ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    "places", [[(Encoder, "run"), (Decoder, "picture")], [(container, "assemble"), (container, "read")]],
+    ids=["tiles", "container"],
+)  # fmt: skip
 def test_a_shortage_anywhere_is_a_resource_error(
-    tiny: Codec, monkeypatch: pytest.MonkeyPatch, module: Any, error: Exception
+    tiny: Codec, monkeypatch: pytest.MonkeyPatch, places: list[tuple[Any, str]], error: Exception
 ) -> None:
     """Encode, decode and verify say so in one way, whoever noticed it."""
     data = tiny.encode(picture(20, 30))
@@ -219,9 +224,8 @@ def test_a_shortage_anywhere_is_a_resource_error(
     def fail(*_: Any, **__: Any) -> None:
         raise error
 
-    for name in ("encode_tiles", "decode_tiles", "read", "write"):
-        if hasattr(module, name):
-            monkeypatch.setattr(module, name, fail)
+    for owner, name in places:
+        monkeypatch.setattr(owner, name, fail)
     for act in (lambda: tiny.encode(picture(8, 8)), lambda: tiny.decode(data)):
         with pytest.raises(VaecResourceError):
             act()
@@ -237,7 +241,7 @@ def test_cuda_in_a_forked_process_is_a_clear_error(tiny: Codec, monkeypatch: pyt
     def refuse(*_: Any, **__: Any) -> None:
         raise RuntimeError("Cannot re-initialize CUDA in forked subprocess. To use CUDA with multiprocessing, ...")
 
-    monkeypatch.setattr(tiles, "encode_tiles", refuse)
+    monkeypatch.setattr(Encoder, "run", refuse)
     with pytest.raises(VaecModelError, match="spawn") as caught:
         tiny.encode(picture(20, 30))
     assert caught.value.code == "FORKED"

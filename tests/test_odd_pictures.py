@@ -14,9 +14,12 @@ from lossless_codec import LosslessCodec
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageDraw, ImageOps
 
-from vaecodec import Codec, bitstream, pixels, tiles
-from vaecodec.bitstream import TileMode
+from vaecodec import Codec
 from vaecodec.errors import VaecError, VaecImageError
+from vaecodec.format import container, records
+from vaecodec.format.records import TileMode
+from vaecodec.pictures import pixels
+from vaecodec.tiling.tile import floor_psnr_db
 
 Samples = NDArray[np.uint8]
 HEIGHT, WIDTH = 88, 120
@@ -102,7 +105,7 @@ def reaches_floor(original: Samples, decoded: Samples, quality: int) -> bool:
         for left in range(0, original.shape[1], 8):
             block = means[top : top + 8, left : left + 8]
             block[:] = block.mean((0, 1)).round()
-    return reached >= min(tiles.floor_psnr_db(quality), pixels.psnr_db(original, means))
+    return reached >= min(floor_psnr_db(quality), pixels.psnr_db(original, means))
 
 
 @pytest.mark.parametrize("quality", [3, 95])
@@ -115,7 +118,7 @@ def test_size_is_bounded_and_quality_has_a_floor(shipped: Codec, name: str, qual
     decoded = np.atleast_3d(shipped.decode(data, output="numpy")).reshape(samples.shape)
     colour = samples.shape[2] - (samples.shape[2] in (2, 4))
     np.testing.assert_array_equal(decoded[..., colour:], samples[..., colour:])
-    stream = bitstream.read(data)
+    stream = container.read(data)
     for tile, box in zip(stream.tiles, stream.header.boxes(), strict=True):
         if box.plane == "colour":
             part = np.s_[box.top : box.top + box.height, box.left : box.left + box.width, :colour]
@@ -226,7 +229,7 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("name", DAMAGED)
-def test_damaged_files_are_clear_errors(tmp_path: Path, name: str) -> None:
+def test_damaged_files_are_translated_errors(tmp_path: Path, name: str) -> None:
     """Nothing but OSError, VaecError among them, comes out of a damaged file, and it says why."""
     path = tmp_path / "a.png"
     path.write_bytes(DAMAGED[name])
@@ -272,7 +275,7 @@ def test_no_reader_of_pillow_lets_other_errors_out(tmp_path: Path) -> None:
             path.write_bytes(data)
             try:
                 opened = pixels.open_source(path)
-                bitstream.check_size(*pixels.size_of(opened), max_pixels=10**6)
+                records.check_size(*pixels.size_of(opened), max_pixels=10**6)
                 pixels.to_samples(opened)
                 pixels.metadata_of(opened)
                 pictures += 1

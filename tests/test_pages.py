@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from vaecodec.pages import comparison
-from vaecodec.pages.comparison import Shown, render
-from vaecodec.pages.heatmap import LEGEND_MIN_PX, LEGEND_PX, heat_map
+from vaecodec.cli import page
+from vaecodec.cli.heatmap import LEGEND_MIN_PX, LEGEND_PX, heat_map
+from vaecodec.cli.page import Shown, render
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -52,37 +52,37 @@ def test_heat_maps_refuse_bits_of_another_picture() -> None:
 
 def test_the_page_tells_bytes_quality_and_psnr() -> None:
     """The table has a row for each picture, in order, and infinity is called exact."""
-    page = render([shown("a.png"), shown("b.png", psnr_db=float("inf"))], title="T", version="1.2", model="00ff00ff")
-    rows = re.findall(r"<tr>(<td>.*)</tr>", page)
+    html = render([shown("a.png"), shown("b.png", psnr_db=float("inf"))], title="T", version="1.2", model="00ff00ff")
+    rows = re.findall(r"<tr>(<td>.*)</tr>", html)
     assert [re.findall(r"<td>(.*?)</td>", row) for row in rows] == [
         ["a.png", "200 x 120", "40", "12,345", "4.115", "31.25 dB"],
         ["b.png", "200 x 120", "40", "12,345", "4.115", "exact"],
     ]
-    assert "vaecodec 1.2, model 00ff00ff" in page
+    assert "vaecodec 1.2, model 00ff00ff" in html
 
 
 def test_the_page_needs_nothing_from_elsewhere() -> None:
     """Every picture is inside, and the page forbids the browser to load anything."""
-    page = render([shown()], title="T", version="1", model="0")
-    assert all(source.startswith("data:image/webp;base64,") for source in re.findall(r'src="([^"]*)"', page))
-    assert not re.search(r"https?:|<link|@import|url\(", page)
-    assert "default-src 'none'" in page
+    html = render([shown()], title="T", version="1", model="0")
+    assert all(source.startswith("data:image/webp;base64,") for source in re.findall(r'src="([^"]*)"', html))
+    assert not re.search(r"https?:|<link|@import|url\(", html)
+    assert "default-src 'none'" in html
 
 
 def test_names_cannot_smuggle_html_into_the_page() -> None:
     """File names and titles are shown as they are, never read as HTML."""
-    page = render([shown('<script>x</script>"&.png')], title="<b>$title</b>", version="1", model="0")
-    assert "<script>x" not in page
-    assert "<b>$title" not in page
-    assert "&lt;script&gt;x&lt;/script&gt;&quot;&amp;.png" in page
+    html = render([shown('<script>x</script>"&.png')], title="<b>$title</b>", version="1", model="0")
+    assert "<script>x" not in html
+    assert "<b>$title" not in html
+    assert "&lt;script&gt;x&lt;/script&gt;&quot;&amp;.png" in html
 
 
 def test_large_pictures_are_shown_smaller_with_all_their_bits() -> None:
     """Nothing larger than 1280 pixels is put into the page; the rate map keeps its sum."""
     large = shown(size=(2000, 700))
-    page = render([large], title="T", version="1", model="0")
-    assert "Shown at 1280 x 448 pixels." in page
-    pooled = comparison._pooled(large.bits, (1280, 448))
+    html = render([large], title="T", version="1", model="0")
+    assert "Shown at 1280 x 448 pixels." in html
+    pooled = page._pooled(large.bits, (1280, 448))
     assert pooled.shape == (28, 80)
     assert pooled.sum() == large.bits.sum()
 
@@ -90,13 +90,13 @@ def test_large_pictures_are_shown_smaller_with_all_their_bits() -> None:
 def test_transparent_pictures_are_shown_on_white() -> None:
     """What is fully transparent is white in the page, whatever colour lies below."""
     hidden = Image.new("RGBA", (4, 4), (200, 0, 0, 0))
-    assert comparison._opaque(hidden).getcolors() == [(16, (255, 255, 255))]
+    assert page._opaque(hidden).getcolors() == [(16, (255, 255, 255))]
 
 
 @given(st.integers(1, 500), st.integers(1, 300))
 def test_crops_lie_inside_the_picture(width: int, height: int) -> None:
     """Every picture has a crop, none reaches beyond it, and no two overlap."""
-    boxes = comparison._busiest(Image.new("RGB", (width, height)), (160, 120), 2)
+    boxes = page._busiest(Image.new("RGB", (width, height)), (160, 120), 2)
     assert 1 <= len(boxes) <= 2
     for left, top, right, bottom in boxes:
         assert 0 <= left < right <= width
@@ -111,7 +111,7 @@ def test_crops_are_where_the_detail_is() -> None:
     """The first crop is the one that holds the only texture."""
     samples = np.full((240, 480), 100, np.uint8)
     samples[130:230, 340:460] = np.random.default_rng(0).integers(0, 256, (100, 120), np.uint8)
-    assert comparison._busiest(Image.fromarray(samples), (160, 120), 2)[0] == (320, 120, 480, 240)
+    assert page._busiest(Image.fromarray(samples), (160, 120), 2)[0] == (320, 120, 480, 240)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Laws of tiles that are not held in memory: those of an open file are `bitstream.read`'s, of a spool what was put."""
+"""Laws of tiles that are not held in memory: those of an open file are `container.read`'s, of a spool what was put."""
 
 import io
 import zlib
@@ -7,17 +7,18 @@ import pytest
 from conftest import picture
 from lossless_codec import damaged, vaec
 
-from vaecodec import bitstream, files
-from vaecodec.bitstream import Tile, TileMode
 from vaecodec.errors import VaecChecksumError, VaecLimitError, VaecTruncatedError
-from vaecodec.payloads import SpooledTiles, StoredTiles
+from vaecodec.format import container
+from vaecodec.format.records import Tile, TileMode
+from vaecodec.format.stored_tiles import SpooledTiles, StoredTiles
+from vaecodec.runtime import files
 
 DATA = vaec(picture(300, 600, 4))
 
 
 def test_stored_tiles_are_those_of_the_file() -> None:
     """In any order, counted from either end, and as slices; wherever the file begins in its file."""
-    expected = bitstream.read(DATA).tiles
+    expected = container.read(DATA).tiles
     file = io.BytesIO(b"front" + DATA)
     file.seek(5)
     stored = StoredTiles(file, max_pixels=None)
@@ -38,7 +39,7 @@ def test_only_the_tile_that_is_damaged_is_an_error() -> None:
 
 
 def test_header_and_size_are_checked_at_once() -> None:
-    """As by `bitstream.read_info`."""
+    """As by `container.read_info`."""
     with pytest.raises(VaecTruncatedError):
         StoredTiles(io.BytesIO(DATA[:-1]), max_pixels=None)
     with pytest.raises(VaecLimitError):
@@ -49,8 +50,7 @@ def test_header_and_size_are_checked_at_once() -> None:
 def test_spooled_tiles_are_what_was_set_last(spool_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """In memory or on disk, in any order, and set again with other lengths."""
     monkeypatch.setattr(files, "_SPOOL_BYTES", spool_bytes)
-    spooled, expected = SpooledTiles(), {}
-    spooled.begin(4)
+    spooled, expected = SpooledTiles(4), {}
     for step, number in enumerate((2, 0, 3, 2, 1, 0)):
         expected[number] = Tile(TileMode.ZLIB, bytes([step]) * (100 - 7 * step), zlib.crc32(b"%d" % step))
         spooled[number] = expected[number]
@@ -60,11 +60,10 @@ def test_spooled_tiles_are_what_was_set_last(spool_bytes: int, monkeypatch: pyte
     spooled.close()
 
 
-def test_a_spool_can_begin_anew() -> None:
-    """Of the first attempt nothing is seen."""
-    spooled = SpooledTiles()
-    spooled.begin(2)
-    spooled[1] = Tile(TileMode.ZLIB, b"old", 1)
-    spooled.begin(1)
-    assert list(spooled) == [Tile(TileMode.SOLID, b"", 0)]
+def test_spooled_tiles_are_empty_until_they_are_set() -> None:
+    """All of them are there from the beginning, and setting one changes no other."""
+    spooled, empty = SpooledTiles(3), Tile(TileMode.SOLID, b"", 0)
+    assert list(spooled) == [empty] * 3
+    spooled[1] = Tile(TileMode.ZLIB, b"new", 1)
+    assert list(spooled) == [empty, Tile(TileMode.ZLIB, b"new", 1), empty]
     spooled.close()

@@ -5,10 +5,12 @@ import io
 import json
 import mimetypes
 import pickle
+import struct
 import subprocess
 import sys
 import tracemalloc
 import warnings
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,9 +24,7 @@ from lossless_codec import LosslessCodec, vaec
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from vaecodec import bitstream, codec, pillow_plugin, pixels
-from vaecodec import metadata as metadata_rules
-from vaecodec.bitstream import Header, PixelFormat, Tile, TileMode
+from vaecodec import codec, pillow_plugin
 from vaecodec.errors import (
     VaecChecksumError,
     VaecError,
@@ -35,6 +35,10 @@ from vaecodec.errors import (
     VaecTruncatedError,
     VaecUnsupportedError,
 )
+from vaecodec.format import container, records
+from vaecodec.format.records import Header, PixelFormat, Tile, TileMode
+from vaecodec.pictures import metadata as metadata_rules
+from vaecodec.pictures import pixels
 from vaecodec.pillow_plugin import VaecImageFile
 
 Samples = NDArray[np.uint8]
@@ -61,12 +65,22 @@ def picture(height: int = 20, width: int = 300, channels: int = 3) -> Samples:
 def solid(width: int, height: int) -> bytes:
     """A file of a few hundred bytes that claims to hold a large black picture."""
     header = Header(PixelFormat.L, width, height, b"none", 60, tile_log2=12)
-    return bitstream.write(header, [Tile(TileMode.SOLID, b"\0", 0)] * header.tile_count)
+    return container.write(header, [Tile(TileMode.SOLID, b"\0", 0)] * header.tile_count)
 
 
 def flipped(data: bytes, position: int) -> bytes:
     """The data with one bit of the byte at the position changed."""
     return data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :]
+
+
+def with_chunk(data: bytes, kind: bytes, content: bytes) -> bytes:
+    """A file that has metadata with one more chunk behind it, and all CRCs right."""
+    head = kind + struct.pack("<I", len(content))
+    longer = bytearray(data + head + struct.pack("<I", zlib.crc32(head + content)) + content)
+    index_end = records.HEADER.size_bytes + container.read(data).header.tile_count * records.INDEX_ENTRY.size_bytes
+    struct.pack_into("<I", longer, 24, len(longer))
+    struct.pack_into("<I", longer, 28, zlib.crc32(longer[:28] + longer[32:index_end]))
+    return bytes(longer)
 
 
 def pixels_of(image: Image.Image) -> Samples:
@@ -75,7 +89,7 @@ def pixels_of(image: Image.Image) -> Samples:
 
 
 DATA = vaec(picture(), METADATA, quality=60)
-FIRST_PAYLOAD = bitstream.HEADER.size_bytes + 2 * bitstream.INDEX_ENTRY.size_bytes
+FIRST_PAYLOAD = records.HEADER.size_bytes + 2 * records.INDEX_ENTRY.size_bytes
 
 
 @pytest.fixture
@@ -138,6 +152,18 @@ def test_open_leaves_out_absent_metadata() -> None:
     for data in (vaec(picture()), vaec(picture(), empty)):
         with Image.open(io.BytesIO(data)) as image:
             assert set(image.info) == {"vaec"}
+
+
+def test_a_thumbnail_that_an_old_writer_has_stored_is_skipped() -> None:
+    """Files of former versions may hold a small picture: it is neither metadata nor what previews show."""
+    old = with_chunk(DATA, b"THMB", vaec(255 - picture(3, 38), quality=60))
+    assert container.read(old).metadata == METADATA
+    for scale in (1, 8):
+        with Image.open(io.BytesIO(old)) as image, Image.open(io.BytesIO(DATA)) as plain:
+            for each in (image, plain):
+                each.draft(None, (-(-300 // scale) - 1, -(-20 // scale) - 1))
+            assert np.array_equal(pixels_of(image), pixels_of(plain))
+            assert (set(image.info), image.size) == ({*METADATA, "vaec"}, (-(-300 // scale), -(-20 // scale)))
 
 
 def test_open_and_decode_give_the_same_metadata() -> None:
@@ -339,12 +365,12 @@ def test_lack_of_memory_is_an_oserror(path: Path, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(image, "load_prepare", RUN_OUT_OF_MEMORY)
         with pytest.raises(VaecResourceError):
             image.load()
-        monkeypatch.setattr(bitstream, "read", RUN_OUT_OF_MEMORY)
+        monkeypatch.setattr(container, "read", RUN_OUT_OF_MEMORY)
         with pytest.raises(VaecResourceError):
             image.verify()
     with pytest.raises(VaecResourceError):
         Image.new("L", (3, 2)).save(io.BytesIO(), "VAEC")
-    monkeypatch.setattr(bitstream, "read_info", RUN_OUT_OF_MEMORY)
+    monkeypatch.setattr(container, "read_info", RUN_OUT_OF_MEMORY)
     with pytest.raises(VaecResourceError):
         Image.open(path)
 
@@ -415,8 +441,8 @@ def test_save_hands_its_options_on(encode: Mock, path: Path) -> None:
     """The codec sees exactly the options that the caller gave, and no limit on pixels that are in memory already."""
     image = Image.new("RGB", (3, 2))
     given: dict[str, Any] = {name: name.encode() for name in metadata_rules.METADATA_KEYS}
-    given |= {"quality": 7, "target_bytes": 1, "target_bpp": 2.0, "target_psnr": 3.0, "thumbnail": True}
-    given |= {"model": "m", "device": "cpu"}
+    given |= {"quality": 7, "target_bytes": 1, "target_bpp": 2.0, "target_psnr": 3.0, "target_ssimulacra2": 4.0}
+    given |= {"model": "m", "device": "cpu", "tune": "psnr"}
     assert set(given) == set(pillow_plugin.SAVE_OPTIONS)
     image.save(path)
     image.save(path, **given)
@@ -561,7 +587,7 @@ def test_learned_round_trip(path: Path) -> None:
     samples = (100 + rows + columns + 10 * channels + noise).clip(0, 255).astype(np.uint8)
     Image.fromarray(samples).save(path, quality=50, xmp=b"<x/>")
     with path.open("rb") as file:
-        assert bitstream.read_info(file).index[0].mode == TileMode.LEARNED
+        assert container.read_info(file).index[0].mode == TileMode.LEARNED
     with Image.open(path) as image:
         found = pixels_of(image)
     assert (image.info["vaec"]["quality"], image.info["xmp"]) == (50, b"<x/>")

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from vaecodec import metadata as metadata_rules
-from vaecodec import pixels
 from vaecodec.errors import VaecImageError
+from vaecodec.pictures import metadata as metadata_rules
+from vaecodec.pictures import pixels
 
 ORIENTATION, MAKE, STRIP_OFFSETS = ExifTags.Base.Orientation, ExifTags.Base.Make, ExifTags.Base.StripOffsets
 CONVERTED = {"1": "L", "La": "LA", "RGBa": "RGBA", "PA": "RGBA"} | dict.fromkeys(

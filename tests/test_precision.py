@@ -11,9 +11,9 @@ import torch
 from conftest import picture
 
 from vaecodec import Codec
-from vaecodec.model import network
-from vaecodec.model.precision import full_precision, has_fast_bfloat16
-from vaecodec.pixels import psnr_db
+from vaecodec.model.torch_engine import engine
+from vaecodec.model.torch_engine.engine import full_precision, has_fast_bfloat16
+from vaecodec.pictures.pixels import psnr_db
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 CUDNN = torch.backends.cudnn
@@ -75,7 +75,7 @@ def test_bfloat16_analysis_costs_nothing(shipped: Codec, monkeypatch: pytest.Mon
     image = picture(256, 256)
     found = []
     for has_it in (False, True):
-        monkeypatch.setattr(network, "has_fast_bfloat16", lambda device, has_it=has_it: has_it)
+        monkeypatch.setattr(engine, "has_fast_bfloat16", lambda device, has_it=has_it: has_it)
         data = shipped.encode(image, quality)
         found.append((len(data), psnr_db(image, shipped.decode(data, output="numpy"))))
     (bytes_32, psnr_32), (bytes_16, psnr_16) = found
@@ -131,13 +131,13 @@ def test_others_can_read_the_setting_meanwhile() -> None:
 @pytest.mark.usefixtures("tf32")
 def test_tf32_stays_off_until_the_last_thread_leaves() -> None:
     """Threads that overlap neither switch it on under each other nor leave it off."""
-    both, first_has_left = threading.Barrier(2, timeout=30), threading.Event()
+    both, first_has_left = threading.Barrier(2, timeout=120), threading.Event()
     seen = []
 
     def stay() -> None:
         with full_precision(CUDA):
             both.wait()
-            first_has_left.wait(30)
+            first_has_left.wait(120)
             seen.append(allows_tf32())
 
     thread = threading.Thread(target=stay)
@@ -167,7 +167,7 @@ def test_products_are_whole_inside_and_as_before_outside(precision: str) -> None
 
 PRODUCTS_BY_BACKEND = """
 import torch
-from vaecodec.model.precision import full_precision
+from vaecodec.model.torch_engine.engine import full_precision
 product = torch.backends.mkldnn.matmul
 product.fp32_precision = "bf16"
 with full_precision(torch.device("cpu")):

@@ -13,9 +13,10 @@ from lossless_codec import vaec
 from PIL import Image
 
 import vaecodec
-from vaecodec import Codec, codec, pixels
+from vaecodec import Codec, codec
 from vaecodec.errors import VaecFormatError, VaecImageError
-from vaecodec.model.network import Network
+from vaecodec.model.torch_engine.engine import TorchEngine
+from vaecodec.pictures import pixels
 
 SCALES = (2, 4, 8)
 
@@ -57,10 +58,10 @@ def test_a_preview_does_without_synthesis(tiny: Codec, scale: int, monkeypatch: 
     data = tiny.encode(picture(90, 90), 60)
     tiny.decode(data, scale=1 / scale)  # the map is fitted once, which synthesizes
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise AssertionError("synthesize was called")
 
-    monkeypatch.setattr(Network, "synthesize", refuse)
+    monkeypatch.setattr(TorchEngine, "synthesize", refuse)
     assert tiny.decode(data, scale=1 / scale).size == (-(-90 // scale), -(-90 // scale))
 
 

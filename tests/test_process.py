@@ -19,9 +19,11 @@ from conftest import picture
 from stress import living
 from stress.writing import ENVIRONMENT
 
-from vaecodec import Codec, forks
+from vaecodec import Codec
 from vaecodec.errors import VaecError
 from vaecodec.model import weights
+from vaecodec.model.torch_engine import engine
+from vaecodec.runtime import forks
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="forks and /proc")
 
@@ -42,21 +44,21 @@ def test_threads_that_start_together_load_the_weights_once(tiny_weights: Path, m
 
     loads = []
     load = weights.load
-    monkeypatch.setattr(weights, "load", lambda path, device: loads.append(path) or load(path, device))
-    codec._cached_network.cache_clear()
+    monkeypatch.setattr(weights, "load", lambda path, *which: loads.append(path) or load(path, *which))
+    codec._cached_engine.cache_clear()
     barrier = threading.Barrier(8)
-    networks = []
+    engines = []
 
     def use() -> None:
         barrier.wait()
-        networks.append(Codec(tiny_weights, "cpu").network)
+        engines.append(Codec(tiny_weights, "cpu").engine)
 
     threads = [threading.Thread(target=use) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert (len(loads), len(set(map(id, networks)))) == (1, 1)
+    assert (len(loads), len(set(map(id, engines)))) == (1, 1)
 
 
 @POSIX
@@ -77,15 +79,27 @@ def test_spawned_workers_neither_hang_nor_differ() -> None:
 @POSIX
 def test_only_the_thread_that_forked_is_told_and_only_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is the one that torch had threads for; a thread that begins in the child gets new ones."""
-    monkeypatch.setattr(forks, "_bereft_thread", None)
-    assert not forks.is_bereft_thread()
-    forks._note()
-    answers: list[bool] = []
-    thread = threading.Thread(target=lambda: answers.append(forks.is_bereft_thread()))
-    thread.start()
-    thread.join()
-    answers += [forks.is_bereft_thread(), forks.is_bereft_thread()]
-    assert answers == [False, True, False]
+    before = torch.get_num_threads()
+    monkeypatch.setattr(forks, "forked_thread", None)
+    torch.set_num_threads(2)
+    seen: list[int] = []
+
+    def settle() -> None:
+        engine.settle_after_fork()
+        seen.append(torch.get_num_threads())
+
+    try:
+        settle()
+        forks._note()
+        thread = threading.Thread(target=lambda: (torch.set_num_threads(2), settle()))
+        thread.start()
+        thread.join()
+        settle()
+        torch.set_num_threads(2)
+        settle()
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [2, 2, 1, 2]
 
 
 @POSIX
@@ -96,7 +110,7 @@ def test_a_fork_without_torch_changes_nothing() -> None:
         "import os, vaecodec\n"
         "child = os.fork()\n"
         "if child == 0:\n"
-        "    import torch; from vaecodec.model import devices\n"
+        "    import torch; from vaecodec.model.torch_engine import devices\n"
         "    devices.settle_after_fork(); os._exit(torch.get_num_threads())\n"
         "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))"
     )
@@ -145,7 +159,7 @@ def state_of_the_process() -> dict[str, Any]:
 
 def everything(codec: Codec, weights_path: Path) -> None:
     """Loads weights, encodes, decodes, and fails in several ways."""
-    weights.load(weights_path, "cpu")
+    engine.load(weights.load(weights_path), "cpu")
     data = codec.encode(picture(90, 70, 4), 70)
     for output in ("pil", "numpy", "torch"):
         codec.decode(data, output=output)

@@ -49,4 +49,6 @@ def test_every_error_has_a_place_in_the_tree() -> None:
         assert issubclass(error, errors.VaecError)
         assert error.__name__ in (errors.__doc__ or "")
         assert error.__name__ in vaecodec.__all__
-        assert isinstance(error("why", code="WHY", tile=3), OSError | ValueError)
+        assert issubclass(error, OSError) and issubclass(error, ValueError)
+        raised = error("why", code="WHY", tile=3)
+        assert (raised.code, raised.tile) == ("WHY", 3) and "why" in str(raised)

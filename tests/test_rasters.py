@@ -16,11 +16,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from vaecodec import pixels
 from vaecodec.errors import VaecError, VaecFormatError, VaecImageError, VaecLimitError
-from vaecodec.rasters import pillow, png, readers, vips, writers
-from vaecodec.rasters.pnm import PnmRows
-from vaecodec.rows import ArrayRows, Rows, SequentialRows
+from vaecodec.pictures import pillow, pixels, png, readers, vips, writers
+from vaecodec.pictures.pnm import PnmRows
+from vaecodec.pictures.rows import ArrayRows, Rows, SequentialRows
 
 Samples = NDArray[np.uint8]
 

@@ -129,7 +129,7 @@ def code_of(reader: Callable[[bytes], object], data: bytes) -> str:
     return caught.value.code if isinstance(caught.value, VaecError) else type(caught.value).__name__
 
 
-@pytest.mark.parametrize("source", [None, 1, ["a.vaec"], object()], ids=str)
+@pytest.mark.parametrize("source", [None, 1, ["a.vaec"], object()], ids=lambda source: type(source).__name__)
 def test_what_is_no_source_is_refused(source: object) -> None:
     """SOURCE: neither bytes nor a path nor a file; the message names the type."""
     for name in ("decode", "decode partial", "info", "verify"):

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 import vaecodec
-from vaecodec import Codec, pixels
-from vaecodec.bitstream import Header
+from vaecodec import Codec
 from vaecodec.errors import VaecChecksumError, VaecError, VaecImageError, VaecTargetError
-from vaecodec.payloads import StoredTiles
-from vaecodec.rasters import pillow, writers
-from vaecodec.rows import ArrayRows
+from vaecodec.format.records import Header
+from vaecodec.format.stored_tiles import StoredTiles
+from vaecodec.pictures import pillow, pixels, writers
+from vaecodec.pictures.rows import ArrayRows
 
 Samples = NDArray[np.uint8]
 
@@ -316,7 +316,7 @@ def test_work_that_begins_anew_leaves_no_trace(tiny: Codec, monkeypatch: pytest.
     """Where a device runs out of memory half way, the CPU starts from the first row."""
     expected, shown = tiny.encode(mixed(), 70), io.BytesIO()
     tiny.decode_file(expected, shown, format="PPM")
-    monkeypatch.setattr(Codec, "_on_device", lambda self, network, work: (work(network), work(network))[1])
+    monkeypatch.setattr(Codec, "run", lambda self, work, **_: (work(self.engine), work(self.engine))[1])
     encoded, decoded = io.BytesIO(), io.BytesIO()
     tiny.encode_file(mixed(), encoded, 70)
     tiny.decode_file(expected, decoded, format="PPM")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from vaecodec.entropy.tables import (
+from vaecodec.entropy.coder import (
     ESCAPE_COUNTS,
     ESCAPE_LIMIT,
     PRECISION,
@@ -178,10 +178,10 @@ def test_tables_survive_pickle() -> None:
 @pytest.mark.parametrize(
     ("rows", "symbols", "error", "message"),
     [
-        (np.array([0.0]), np.array([0]), TypeError, "rows has dtype float64"),
-        (np.array([[0]]), np.array([[0]]), ValueError, "rows has 2 dimensions"),
-        (np.array([-1]), np.array([0]), ValueError, "rows lie from -1 to -1; 0 to 1"),
-        (np.array([2]), np.array([0]), ValueError, "rows lie from 2 to 2; 0 to 1"),
+        (np.array([0.0]), np.array([0]), TypeError, "indexes has dtype float64"),
+        (np.array([[0]]), np.array([[0]]), ValueError, "indexes has 2 dimensions"),
+        (np.array([-1]), np.array([0]), ValueError, "indexes lie from -1 to -1; 0 to 1"),
+        (np.array([2]), np.array([0]), ValueError, "indexes lie from 2 to 2; 0 to 1"),
         (np.array([1]), np.array([0.0]), TypeError, "symbols has dtype float64"),
         (np.array([1]), np.array([True]), TypeError, "symbols has dtype bool"),
         (np.array([1]), np.array([2048]), ValueError, "symbols lie from 2048 to 2048; -2047 to 2047"),

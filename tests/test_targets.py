@@ -5,20 +5,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vaecodec.errors import VaecImageError, VaecTargetError
-from vaecodec.targets import Attempt, choose
+from vaecodec.tiling.options import Attempt, rate_goal
 
-NOTHING = {"bytes": None, "bpp": None, "psnr_db": None}
+NOTHING = {"bytes": None, "bpp": None, "psnr": None, "ssimulacra2": None}
 
 
 def encode(quality: int) -> Attempt:
-    """A stand-in for the codec: 10 bytes and 0.2 dB a quality, 80 pixels."""
-    return Attempt(bytes([quality]) * (100 + 10 * quality), lambda: 20 + 0.2 * quality, 80)
+    """A stand-in for the codec: 10 bytes, 0.2 dB and 0.9 points of SSIMULACRA2 a quality, 80 pixels."""
+    data = bytes([quality]) * (100 + 10 * quality)
+    return Attempt(data, psnr_db=lambda: 20 + 0.2 * quality, ssimulacra2=lambda: 0.9 * quality, pixels=80)
 
 
 @given(st.integers(110, 1500))
 def test_size_target_is_the_largest_quality_within(limit: int) -> None:
     """The file has at most the bytes asked for, and the next quality would have more (or there is none)."""
-    data = choose(None, 75, **{**NOTHING, "bytes": limit}).search(encode)
+    data = rate_goal(None, **{**NOTHING, "bytes": limit}).search(encode)
     assert len(data) <= limit
     assert data[0] == 100 or len(encode(data[0] + 1).data) > limit
 
@@ -26,7 +27,7 @@ def test_size_target_is_the_largest_quality_within(limit: int) -> None:
 @given(st.floats(11.0, 200.0))
 def test_bpp_target_counts_bits_per_pixel(bpp: float) -> None:
     """The same in bits per pixel."""
-    data = choose(None, 75, **{**NOTHING, "bpp": bpp}).search(encode)
+    data = rate_goal(None, **{**NOTHING, "bpp": bpp}).search(encode)
     assert 8 * len(data) / 80 <= bpp
     assert data[0] == 100 or 8 * len(encode(data[0] + 1).data) / 80 > bpp
 
@@ -34,21 +35,32 @@ def test_bpp_target_counts_bits_per_pixel(bpp: float) -> None:
 @given(st.floats(1.0, 39.9))
 def test_psnr_target_is_the_smallest_quality_that_reaches(psnr_db: float) -> None:
     """The picture has at least the dB asked for, and the quality below would have less (or there is none)."""
-    data = choose(None, 75, **{**NOTHING, "psnr_db": psnr_db}).search(encode)
+    data = rate_goal(None, **{**NOTHING, "psnr": psnr_db}).search(encode)
     assert encode(data[0]).psnr_db() >= psnr_db
     assert data[0] == 1 or encode(data[0] - 1).psnr_db() < psnr_db
 
 
+@given(st.floats(0.1, 89.9))
+def test_ssimulacra2_target_is_the_smallest_quality_that_reaches(points: float) -> None:
+    """The same of the points of SSIMULACRA2."""
+    data = rate_goal(None, **{**NOTHING, "ssimulacra2": points}).search(encode)
+    assert encode(data[0]).ssimulacra2() >= points
+    assert data[0] == 1 or encode(data[0] - 1).ssimulacra2() < points
+
+
 def test_default_quality_without_any_wish() -> None:
     """Nothing asked for is the default quality."""
-    assert choose(None, 75, **NOTHING).search(encode)[0] == 75
+    assert rate_goal(None, **NOTHING).search(encode)[0] == 75
 
 
-@pytest.mark.parametrize(("wish", "code"), [({"bytes": 109}, "TARGET_SIZE"), ({"psnr_db": 41.0}, "TARGET_PSNR")])
+@pytest.mark.parametrize(
+    ("wish", "code"),
+    [({"bytes": 109}, "TARGET_SIZE"), ({"psnr": 41.0}, "TARGET_PSNR"), ({"ssimulacra2": 91.0}, "TARGET_SSIMULACRA2")],
+)
 def test_target_that_no_quality_meets(wish: dict[str, float], code: str) -> None:
     """A target out of reach is an error that says what can be reached."""
     with pytest.raises(VaecTargetError) as caught:
-        choose(None, 75, **{**NOTHING, **wish}).search(encode)
+        rate_goal(None, **{**NOTHING, **wish}).search(encode)
     assert caught.value.code == code
 
 
@@ -56,7 +68,7 @@ def test_target_that_no_quality_meets(wish: dict[str, float], code: str) -> None
 def test_quality_out_of_range(quality: object) -> None:
     """Quality is a whole number from 1 to 100."""
     with pytest.raises(VaecImageError) as caught:
-        choose(quality, 75, **NOTHING)
+        rate_goal(quality, **NOTHING)
     assert caught.value.code == "ARGUMENT"
 
 
@@ -64,10 +76,10 @@ def test_quality_out_of_range(quality: object) -> None:
 def test_target_out_of_range(value: object) -> None:
     """Targets are positive finite numbers."""
     with pytest.raises(VaecImageError):
-        choose(None, 75, **{**NOTHING, "bpp": value})
+        rate_goal(None, **{**NOTHING, "bpp": value})
 
 
 def test_two_wishes_exclude_each_other() -> None:
     """Quality and a target, or two targets, are refused together."""
     with pytest.raises(VaecImageError, match="exclude"):
-        choose(50, 75, **{**NOTHING, "bytes": 10})
+        rate_goal(50, **{**NOTHING, "bytes": 10})

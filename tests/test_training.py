@@ -21,14 +21,14 @@ from conftest import picture
 from PIL import Image
 
 import vaecodec
-from vaecodec import tiles
 from vaecodec.cli import main
 from vaecodec.errors import VaecModelError
 from vaecodec.model import weights
-from vaecodec.model.network import Network
-from vaecodec.model.priors import gaussian_bits
-from vaecodec.model.quantization import BITS_PER_DISTORTION
-from vaecodec.model.transforms import Architecture
+from vaecodec.model.architecture import Architecture
+from vaecodec.model.coding import BITS_PER_DISTORTION
+from vaecodec.model.engine import Engine
+from vaecodec.model.torch_engine import engine
+from vaecodec.tiling.tile import encode_latents
 from vaecodec.training import finish, loop, objective, previews
 from vaecodec.training.data import WINDOW_PX, Pictures
 from vaecodec.training.errors import TrainingError
@@ -36,6 +36,7 @@ from vaecodec.training.export import Calibration, export
 from vaecodec.training.journal import Journal
 from vaecodec.training.loop import Run, checkpoint_path, train
 from vaecodec.training.objective import TrainingModel
+from vaecodec.training.priors import gaussian_bits
 from vaecodec.training.recipe import Recipe
 from vaecodec.training.start import deepen, from_checkpoint, from_weights, load_checkpoint, starting_model
 from vaecodec.training.validation import estimate, reconstructions, validate
@@ -68,7 +69,7 @@ def base(photos: Path, tiny_weights: Path) -> Recipe:
 @pytest.fixture(scope="module")
 def trained(base: Recipe, tmp_path_factory: pytest.TempPathFactory) -> TrainingModel:
     """The tiny model after 100 steps: its densities have met the latents that they are for."""
-    recipe = dataclasses.replace(base, out=tmp_path_factory.mktemp("trained"), steps=100, batch=4)
+    recipe = dataclasses.replace(base, out=tmp_path_factory.mktemp("trained"), steps=100, batch=4, tune="psnr")
     train(recipe)
     return from_checkpoint(checkpoint_path(recipe.out)).eval()
 
@@ -183,7 +184,7 @@ def test_the_last_stage_takes_a_grid_away_and_changes_the_filter_only(trained: T
 @pytest.fixture
 def same_order(monkeypatch: pytest.MonkeyPatch) -> None:
     """Exports that leave the latents in their order, so that weights can be compared."""
-    monkeypatch.setattr(previews, "base_first", lambda network, crops: torch.arange(network.vae.arch.latent_channels))
+    monkeypatch.setattr(previews, "base_first", lambda engine, _: torch.arange(engine.arch.latent_channels))
 
 
 @pytest.mark.usefixtures("same_order")
@@ -191,7 +192,7 @@ def test_a_run_ends_with_that_stage(base: Recipe, tmp_path: Path) -> None:
     """The weights file has another filter than the checkpoint; what the stage leaves alone is the same."""
     recipe = dataclasses.replace(base, out=tmp_path / "run", weights=tmp_path / "new.safetensors")
     train(recipe)
-    exported = weights.load(recipe.weights, "cpu").vae.synthesis
+    exported = engine.load(weights.load(recipe.weights), "cpu").vae.synthesis
     kept = from_checkpoint(checkpoint_path(recipe.out)).vae.synthesis
     assert (exported.deblocking.ramp - kept.deblocking.ramp).abs().max() > 5e-4
     assert (exported.body_in.weight - kept.body_in.weight).abs().max() < 1e-3
@@ -233,6 +234,12 @@ def test_the_document_shows_this_recipe() -> None:
     recipe, text = Recipe(Path(), Path()), (ROOT / "docs" / "training.md").read_text()
     for shown in (
         f"MSE * (1 + {objective.GRID_WEIGHT:g} * grid excess)",
+        f"{objective.EYE_MSE:g} * lambda * 255² * MSE",
+        f"{objective.EYE_SSIMULACRA2:g} * price * S + {objective.EYE_MS_SSIM:g} * price' * (1 - MS-SSIM)",
+        "price from {:g} to {:g}, price' from {:g} to {:g}".format(
+            *objective.SSIMULACRA2_PRICE, *objective.MS_SSIM_PRICE
+        ),
+        f"level - {objective.EYE_BEND:g} * level * (1 - level) - {objective.EYE_LOW:g} * (1 - level)^3",
         f"{objective.LAMBDA_MIN:.5f} at quality 1 to {objective.LAMBDA_MAX:.2f} at quality 100",
         f"gradient norm clipped at {recipe.clip_norm:g}",
         f"{recipe.warmup_steps} steps of linear warm-up",
@@ -250,18 +257,20 @@ def test_the_document_shows_this_recipe() -> None:
 
 
 @pytest.mark.usefixtures("same_order")
-def test_weights_become_a_model_with_the_same_rows(tiny: vaecodec.Codec, tmp_path: Path) -> None:
-    """Exporting what was reconstructed from a weights file gives the same table rows within one."""
-    before = tiny.network
+def test_weights_become_a_model_with_the_same_table_indexes(
+    tiny: vaecodec.Codec, tiny_weights: Path, tmp_path: Path
+) -> None:
+    """Exporting what was reconstructed from a weights file gives the same table indexes within one."""
+    before = tiny.engine
     pictures = Pictures.from_arrays([picture(128, 128, seed=n) for n in range(4)])
-    export(from_weights(before), pictures, tmp_path / "again.safetensors", Calibration(8, 1, 128))
-    after = weights.load(tmp_path / "again.safetensors", "cpu")
+    export(from_weights(weights.load(tiny_weights)), pictures, tmp_path / "again.safetensors", Calibration(8, 1, 128))
+    after = engine.load(weights.load(tmp_path / "again.safetensors"), "cpu")
     rng = np.random.default_rng(0)
-    z = torch.from_numpy(rng.integers(-3, 4, (2, before.vae.arch.hyper_channels, 4, 4)))
+    z = torch.from_numpy(rng.integers(-3, 4, (2, before.arch.hyper_channels, 4, 4)))
     for quality in (1, 50, 100):
-        rows = before.scales.rows(z, quality).int()
-        assert (rows - after.scales.rows(z, quality).int()).abs().max() <= 1
-        assert len(rows.unique()) > 5
+        indexes = before.scales.table_indexes(z, quality).int()
+        assert (indexes - after.scales.table_indexes(z, quality).int()).abs().max() <= 1
+        assert len(indexes.unique()) > 5
 
 
 @pytest.mark.parametrize(("old", "new"), [(1, 2), (2, 2), (2, 5), (3, 4)])
@@ -304,11 +313,10 @@ def test_training_chooses_symbols_as_encoders_do() -> None:
     assert 0.01 < (symbols != nearest).float().mean() < 0.5
 
 
-def test_the_prior_is_found_again_in_the_tables(tiny: vaecodec.Codec) -> None:
+def test_the_prior_is_found_again_in_the_tables(tiny_weights: Path) -> None:
     """The density fitted to the stored hyper tables codes their mean as well as the mean itself does, within 1 %."""
-    network = tiny.network
-    prior = from_weights(network).hyper_prior
-    tables = network.hyper_tables
+    stored = weights.load(tiny_weights)
+    prior, tables = from_weights(stored).hyper_prior, stored.hyper_tables
     assert {tuple(band.radius) for band in tables} == {(63,) * len(tables[0].radius)}
     pmf = torch.from_numpy(np.mean([band.counts[:, :127] for band in tables], 0))
     pmf /= pmf.sum(1, keepdim=True)
@@ -321,7 +329,7 @@ def test_the_prior_is_found_again_in_the_tables(tiny: vaecodec.Codec) -> None:
 def test_a_klt_start_is_a_codec_and_noise_is_not(recipe: Recipe) -> None:
     """With the same architecture, the linear transform decodes at least 10 dB better than random weights."""
     pictures = Pictures(recipe.data, 64)
-    arch = from_weights(weights.load(Path(recipe.init), "cpu")).vae.arch
+    arch = from_weights(weights.load(Path(recipe.init))).vae.arch
     psnr = {}
     for init in ("klt", "random"):
         chosen = dataclasses.replace(recipe, init=init, architecture=arch)
@@ -346,9 +354,9 @@ def test_a_start_that_is_not_there_is_an_error(recipe: Recipe) -> None:
 # --- export -----------------------------------------------------------------------------------------------------------
 
 
-def coded_bits(network: Network, samples: np.ndarray, quality: int) -> int:
+def coded_bits(coder: Engine, samples: np.ndarray, quality: int) -> int:
     """Bits of the payload that the coder makes of a picture."""
-    tile, _ = tiles.encode_latents(network, network.analyze(samples, quality), quality)
+    tile, _ = encode_latents(coder, coder.analyze(samples, quality), quality)
     return 8 * len(tile.payload)
 
 
@@ -357,13 +365,13 @@ def test_exported_bits_are_the_training_estimate(trained: TrainingModel, tmp_pat
     """With tables made of the densities alone, the coder spends what training estimates, within 1 %; never 1 % more."""
     pictures = Pictures.from_arrays([picture(144, 160, seed=n) for n in range(4)])
     export(trained, pictures, tmp_path / "x.safetensors", Calibration(8, qualities, 128))
-    network = weights.load(tmp_path / "x.safetensors", "cpu")
+    coder = engine.load(weights.load(tmp_path / "x.safetensors"), "cpu")
     for quality in (10, 50, 90):
         estimated, coded = 0.0, 0
         for seed in (100, 101):
             samples = picture(512, 512, seed=seed)
             estimated += 512**2 * estimate(trained, to_input(samples), (quality - 1) / 99)[0]
-            coded += coded_bits(network, samples, quality)
+            coded += coded_bits(coder, samples, quality)
         assert (0.99 if qualities == 0 else 0.9) < coded / estimated < 1.01
 
 
@@ -371,7 +379,7 @@ def test_half_precision_does_not_move_psnr(trained: TrainingModel, tmp_path: Pat
     """Stored as float16, the transforms decode within 0.01 dB of what was trained, which itself stays as it was."""
     before = {name: value.clone() for name, value in trained.state_dict().items()}
     export(trained, Pictures.from_arrays([picture(128, 128)]), tmp_path / "x.safetensors", Calibration(2, 1, 128))
-    after = from_weights(weights.load(tmp_path / "x.safetensors", "cpu")).eval()
+    after = from_weights(weights.load(tmp_path / "x.safetensors")).eval()
     for level in (0.0, 0.5, 1.0):
         x = to_input(picture(256, 256, seed=100))
         assert estimate(after, x, level)[1] == pytest.approx(estimate(trained, x, level)[1], abs=0.01)
@@ -405,7 +413,7 @@ def test_a_killed_run_loses_no_more_than_its_last_interval(recipe: Recipe) -> No
 
 def test_a_resumed_run_is_the_one_that_was_saved(recipe: Recipe) -> None:
     """Model, average, optimizer and counters come back as they were, also from a checkpoint of before `bad_steps`."""
-    run = Run(recipe, from_weights(weights.load(Path(recipe.init), "cpu")), ALONE)
+    run = Run(recipe, from_weights(weights.load(Path(recipe.init))), ALONE)
     for _ in range(2):
         assert run.learn(torch.rand(1, 3, 64, 64), torch.rand(1), 1e-3)
     run.elapsed_s = 12.5
@@ -437,7 +445,7 @@ def test_bfloat16_is_for_training_on_processors_that_have_it(
 
 def test_a_checkpoint_without_architecture_is_of_the_default_one(recipe: Recipe) -> None:
     """The first checkpoints name no architecture; one that does not fit the default is refused, not misread."""
-    run = Run(recipe, from_weights(weights.load(Path(recipe.init), "cpu")), ALONE)
+    run = Run(recipe, from_weights(weights.load(Path(recipe.init))), ALONE)
     recipe.out.mkdir()
     run.save()
     path = checkpoint_path(recipe.out)
@@ -459,7 +467,7 @@ def test_a_damaged_checkpoint_is_an_error(recipe: Recipe) -> None:
 
 def test_steps_that_are_not_finite_change_nothing_and_are_bounded(recipe: Recipe) -> None:
     """A step without a finite loss is skipped and counted; one more than allowed ends the run."""
-    run = Run(dataclasses.replace(recipe, max_bad_steps=1), from_weights(weights.load(Path(recipe.init), "cpu")), ALONE)
+    run = Run(dataclasses.replace(recipe, max_bad_steps=1), from_weights(weights.load(Path(recipe.init))), ALONE)
     before = [parameter.clone() for parameter in (*run.model.parameters(), *run.average.parameters())]
     bad = torch.full((1, 3, 64, 64), torch.nan)
     assert run.learn(bad, torch.rand(1), 1e-3) is None
@@ -476,14 +484,14 @@ def test_training_learns(recipe: Recipe) -> None:
 
     From a random start: from the linear codec, which is the best of its kind, a hundred steps are no way at all.
     """
-    recipe = dataclasses.replace(recipe, init="random", architecture=TINY, steps=100, batch=4)
+    recipe = dataclasses.replace(recipe, init="random", architecture=TINY, steps=100, batch=4, tune="psnr")
     torch.manual_seed(recipe.seed)
     before = TrainingModel(TINY).eval()
     train(recipe)
     after = from_checkpoint(checkpoint_path(recipe.out)).eval()
     x = to_input(picture(256, 256, seed=100))
     for level in (0.2, 0.5, 0.8):
-        (old_bpp, old_psnr), (bpp, psnr) = (estimate(model, x, level) for model in (before, after))
+        (old_bpp, old_psnr, _), (bpp, psnr, _) = (estimate(model, x, level) for model in (before, after))
         assert bpp / old_bpp < 2 ** ((psnr - old_psnr) / 3)
         assert psnr > old_psnr + 3
 
@@ -574,7 +582,7 @@ def test_a_user_fine_tunes_on_own_pictures(photos: Path, tiny_weights: Path, tmp
                    "--patch", 64, "--device", "cpu", "--out", out)  # fmt: skip
     assert done.exit_code == 0, done.output
     told = json.loads(done.stdout)
-    assert told["steps"] == 3 and weights.load(out, "cpu").model_id.hex() == told["model_id"]
+    assert told["steps"] == 3 and weights.load(out).model_id.hex() == told["model_id"]
     assert log_of(Recipe(photos, tmp_path / "my.run"))[-1]["sha256"] == told["sha256"]
 
     assert run_cli("encode", photos / "0.png", coded, "--model", out, "-q", 30, "--device", "cpu").exit_code == 0
@@ -647,4 +655,4 @@ def test_several_processes_make_one_run(photos: Path, tiny_weights: Path, tmp_pa
     assert done.returncode == 0, done.stderr
     assert [json.loads(line)["steps"] for line in done.stdout.splitlines()] == [3]
     assert [row["event"] for row in log_of(Recipe(photos, tmp_path / "x.run")) if "event" in row] == ["start", "end"]
-    assert weights.load(out, "cpu").model_id
+    assert weights.load(out).model_id

@@ -8,8 +8,9 @@ import torch
 from conftest import picture
 
 from vaecodec import Codec
-from vaecodec.model.network import Network
-from vaecodec.model.transforms import Architecture
+from vaecodec.model import coding
+from vaecodec.model.architecture import Architecture
+from vaecodec.model.torch_engine.engine import TorchEngine
 from vaecodec.training import previews
 from vaecodec.training.objective import TrainingModel
 
@@ -49,41 +50,41 @@ def test_another_order_of_the_latents_changes_nothing(model: TrainingModel) -> N
 
 def test_what_matters_most_to_previews_comes_first(tiny: Codec) -> None:
     """Without the symbols of the base a preview changes more than without as many others of its half."""
-    network, arch = tiny.network, tiny.network.vae.arch
-    order = previews.base_first(network, CROPS)
+    engine, arch = tiny.engine, tiny.engine.arch
+    order = previews.base_first(engine, CROPS)
     half = arch.latent_channels // 2
     assert sorted(order[:half].tolist()) == list(range(half))
     assert order[half:].tolist() == list(range(half, 2 * half))
-    changes = [change_without(network, order[part]) for part in (slice(4), slice(half - 4, half))]
+    changes = [change_without(engine, order[part]) for part in (slice(4), slice(half - 4, half))]
     assert changes[0] > 2 * changes[1]
 
 
-def change_without(network: Network, channels: torch.Tensor) -> float:
+def change_without(engine: TorchEngine, channels: torch.Tensor) -> float:
     """Mean square of what previews at 1/4, of all latents, change by without the symbols of some."""
     total = 0.0
     for crop in CROPS[:3]:
-        symbols, y_hat = network.choose(network.to_steps(network.analyze(crop, 80), 80), 80)
+        symbols, y_hat = coding.quantize(engine, engine.analyze(crop, 80), 80)
         y = symbols.y.copy()
         y[:, channels.numpy()] = 0
-        without = network.dequantize([symbols._replace(y=y)], 8, 8, [80])[0]
-        total += float((network.preview(without, 4).float() - network.preview(y_hat, 4).float()).square().mean())
+        without = coding.dequantize(engine, [symbols._replace(y=y)], 8, 8, [80])[0]
+        total += float((engine.preview(without, 4).float() - engine.preview(y_hat, 4).float()).square().mean())
     return total
 
 
 def test_an_export_leaves_the_base_first(tiny: Codec) -> None:
     """The order of exported weights is hardly improved by finding it again."""
-    base = tiny.network.vae.arch.base_channels
-    again = set(previews.base_first(tiny.network, CROPS)[:base].tolist())
+    base = tiny.engine.arch.base_channels
+    again = set(previews.base_first(tiny.engine, CROPS)[:base].tolist())
     assert len(again & set(range(base))) >= base // 2
 
 
 def test_maps_fit_what_is_decoded(tiny: Codec) -> None:
     """They explain nearly all of the reduced pictures that they were fitted to."""
-    network = copy.copy(tiny.network)
-    network.vae = copy.deepcopy(tiny.network.vae)
-    previews.fit(network, CROPS)
-    for each in previews._decoded(network, CROPS):
+    engine = copy.copy(tiny.engine)
+    engine.vae = copy.deepcopy(tiny.engine.vae)
+    previews.fit(engine, CROPS)
+    for each in previews._decoded(engine, CROPS):
         for known, scale in ((each.y_hat, 2), (each.y_hat, 4), (each.base, 8)):
             expected = torch.nn.functional.avg_pool2d(each.pixels, scale)
-            error = (network.vae.preview(known, scale) - expected).square().mean()
+            error = (engine.vae.preview(known, scale) - expected).square().mean()
             assert error < 0.1 * expected.var((1, 2)).mean()

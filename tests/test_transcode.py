@@ -25,14 +25,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from vaecodec import Codec, VaecModelError, pixels
+from vaecodec import Codec, VaecModelError
 from vaecodec.cli import main
 from vaecodec.cli.pictures import is_picture_name
-from vaecodec.transcode import cluster, manifest
-from vaecodec.transcode.manifest import Manifest, ManifestError
-from vaecodec.transcode.places import Place, PlaceError, open_place
-from vaecodec.transcode.run import Plan, TargetTakenError, plan, run
-from vaecodec.transcode.worker import Job, Transcoder, Work
+from vaecodec.cli.transcoding import cluster, manifest
+from vaecodec.cli.transcoding.manifest import Manifest, ManifestError
+from vaecodec.cli.transcoding.places import Place, PlaceError, open_place
+from vaecodec.cli.transcoding.run import Plan, TargetTakenError, plan, run
+from vaecodec.cli.transcoding.worker import Job, Transcoder, Work
+from vaecodec.pictures import pixels
 
 NAMES = ("a.png", "b/a.jpg", "b/c d.webp", "é.png")
 
@@ -54,7 +55,7 @@ def source(tmp_path: Path) -> Path:
 def work(source: Path, tmp_path: Path, tiny: Codec) -> Work:
     """From `source` to an empty folder with the tiny weights."""
     places = open_place(str(source)), open_place(str(tmp_path / "target"))
-    return Work(*places, 60, str(tiny.model), tiny.network.model_id.hex(), "cpu", 10**6)
+    return Work(*places, 60, str(tiny.model), tiny.engine.model_id.hex(), "cpu", 10**6)
 
 
 def transcoded(work: Work) -> list[dict[str, Any]]:
@@ -87,7 +88,7 @@ def test_every_picture_becomes_the_file_that_encode_makes(work: Work, source: Pa
         assert record["output"] == os.path.splitext(name)[0] + ".vaec" and data == tiny.encode(source / name, 60)
         expected, decoded = (np.asarray(Image.open(source / name)), tiny.decode(data, output="numpy"))
         facts = {
-            "width": 56, "height": 40, "mode": "RGB", "quality": 60, "model_id": tiny.network.model_id.hex(),
+            "width": 56, "height": 40, "mode": "RGB", "quality": 60, "model_id": tiny.engine.model_id.hex(),
             "input_bytes": (source / name).stat().st_size, "output_bytes": len(data),
             "bpp": round(8 * len(data) / (56 * 40), 4), "psnr_db": round(pixels.psnr_db(expected, decoded), 4),
         }  # fmt: skip

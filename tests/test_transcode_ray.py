@@ -19,9 +19,9 @@ from PIL import Image
 
 from vaecodec import Codec
 from vaecodec.cli import main
-from vaecodec.transcode import cluster
-from vaecodec.transcode.places import open_place
-from vaecodec.transcode.worker import Job, Work
+from vaecodec.cli.transcoding import cluster
+from vaecodec.cli.transcoding.places import open_place
+from vaecodec.cli.transcoding.worker import Job, Work
 
 ray = pytest.importorskip("ray", reason="ray is not installed: extra [dist]")
 from ray.cluster_utils import Cluster  # noqa: E402
@@ -134,7 +134,7 @@ def test_nothing_is_lost_and_nothing_done_twice(
 def work_of(source: Path, target: Path, tiny: Codec) -> Work:
     """What the workers are told."""
     places = open_place(str(source)), open_place(str(target))
-    return Work(*places, 60, str(tiny.model), tiny.network.model_id.hex(), "cpu", None)
+    return Work(*places, 60, str(tiny.model), tiny.engine.model_id.hex(), "cpu", None)
 
 
 def test_what_no_worker_can_do_is_an_error(machines: Cluster, source: Path, tmp_path: Path, tiny: Codec) -> None:

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from vaecodec.model import transforms
-from vaecodec.model.layers import ResidualDepthwise
-from vaecodec.model.transforms import AnalysisTransform, Architecture, SynthesisTransform
+from vaecodec.model.architecture import Architecture
+from vaecodec.model.torch_engine import network
+from vaecodec.model.torch_engine.network import AnalysisTransform, ResidualDepthwise, SynthesisTransform
 
 
 def shaken(module: nn.Module) -> nn.Module:
@@ -46,7 +46,7 @@ def test_bands_leave_no_seam(
     x, level = torch.randn(shape), torch.tensor([0.4])
     with torch.inference_mode():
         whole = module(x, level)
-        monkeypatch.setattr(transforms, "BAND_POSITIONS", rows * 12)
+        monkeypatch.setattr(network, "BAND_POSITIONS", rows * 12)
         in_bands = module(x, level)
         torch.testing.assert_close(module.train()(x, level), whole, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(in_bands, whole, rtol=1e-5, atol=1e-5)

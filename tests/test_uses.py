@@ -8,9 +8,11 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from conftest import picture
+from PIL import Image
 
 from benchmarks import denoising, uses
-from vaecodec.pixels import psnr_db
+from vaecodec.pictures.pixels import psnr_db
 
 pytest.importorskip("sklearn", reason="scikit-learn is not installed")
 pytest.importorskip("skimage", reason="scikit-image is not installed")
@@ -32,9 +34,9 @@ def example(name: str) -> ModuleType:
 
 def test_tiles_are_whole_and_apart() -> None:
     """Every tile lies inside, row by row, and what does not fit is left out."""
-    picture = np.arange(70 * 100 * 3, dtype=np.uint32).reshape(70, 100, 3)
-    tiles = example("sources").tiles_of(picture, 32)
-    assert [tile[0, 0, 0] for tile in tiles] == [picture[top, left, 0] for top in (0, 32) for left in (0, 32, 64)]
+    numbered = np.arange(70 * 100 * 3, dtype=np.uint32).reshape(70, 100, 3)
+    tiles = example("sources").tiles_of(numbered, 32)
+    assert [tile[0, 0, 0] for tile in tiles] == [numbered[top, left, 0] for top in (0, 32) for left in (0, 32, 64)]
     assert {tile.shape for tile in tiles} == {(32, 32, 3)}
 
 
@@ -62,46 +64,49 @@ def test_the_classifier_tells_its_figures(
 
 
 @pytest.mark.slow
-def test_noise_is_odd(tiny_weights: Path, tmp_path: Path) -> None:
+def test_noise_is_odd(tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every kind of odd picture is scored, and noise costs more bits than photographs."""
-    path = tmp_path / "found.json"
-    results = example("odd_pictures").main(["--model", str(tiny_weights), "--json", str(path)])
+    path, odd_pictures = tmp_path / "found.json", example("odd_pictures")
+    monkeypatch.setattr(odd_pictures, "FEW", 8)
+    results = odd_pictures.main(["--model", str(tiny_weights), "--json", str(path)])
     assert list(results) == ["noise", "text", "other domains", "drawings"]
     assert results["noise"]["auc_bits"] > 0.8
-    assert json.loads(path.read_text())["photographs"]["tiles"] > 50
+    assert json.loads(path.read_text())["photographs"]["tiles"] > 30
+
+
+def test_the_demonstration_shows_a_picture_beside_jpeg(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A line for each quality, in which a higher one is nearer to the picture; and a sheet of three crops."""
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(picture(96, 128)).save("own.png")
+    monkeypatch.setattr(sys, "argv", ["demo.py", "own.png"])
+    demo = example("demo")
+    demo.main()
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if "|" in line][1:]
+    assert [int(row[0]) for row in rows] == list(demo.QUALITIES)
+    assert [float(row[3]) for row in rows] == sorted({float(row[3]) for row in rows})
+    with Image.open("out/demo.png") as sheet:
+        assert sheet.width > 3 * 2 * 95 and sheet.height > 2 * 95
 
 
 # --- what is recorded and told ----------------------------------------------------------------------------------------
 
 
-def test_the_document_shows_the_recorded_figures() -> None:
-    """Every table of docs/uses.md is what the recorded JSON says."""
-    text = uses.DOCUMENT.read_text(encoding="utf-8")
-    for name, table in uses.TABLES.items():
-        record = json.loads((uses.RESULTS / f"{name}.json").read_text())
-        assert uses.between_markers(text, name, table(record)) == text
-
-
-def test_the_document_has_its_pictures() -> None:
-    """Every picture that the document shows lies beside it."""
-    text = uses.DOCUMENT.read_text(encoding="utf-8")
-    shown = [line.split("](")[1].rstrip(")") for line in text.splitlines() if line.startswith("![")]
-    assert len(shown) == 4
-    assert all((uses.DOCUMENT.parent / path).is_file() for path in shown)
-
-
-def test_text_is_put_between_its_markers_only() -> None:
-    """What stands around the markers stays; what stood between is replaced."""
-    text = "a\n<!-- x -->\nold\n<!-- /x -->\nb\n<!-- y -->\n<!-- /y -->\n"
-    assert uses.between_markers(text, "x", "new\n") == text.replace("old", "new")
-    assert uses.between_markers(text, "y", "new\n") == text.replace("<!-- y -->\n", "<!-- y -->\nnew\n")
-
-
-@pytest.mark.parametrize("text", ["", "<!-- x -->\n", "<!-- /x --><!-- x -->\n", "<!-- x -->\n" * 2 + "<!-- /x -->"])
-def test_markers_must_be_there_once(text: str) -> None:
-    """A document without its markers is refused rather than overwritten."""
-    with pytest.raises(ValueError, match="once each"):
-        uses.between_markers(text, "x", "new")
+def test_the_document_is_what_the_script_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run on the committed records, it leaves docs/uses.md as it is; one without its markers it does not touch."""
+    document, before = tmp_path / "uses.md", uses.DOCUMENT.read_text(encoding="utf-8")
+    document.write_text(before, encoding="utf-8")
+    shown = [line.split("](")[1].rstrip(")") for line in before.splitlines() if line.startswith("![")]
+    assert len(shown) == 4 and all((uses.DOCUMENT.parent / path).is_file() for path in shown)
+    monkeypatch.setattr(uses, "DOCUMENT", document)
+    uses.main(["document"])
+    assert document.read_text(encoding="utf-8") == before
+    for broken in ("", before * 2):
+        document.write_text(broken, encoding="utf-8")
+        with pytest.raises(ValueError, match="once each"):
+            uses.main(["document"])
+        assert document.read_text(encoding="utf-8") == broken
 
 
 def test_unknown_steps_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,38 +119,32 @@ def test_unknown_steps_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
 # --- denoising --------------------------------------------------------------------------------------------------------
 
 
-def test_noise_has_its_deviation() -> None:
-    """Noise of 10 levels on grey leaves 28.13 dB; another seed gives other noise."""
-    clean = np.full((128, 128, 3), 128, np.uint8)
-    given = denoising.noisy(clean, 10, 0)
-    assert psnr_db(clean, given) == pytest.approx(28.13, abs=0.1)
-    assert not np.array_equal(given, denoising.noisy(clean, 10, 1))
+def test_noise_and_what_takes_it_away_are_measured(
+    tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Noise of 15 levels on grey leaves 24.6 dB, of which the filter and both codecs take most away.
 
-
-def test_the_best_quality_is_that_of_the_nearest_pictures() -> None:
-    """Of all qualities the one with the highest mean PSNR against the clean pictures, with its mean rate."""
-    clean = [np.full((16, 16, 3), 100, np.uint8), np.full((16, 16, 3), 50, np.uint8)]
-
-    def code(picture: np.ndarray, quality: int) -> tuple[np.ndarray, int]:
-        return picture + np.uint8(abs(quality - 30) + 1), 32 * quality
-
-    assert denoising.best(code, (10, 30, 60), clean, clean) == (pytest.approx(48.13, abs=0.01), 30, 30.0)
-
-
-def test_a_restorer_is_kept_when_the_codec_is_measured_anew() -> None:
-    """What was recorded of weights that took long to train stays beside new figures, on the same pictures only."""
-    best = {"psnr_db": 30.0, "quality": 30, "bpp": 0.4}
-    earlier = {"dataset": "a", "restorer": "00ff", "restorer_steps": 9, "rows": [{"deviation": 5, "restorer": best}]}
-    anew = {"dataset": "a", "model": "1234", "rows": [{"deviation": 5, "noisy_db": 34.0}]}
-    kept = denoising.with_restorer_of(earlier, anew)
-    assert kept["rows"] == [{"deviation": 5, "noisy_db": 34.0, "restorer": best}]
-    assert (kept["model"], kept["restorer"], kept["restorer_steps"]) == ("1234", "00ff", 9)
-    assert denoising.with_restorer_of(earlier, anew | {"dataset": "b"}) == anew | {"dataset": "b"}
-    assert denoising.with_restorer_of(anew, anew) == anew
-
-
-def test_non_local_means_takes_noise_away() -> None:
-    """The filter that codecs are compared with works as it should on an even picture."""
-    clean = np.full((48, 48, 3), 90, np.uint8)
-    given = denoising.noisy(clean, 15, 0)
-    assert psnr_db(clean, denoising.non_local_means(given, 15)) > psnr_db(clean, given) + 8
+    What was recorded of weights that took long to train stays beside new figures, on the same pictures only.
+    """
+    for number in range(2):
+        Image.new("RGB", (80, 64), (128, 128, 128)).save(tmp_path / f"{number}.png")
+    found, out = denoising.datasets.find(str(tmp_path)), tmp_path / "found.json"
+    monkeypatch.setattr(denoising, "CROP_PX", 64)
+    monkeypatch.setattr(denoising, "DEVIATIONS", (15,))
+    arguments = ["--model", str(tiny_weights), "--out", str(out)]
+    monkeypatch.setattr(denoising.datasets, "find", lambda name: found)
+    denoising.main([*arguments, "--restorer", str(tiny_weights), "--steps", "9"])
+    first = json.loads(out.read_text())
+    (row,) = first["rows"]
+    clean = np.full((64, 64, 3), 128, np.uint8)
+    assert row["noisy_db"] == pytest.approx(psnr_db(clean, denoising.noisy(clean, 15, 0)), abs=0.1)
+    assert row["noisy_db"] == pytest.approx(24.6, abs=0.2)
+    assert row["non_local_means_db"] > row["noisy_db"] + 8
+    for codec in ("jpeg", "vaecodec"):
+        assert row[codec]["psnr_db"] > row["noisy_db"] + 3 and row[codec]["bpp"] > 0
+    assert row["restorer"] == row["vaecodec"] and first["restorer_steps"] == 9
+    denoising.main(arguments)
+    assert json.loads(out.read_text()) == first
+    found = found.first(1)
+    denoising.main(arguments)
+    assert "restorer" not in json.loads(out.read_text())

@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING, Any
 
-from vaecodec.bitstream import Header, Info, is_vaec
 from vaecodec.errors import (
     VaecChecksumError,
     VaecCorruptError,
@@ -17,9 +16,11 @@ from vaecodec.errors import (
     VaecTruncatedError,
     VaecUnsupportedError,
 )
-from vaecodec.forks import watch as _watch_forks
+from vaecodec.format.container import is_vaec
+from vaecodec.format.records import Header, Info
+from vaecodec.format.sources import info
 from vaecodec.pillow_plugin import register
-from vaecodec.sources import info
+from vaecodec.runtime.forks import watch as _watch_forks
 
 if TYPE_CHECKING:
     from vaecodec.codec import Codec, decode, decode_file, decode_region, encode, encode_file, verify

@@ -1,64 +1,87 @@
-"""The path of a pixel: pictures to .vaec bytes and back, with the weights loaded once."""
+"""Pictures to .vaec bytes and back: the pipeline of all of a picture, with the weights loaded once."""
 
 import functools
 import os
 import threading
 import warnings
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
-from vaecodec import bitstream, pixels, sources, targets, thumbnails, tiles
-from vaecodec.batch_codec import BatchCodec, Wanted
-from vaecodec.bitstream import DEFAULT_MAX_PIXELS, Header, Info, PixelFormat, TileMode
-from vaecodec.errors import VaecCorruptError, VaecError, VaecModelError
-from vaecodec.memory import Result, clear_errors, first_that_fits
-from vaecodec.metadata import merge_metadata
-from vaecodec.rasters import readers
-from vaecodec.rows import ArrayRows
-from vaecodec.streaming import DEFAULT_QUALITY, Output, Target
+from vaecodec.errors import Result, VaecError, VaecImageError, VaecModelError, first_that_fits, translated_errors
+from vaecodec.format import container, sources
+from vaecodec.format.container import Assembled
+from vaecodec.format.records import DEFAULT_MAX_PIXELS, Bitstream, Header, Info, Tile, TileMode
+from vaecodec.format.stored_tiles import SpooledTiles, StoredTiles
+from vaecodec.model import weights
+from vaecodec.model.architecture import BUILT_IN, DEFAULT_TUNE, built_in_tune
+from vaecodec.model.engine import Engine
+from vaecodec.pictures import pixels, readers, ssimulacra2, writers
+from vaecodec.pictures.metadata import merge_metadata
+from vaecodec.pictures.rows import Rows
+from vaecodec.runtime import files, threads
+from vaecodec.tiling import decode as decoding
+from vaecodec.tiling.canvas import to_rgb
+from vaecodec.tiling.decode import Decoder, NumpyArrays
+from vaecodec.tiling.encode import Encoder
+from vaecodec.tiling.options import Attempt, Output, Presentation, Target, rate_goal, window_of
 
 if TYPE_CHECKING:
-    from vaecodec.model.devices import Tensors
-    from vaecodec.model.network import Network
+    from vaecodec.tiling.explore import Explorer
 
 
-class Codec(BatchCodec):
+class Codec:
     """Encodes and decodes with one set of weights on one device. Stateless after construction; any thread may use it.
 
     Args:
-        model: path of a weights file; None is the built-in one.
+        model: path of a weights file; None is the built-in ones.
         device: "auto" (CUDA where there is one, else CPU) or a torch device such as "cpu" or "cuda:1".
+        tune: which of the built-in weights encode: "eye" looks best at equal bytes, "psnr" has the least squared error.
+            Files name theirs, and decode with either.
 
-    The weights are loaded at the first picture that needs them. Torch's global settings are left as they are, but for
-    one case: a process that was forked while torch was loaded is left with one torch thread, as it is in workers of
-    torch's DataLoader, because torch would wait for the threads of the parent for ever.
+    Raises:
+        VaecImageError: (ARGUMENT) there is no such tune.
+
+    The weights are loaded at the first picture that needs them. Torch's global settings stay as they are, with one
+    exception: a process that was forked while torch was loaded gets one torch thread, as workers of torch's DataLoader
+    do, because torch would wait for the parent's threads for ever.
     A picture for which the device's memory does not suffice is computed in parts, then on the CPU, with a warning.
+
+    Example:
+        >>> codec = vaecodec.Codec()
+        >>> data = codec.encode("photo.png", quality=60)
+        >>> codec.decode(data).size
+        (768, 512)
     """
 
-    def __init__(self, model: str | Path | None = None, device: str = "auto") -> None:
+    def __init__(self, model: str | Path | None = None, device: str = "auto", tune: str = DEFAULT_TUNE) -> None:
+        if tune not in BUILT_IN:
+            raise VaecImageError(f"tune is {tune!r}, must be one of {', '.join(BUILT_IN)}", code="ARGUMENT")
         self.model = None if model is None else str(model)
-        self.device = device
+        self.device, self.tune = device, tune
 
     def __repr__(self) -> str:
-        return f"Codec(model={self.model!r}, device={self.device!r})"
+        return f"Codec(model={self.model!r}, device={self.device!r}, tune={self.tune!r})"
 
     @property
-    def network(self) -> "Network":
-        """The loaded weights.
+    def engine(self) -> Engine:
+        """What encodes: the loaded weights.
 
         Raises:
             VaecModelError: they are missing, damaged, or for a device that is not there.
             VaecResourceError: neither the device nor the computer has memory for them.
         """
-        if self.device == "cpu":
-            return first_that_fits(lambda: _load_network(self.model, "cpu"))
-        return first_that_fits(lambda: _load_network(self.model, self.device), self._network_on_cpu)
+        return self._engine(self.tune)
+
+    @property
+    def explore(self) -> "Explorer":
+        """What latents give besides pictures: features, bits by place, blends, draws from the prior."""
+        from vaecodec.tiling.explore import Explorer  # deferred: coding pictures does not need it
+
+        return Explorer(self)
+
+    # --- encoding ---
 
     def encode(
         self,
@@ -68,7 +91,7 @@ class Codec(BatchCodec):
         target_bytes: int | None = None,
         target_bpp: float | None = None,
         target_psnr: float | None = None,
-        thumbnail: bool = False,
+        target_ssimulacra2: float | None = None,
         max_pixels: int | None = DEFAULT_MAX_PIXELS,
         **metadata: Any,
     ) -> bytes:
@@ -78,11 +101,12 @@ class Codec(BatchCodec):
             image: Pillow image, path, uint8 array [H, W] or [H, W, C] (C: 1 L, 2 LA, 3 RGB, 4 RGBA), or uint8 torch
                 tensor [C, H, W]. Alpha is kept losslessly.
             quality: 1 (smallest) to 100 (about 43 dB on photographs); 75 if neither it nor a target is given.
-            target_bytes: the largest quality whose file, metadata included, has at most so many bytes.
+            target_bytes: the largest quality whose file, metadata included, fits into this many bytes.
             target_bpp: the same in bits per pixel.
-            target_psnr: the smallest quality whose picture has at least so many dB (over all samples but alpha).
-            thumbnail: keep a copy of 1/8 of the size, for previews in a small part of the time: at quality 75, 2 to 3 %
-                more bytes.
+            target_psnr: the smallest quality whose picture has at least this PSNR in dB (alpha does not count).
+            target_ssimulacra2: the smallest quality with at least this score: at 90 nobody sees a
+                difference in place, at 80 side by side; 70 is high quality, 50 medium. Alpha does not count. The
+                picture is held in memory, some 200 bytes a pixel, and must have 8 pixels a side.
             max_pixels: refuse larger pictures before their pixels are read; None only leaves the format's limit, 2^28.
             **metadata: exif, icc_profile, xmp: bytes replace what the image carries, None drops it.
 
@@ -95,17 +119,117 @@ class Codec(BatchCodec):
             VaecTargetError: no quality from 1 to 100 meets the target.
             VaecModelError: the weights cannot be loaded.
             VaecResourceError: memory ran out.
+
+        Example:
+            >>> data = Codec().encode("photo.png", target_bpp=0.5, exif=None)
         """
-        wanted = targets.choose(quality, DEFAULT_QUALITY, bytes=target_bytes, bpp=target_bpp, psnr_db=target_psnr)
-        with ExitStack() as files, clear_errors():
-            opened = pixels.open_source(image)
-            if isinstance(opened, Image.Image) and opened is not image:
-                files.callback(opened.close)
-            bitstream.check_size(*pixels.size_of(opened), max_pixels=max_pixels)
-            samples = pixels.to_samples(opened)
-            extra = merge_metadata(pixels.metadata_of(opened), **metadata)
-            small = thumbnails.samples_of(ArrayRows(samples)) if thumbnail else None
-            return wanted.search(lambda quality: self._encode_samples(samples, quality, extra, small))
+        goal = rate_goal(quality, bytes=target_bytes, bpp=target_bpp, psnr=target_psnr, ssimulacra2=target_ssimulacra2)
+        with translated_errors(), closing(readers.open_rows(image, max_pixels=max_pixels)) as rows:
+            extra = merge_metadata(rows.metadata, **metadata)
+            return b"".join(goal.search(lambda quality: self._attempt(rows, quality, extra, _empty_tiles)))
+
+    def encode_file(
+        self,
+        source: readers.Source,
+        target: Target,
+        quality: int | None = None,
+        *,
+        target_bytes: int | None = None,
+        target_bpp: float | None = None,
+        target_psnr: float | None = None,
+        target_ssimulacra2: float | None = None,
+        max_pixels: int | None = DEFAULT_MAX_PIXELS,
+        overwrite: bool = True,
+        **metadata: Any,
+    ) -> Info:
+        """Encode a picture of any size into a file: the same bytes as `encode` returns, from less memory.
+
+        Memory is needed for two rows of tiles, that is 2048 rows of the picture.
+
+        Args:
+            source: as for `encode`; or anything like `rows.Rows`, which is closed afterwards. Arrays (memory-mapped
+                ones, and those of zarr and h5py, too), PGM and PPM files are read by rows; PNG, JPEG and TIFF files of
+                more than 16 megapixels as well, where pyvips is installed (extra [big]); other files are decoded by
+                Pillow as a whole, which takes up to 4 bytes a pixel.
+            target: path of the .vaec file, which is written whole or not at all; or an open binary file.
+            quality: as for `encode`, as are the targets (each attempt of their search reads the
+                picture again), max_pixels and **metadata.
+            overwrite: whether a file of that name may be replaced.
+
+        Returns:
+            What `vaecodec.info` tells of the file.
+
+        Raises:
+            VaecError: as `encode`.
+            OSError: a file cannot be read or written; FileExistsError if it may not be replaced.
+
+        Example:
+            >>> Codec().encode_file("map.tif", "map.vaec", 60).file_bytes
+            48213377
+        """
+        goal = rate_goal(quality, bytes=target_bytes, bpp=target_bpp, psnr=target_psnr, ssimulacra2=target_ssimulacra2)
+        with translated_errors(), ExitStack() as opened:
+            rows = opened.enter_context(closing(readers.open_rows(source, max_pixels=max_pixels)))
+            extra = merge_metadata(rows.metadata, **metadata)
+
+            def spooled(count: int) -> SpooledTiles:
+                beside = target if isinstance(target, str | os.PathLike) else None
+                return opened.enter_context(closing(SpooledTiles(count, beside)))
+
+            assembled = goal.search(lambda quality: self._attempt(rows, quality, extra, spooled))
+            with _writable(target, overwrite) as file:
+                file.writelines(assembled)
+            return assembled.info
+
+    def encode_batch(
+        self,
+        images: Iterable[pixels.Source],
+        quality: int | None = None,
+        *,
+        return_errors: bool = False,
+        **options: Any,
+    ) -> list[Any]:
+        """Encode several pictures, of any sizes, on a CPU as many at once as torch has threads.
+
+        Args:
+            images: as for `encode`.
+            quality: as for `encode`, as are **options.
+            return_errors: put a VaecError or OSError in the place of its file, rather than raise the first.
+
+        Returns:
+            The files, in the order of the pictures.
+
+        Example:
+            >>> files = Codec().encode_batch(["a.png", "b.png"], 60)
+        """
+        return self._batch(lambda image: self.encode(image, quality, **options), images, return_errors=return_errors)
+
+    def _attempt(
+        self,
+        rows: Rows,
+        quality: int,
+        metadata: dict[str, bytes],
+        new_tiles: Callable[[int], list[Tile] | SpooledTiles],
+    ) -> Attempt[Assembled]:
+        """One encoding of a picture; `new_tiles` makes room for a number of tiles."""
+        height, width, channels = rows.shape
+        wanted = Header.of_picture(channels, width, height, self.engine.model_id, quality)
+        tiles = new_tiles(wanted.tile_count)
+        header, squared_error = self.run(lambda engine: Encoder(rows, wanted, engine, tiles).run())
+        samples = width * height * (channels - header.pixel_format.has_alpha)
+
+        def score() -> float:
+            shown = self.run(lambda engine: Decoder(tiles, header, engine).picture())
+            return ssimulacra2.score(to_rgb(rows.read(0, height)), to_rgb(shown))
+
+        return Attempt(
+            data=container.assemble(header, tiles, metadata),
+            psnr_db=lambda: pixels.decibels(squared_error, samples),
+            ssimulacra2=score,
+            pixels=width * height,
+        )
+
+    # --- decoding ---
 
     def decode(
         self,
@@ -123,115 +247,274 @@ class Codec(BatchCodec):
             output: "pil" (a Pillow image with its metadata in `info`), "numpy" (uint8 [H, W] or [H, W, C]) or "torch"
                 (uint8 [C, H, W] on this codec's device).
             scale: 1, or 1/2, 1/4 or 1/8 for a preview of that scale, sides rounded up, in about half the time, at 1/8
-                in a fifth to an eighth: an approximation of the reduced picture, see `model.preview`. At 1/8, the
-                thumbnail if the file has one.
+                in a fifth to an eighth: an approximation of the reduced picture.
             max_pixels: refuse larger pictures before anything is allocated for them.
             on_error: "partial" shows damaged tiles in grey and warns, instead of raising.
 
         Raises:
             VaecError: the file is damaged, too large, or needs other weights or a newer version; see `vaecodec.errors`.
             OSError: it cannot be read.
-        """
-        wanted = Wanted.checked(output, scale, on_error)
-        with clear_errors():
-            stream = bitstream.read(sources.read_all(source), max_pixels=max_pixels, partial=wanted.partial)
-            return self._decode_stream(stream, wanted)
 
-    def _decode_stream(self, stream: bitstream.Bitstream, wanted: Wanted) -> Any:
-        if wanted.scale == thumbnails.SCALE and (thumbnail := thumbnails.stored_in(stream)) is not None:
-            with suppress(VaecCorruptError):  # it does not show what it should: the picture does
-                picture, _ = self._decode_tiles(thumbnail, self._medium(wanted.output), partial=False, scale=1)
-                return self._present(picture, stream.metadata, wanted.output)
-        medium = self._medium(wanted.output)
-        picture, damage = self._decode_tiles(stream, medium, partial=wanted.partial, scale=wanted.scale)
+        Example:
+            >>> Codec().decode("photo.vaec", output="numpy", scale=1 / 8).shape
+            (64, 96, 3)
+        """
+        wanted = Presentation.checked(output, scale, on_error)
+        with translated_errors():
+            return self._decode(self._read(source, max_pixels, wanted), wanted)
+
+    def decode_file(
+        self,
+        source: sources.Source,
+        target: Target,
+        *,
+        format: str | None = None,
+        max_pixels: int | None = DEFAULT_MAX_PIXELS,
+        overwrite: bool = True,
+        **metadata: Any,
+    ) -> Info:
+        """Decode a .vaec file of any size into a picture file.
+
+        Args:
+            source: the .vaec file, as for `decode`; of one that is seekable only what is needed is read.
+            target: path of the picture file, which is written whole or not at all; or an open binary file.
+            format: Pillow's name of the format, such as "PNG"; None takes it from the suffix of the target. TIFF,
+                and from 16 megapixels on PNG, PGM and PPM, are written by rows; otherwise Pillow collects the picture
+                in memory, 4 bytes a pixel, and writes it, without loss where the format can.
+            max_pixels: as for `decode`.
+            overwrite: whether a file of that name may be replaced.
+            **metadata: exif, icc_profile, xmp: bytes replace what the .vaec file carries, None drops it.
+
+        Returns:
+            What `vaecodec.info` tells of the source.
+
+        Raises:
+            VaecImageError: (SUFFIX, FORMAT) there is no such format, (SAVE) it cannot hold the picture.
+            VaecError: as `decode`.
+            OSError: a file cannot be read or written; FileExistsError if it may not be replaced.
+
+        Example:
+            >>> Codec().decode_file("map.vaec", "map.tif").header.width
+            16384
+        """
+        chosen = writers.format_of(target) if format is None else writers.check_format(format)
+        with translated_errors(), sources.open_binary(source) as file:
+            stored = StoredTiles(file, max_pixels=max_pixels)
+            header = stored.info.header
+            shape = header.height, header.width, header.pixel_format.channels
+            kept = merge_metadata(stored.info.metadata, **metadata)
+            with _writable(target, overwrite) as output:
+                start = output.tell() if output.seekable() else 0
+
+                def write(engine: Engine | None) -> None:
+                    if output.seekable():  # where memory did not suffice on another device, all begins anew
+                        output.seek(start)
+                        output.truncate()
+                    with closing(writers.open_sink(output, chosen, shape, kept)) as sink:
+                        for band in Decoder(stored, header, engine).bands():
+                            sink.write(band)
+                        sink.finish()
+
+                self._run_for(header, stored.modes, write)
+            return stored.info
+
+    def decode_region(
+        self,
+        source: sources.Source,
+        box: tuple[int, int, int, int],
+        *,
+        output: Output = "pil",
+        max_pixels: int | None = DEFAULT_MAX_PIXELS,
+    ) -> Any:
+        """Decode a rectangle of a picture from the tiles that it touches: equal to the crop of the whole picture.
+
+        Args:
+            source: as for `decode_file`.
+            box: (left, top, right, bottom) in pixels, within the picture, as Pillow's `Image.crop` takes it.
+            output: as for `decode`.
+            max_pixels: as for `decode`; it limits the whole picture.
+
+        Raises:
+            VaecImageError: (BOX) the box is empty or reaches beyond the picture.
+            VaecError: as `decode`, of the tiles that are needed.
+            OSError: the file cannot be read.
+
+        Example:
+            >>> Codec().decode_region("map.vaec", (4096, 4096, 4608, 4608)).size
+            (512, 512)
+        """
+        wanted = Presentation.checked(output)
+        with translated_errors(), sources.open_binary(source) as file:
+            stored = StoredTiles(file, max_pixels=max_pixels)
+            header = stored.info.header
+            window, arrays = window_of(box, header), self._arrays(output)
+            picture = self._run_for(
+                header, stored.modes,
+                lambda engine: Decoder(stored, header, engine, window=window, arrays=arrays).picture(),
+            )  # fmt: skip
+            return self.present(picture, stored.info.metadata, wanted.output)
+
+    def decode_batch(
+        self,
+        files: Iterable[sources.Source],
+        *,
+        return_errors: bool = False,
+        output: Output = "pil",
+        scale: float = 1,
+        max_pixels: int | None = DEFAULT_MAX_PIXELS,
+        on_error: Literal["raise", "partial"] = "raise",
+    ) -> list[Any]:
+        """Decode several files: small ones of equal size go through the network together, others as in `encode_batch`.
+
+        Args:
+            files: as for `decode`, as are the other options.
+            return_errors: put a VaecError or OSError in the place of its picture, rather than raise the first.
+            output: as for `decode`.
+            scale: as for `decode`.
+            max_pixels: as for `decode`, of each.
+            on_error: as for `decode`.
+
+        Returns:
+            The pictures, in the order of the files.
+
+        Example:
+            >>> [picture.size for picture in Codec().decode_batch(["a.vaec", "b.vaec"])]
+            [(768, 512), (512, 768)]
+        """
+        wanted = Presentation.checked(output, scale, on_error)
+
+        def read(source: sources.Source) -> Bitstream:
+            with translated_errors():
+                return self._read(source, max_pixels, wanted)
+
+        def decode(stream: Bitstream) -> Any:
+            with translated_errors():
+                return self._decode(stream, wanted)
+
+        found: list[Any] = threads.run(read, files, return_errors=return_errors)
+        streams = {number: each for number, each in enumerate(found) if isinstance(each, Bitstream)}
+        done = {} if wanted.partial or wanted.scale > 1 else self._decode_alike(streams, wanted)
+        alone = [number for number in streams if number not in done]
+        pictures = self._batch(decode, [streams[number] for number in alone], return_errors=return_errors)
+        for number, picture in (*done.items(), *zip(alone, pictures, strict=True)):
+            if isinstance(picture, VaecError) and not return_errors:
+                raise picture
+            found[number] = picture
+        return found
+
+    def _read(self, source: sources.Source, max_pixels: int | None, wanted: Presentation) -> Bitstream:
+        return container.read(sources.read_all(source), max_pixels=max_pixels, partial=wanted.partial)
+
+    def _decode(self, stream: Bitstream, wanted: Presentation) -> Any:
+        damage: list[VaecError] = []
+        arrays, report = self._arrays(wanted.output), damage.append if wanted.partial else None
+
+        def decode(engine: Engine | None) -> Any:
+            damage.clear()
+            tiles, header = stream.tiles, stream.header
+            return Decoder(tiles, header, engine, report=report, scale=wanted.scale, arrays=arrays).picture()
+
+        picture = self._run_for(stream.header, [tile.mode for tile in stream.tiles if tile], decode)
         for error in (*stream.damage, *damage):
             warnings.warn(str(error), UserWarning, stacklevel=3)
-        return self._present(picture, stream.metadata, wanted.output)
+        return self.present(picture, stream.metadata, wanted.output)
 
-    def _encode_samples(
-        self,
-        samples: NDArray[np.uint8],
-        quality: int,
-        metadata: dict[str, bytes],
-        small: NDArray[np.uint8] | None = None,
-    ) -> targets.Attempt[bytes]:
-        if small is not None:
-            metadata = metadata | {thumbnails.KEY: self._encode_samples(small, quality, {}).data}
-        height, width, channels = samples.shape
-        network = self.network
-        pixel_format = PixelFormat.from_mode(pixels.MODES[channels - 1])
-        wanted = Header(pixel_format, width, height, network.model_id, quality, bitstream.tile_log2_for(width))
-        coded, header, squared_error = self._on_device(
-            network, lambda where: tiles.encode_tiles(samples, wanted, where)
-        )
-        colour = channels - pixel_format.has_alpha
-        return targets.Attempt(
-            data=bitstream.write(header, coded, metadata),
-            psnr_db=lambda: pixels.decibels(squared_error, width * height * colour),
-            pixels=width * height,
-        )
+    def _decode_alike(self, streams: dict[int, Bitstream], wanted: Presentation) -> dict[int, Any]:
+        """Pictures, or errors, of those that can be decoded with others, unless memory does not suffice for that."""
+        done = dict[int, Any]()
+        if sum(map(decoding.is_single, streams.values())) < 2:
+            return done  # before the weights are loaded, which may not be needed at all
+        arrays = self._arrays(wanted.output)
+        with translated_errors():
+            tunes = {self._tune_of(each.header) for each in streams.values() if decoding.is_single(each)}
+            engines = [self._engine(tune) for tune in tunes]
+            groups = ((engine, group) for engine in engines for group in decoding.alike(streams, engine))
+            for engine, group in groups:
+                work = functools.partial(decoding.decode_alike, group, engine, arrays)
+                for number, picture in first_that_fits(work, dict[int, Any]).items():
+                    is_error = isinstance(picture, VaecError)
+                    metadata = streams[number].metadata
+                    done[number] = picture if is_error else self.present(picture, metadata, wanted.output)
+        return done
 
-    def _decode_tiles(
-        self, stream: bitstream.Bitstream, medium: tiles.Medium, *, partial: bool, scale: int
-    ) -> tuple[Any, list[VaecError]]:
-        def decode(network: "Network | None") -> tuple[Any, list[VaecError]]:
-            return tiles.decode_tiles(stream.tiles, stream.header, network, partial=partial, scale=scale, medium=medium)
+    # --- what both directions share ---
 
-        network = self._network_of(stream)
-        return decode(None) if network is None else self._on_device(network, decode)
+    def run(self, work: Callable[[Engine], Result], of: Header | None = None) -> Result:
+        """The work done by the engine that encodes, or by the one of a file.
 
-    def _on_device(self, network: "Network", work: "Callable[[Network], Result]") -> Result:
-        """The work done by the network, or by its twin on the CPU if the memory of its device does not suffice."""
-        if network.device.type == "cpu":
-            return work(network)
-        return first_that_fits(lambda: work(network), lambda: work(self._network_on_cpu()))
+        If the memory of its device does not suffice, its twin on the CPU does it, with a warning.
+        """
+        tune = self.tune if of is None else self._tune_of(of)
+        engine = self._engine(tune)
+        if engine.is_cpu:
+            return work(engine)
+        return first_that_fits(lambda: work(engine), lambda: work(self._engine_on_cpu(tune)))
 
-    def _network_on_cpu(self) -> "Network":
-        warnings.warn(
-            f"not enough memory on the device {self.device!r}: computing on the CPU", UserWarning, stacklevel=2
-        )
-        return _load_network(self.model, "cpu")
+    def engine_of(self, header: Header, modes: Sequence[TileMode]) -> Engine | None:
+        """The engine, if a tile needs it.
 
-    def _network_of(self, stream: bitstream.Bitstream) -> "Network | None":
-        has_learned = any(tile and tile.mode == TileMode.LEARNED for tile in stream.tiles)
-        return self._network_for(stream.header, has_learned=has_learned)
-
-    def _network_for(self, header: Header, *, has_learned: bool) -> "Network | None":
-        """The network, if a tile needs it, and only if it is the one that the file names."""
-        if not has_learned:
+        Raises:
+            VaecModelError: (MODEL_MISSING) the file names other weights.
+        """
+        if TileMode.LEARNED not in modes:
             return None
-        network = self.network
-        if network.model_id != header.model_id:
+        engine = self._engine(self._tune_of(header))
+        if engine.model_id != header.model_id:
             raise VaecModelError(
-                f"the file was encoded with the model {header.model_id.hex()}, this is {network.model_id.hex()}"
+                f"the file was encoded with the model {header.model_id.hex()}, this is {engine.model_id.hex()}"
                 f" ({self.model or 'built in'}): pass model= (--model) the weights file whose SHA-256 starts with it",
                 code="MODEL_MISSING",
             )
-        return network
+        return engine
 
-    def _medium(self, output: Output) -> tiles.Medium:
-        """What pictures are put down in that are to come out so: tensors never leave their device."""
-        return self._tensors() if output == "torch" else tiles.Arrays()
-
-    def _tensors(self) -> "Tensors":
-        from vaecodec.model.devices import Tensors  # torch loads only for those who ask for it
-
-        return Tensors(self.device)
-
-    def _present(self, samples: Any, metadata: dict[str, bytes], output: Output) -> Any:
-        """A picture [H, W, C], an array or already a tensor, as it is to come out."""
+    def present(self, samples: Any, metadata: dict[str, bytes], output: Output) -> Any:
+        """A picture [H, W, C], an array or already a tensor, as the caller wants it."""
         if output == "pil":
             return pixels.to_image(samples, metadata)
         if output == "torch":
-            tensors = self._tensors()
-            return tensors.by_channels(tensors.take(samples))
+            tensors = self._arrays("torch")
+            return tensors.by_channels(tensors.take(samples, None))
         return samples[..., 0] if samples.shape[2] == 1 else samples
+
+    def _run_for(self, header: Header, modes: Sequence[TileMode], work: Callable[[Engine | None], Result]) -> Result:
+        """The work done with the engine that a file needs, or without one if no tile is learned."""
+        return work(None) if self.engine_of(header, modes) is None else self.run(work, of=header)
+
+    def _batch(self, work: Callable[[Any], Any], items: Iterable[Any], *, return_errors: bool) -> list[Any]:
+        with translated_errors():
+            engine = self.engine
+        return threads.run(
+            work, items, return_errors=return_errors, threads=engine.pictures_at_once, start=engine.use_one_thread
+        )
+
+    def _tune_of(self, header: Header) -> str:
+        """Of the built-in weights that a file names, if it does."""
+        return (built_in_tune(header.model_id) if self.model is None else None) or self.tune
+
+    def _engine(self, tune: str) -> Engine:
+        if self.device == "cpu":
+            return first_that_fits(lambda: _load_engine(self.model, tune, "cpu"))
+        return first_that_fits(lambda: _load_engine(self.model, tune, self.device), lambda: self._engine_on_cpu(tune))
+
+    def _engine_on_cpu(self, tune: str) -> Engine:
+        warnings.warn(
+            f"not enough memory on the device {self.device!r}: computing on the CPU", UserWarning, stacklevel=2
+        )
+        return _load_engine(self.model, tune, "cpu")
+
+    def _arrays(self, output: Output) -> Any:
+        """The kind of arrays that pictures come out as: tensors never leave their device."""
+        if output != "torch":
+            return NumpyArrays()
+        from vaecodec.model.torch_engine.engine import TorchArrays  # torch loads only for those who ask for it
+
+        return TorchArrays(self.device)
 
 
 def encode(image: pixels.Source, quality: int | None = None, *, model: str | Path | None = None, device: str = "auto",
-           **options: Any) -> bytes:  # fmt: skip
-    """Encode a picture to .vaec bytes: `Codec(model, device).encode(image, quality, **options)`."""
-    return Codec(model, device).encode(image, quality, **options)
+           tune: str = DEFAULT_TUNE, **options: Any) -> bytes:  # fmt: skip
+    """Encode a picture to .vaec bytes: `Codec(model, device, tune).encode(image, quality, **options)`."""
+    return Codec(model, device, tune).encode(image, quality, **options)
 
 
 def decode(source: sources.Source, *, model: str | Path | None = None, device: str = "auto", **options: Any) -> Any:
@@ -240,9 +523,9 @@ def decode(source: sources.Source, *, model: str | Path | None = None, device: s
 
 
 def encode_file(source: readers.Source, target: Target, quality: int | None = None, *, model: str | Path | None = None,
-                device: str = "auto", **options: Any) -> Info:  # fmt: skip
-    """Encode a picture of any size into a file: `Codec(model, device).encode_file(source, target, quality, ...)`."""
-    return Codec(model, device).encode_file(source, target, quality, **options)
+                device: str = "auto", tune: str = DEFAULT_TUNE, **options: Any) -> Info:  # fmt: skip
+    """Encode a picture of any size into a file: `Codec(model, device, tune).encode_file(source, target, ...)`."""
+    return Codec(model, device, tune).encode_file(source, target, quality, **options)
 
 
 def decode_file(source: sources.Source, target: Target, *, model: str | Path | None = None, device: str = "auto",
@@ -273,12 +556,26 @@ def verify(
     Raises:
         VaecError: the file is damaged, has more than `max_pixels`, or (deep) needs other weights.
     """
-    with clear_errors():
+    with translated_errors():
         data = sources.read_all(source)
-        bitstream.read(data, max_pixels=max_pixels)
+        container.read(data, max_pixels=max_pixels)
         if deep:
             decode(data, model=model, device=device, output="numpy", max_pixels=max_pixels)
         return sources.info(data, max_pixels=max_pixels)
+
+
+def _empty_tiles(count: int) -> list[Tile]:
+    """Room for tiles in memory."""
+    return [Tile(TileMode.SOLID, b"", 0)] * count
+
+
+@contextmanager
+def _writable(target: Target, overwrite: bool) -> Iterator[BinaryIO]:
+    if isinstance(target, str | os.PathLike):
+        with files.writing(target, overwrite=overwrite) as file:
+            yield file
+    else:
+        yield target
 
 
 _loading = threading.Lock()
@@ -294,16 +591,16 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_lock)
 
 
-def _load_network(model: str | None, device: str) -> "Network":
-    from vaecodec.model import devices  # deferred, as `weights` is: torch takes a second to load
+def _load_engine(model: str | None, tune: str, device: str) -> Engine:
+    from vaecodec.model.torch_engine import engine  # deferred, as below: torch takes a second to load
 
     with _loading:
-        devices.settle_after_fork()
-        return _cached_network(model, device)
+        engine.settle_after_fork()
+        return _cached_engine(model, tune, device)
 
 
 @functools.lru_cache(maxsize=4)
-def _cached_network(model: str | None, device: str) -> "Network":
-    from vaecodec.model import weights  # deferred, as above
+def _cached_engine(model: str | None, tune: str, device: str) -> Engine:
+    from vaecodec.model.torch_engine import engine
 
-    return weights.load(None if model is None else Path(model), device)
+    return engine.load(weights.load(None if model is None else Path(model), tune), device)

@@ -22,10 +22,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from vaecodec import sources
-from vaecodec.bitstream import DEFAULT_MAX_PIXELS
 from vaecodec.codec import Codec
 from vaecodec.errors import VaecError, VaecImageError
+from vaecodec.format import sources
+from vaecodec.format.records import DEFAULT_MAX_PIXELS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,7 +92,7 @@ class Decoder:
             data: the file.
 
         Returns:
-            uint8 [C, H, W]; None if it is no .vaec file, so that other handlers get it.
+            uint8 [C, H, W]; None for other files, which are left to other handlers.
 
         Raises:
             VaecError: it cannot be decoded; `decode(..., handler=)` of webdataset says what becomes of it.

@@ -19,15 +19,15 @@ from typing import IO, Any, BinaryIO, cast
 
 from PIL import Image, ImageFile
 
-from vaecodec import bitstream
 from vaecodec.errors import VaecError, VaecFormatError, VaecImageError, VaecModelError, VaecResourceError
+from vaecodec.format import container, records
 
 FORMAT = "VAEC"
 EXTENSION = ".vaec"
 MIME_TYPE = "image/x-vaec"
 SAVE_OPTIONS = (
-    "quality", "target_bytes", "target_bpp", "target_psnr", "thumbnail", "exif", "icc_profile", "xmp", "model",
-    "device",
+    "quality", "target_bytes", "target_bpp", "target_psnr", "target_ssimulacra2", "exif", "icc_profile", "xmp", "model",
+    "device", "tune",
 )  # fmt: skip
 """Keywords of `Image.save` that are handed to `vaecodec.encode`, where they are explained."""
 
@@ -36,7 +36,6 @@ _SILENT_OPTIONS = ("optimize", "progressive", "dpi", "comment", "subsampling", "
 _FRAME_OPTIONS = ("save_all", "append_images", "append")
 _EXIF_PREFIX = b"Exif\0\0"
 _DRAFT_SCALES = (8, 4, 2)
-_THUMBNAIL = "thumbnail"  # stays with the file: an image that is changed and saved must not show what it was
 
 
 class VaecImageFile(ImageFile.ImageFile):
@@ -105,14 +104,14 @@ class VaecImageFile(ImageFile.ImageFile):
         try:
             with _others_as_vaec_errors():
                 file.seek(self.tile[0].offset)
-                bitstream.read(file.read(), max_pixels=None)
+                container.read(file.read(), max_pixels=None)
         finally:
             super().verify()
 
     def _open(self) -> None:
         file = self._opened_file()
         start = file.tell()
-        is_vaec = bitstream.is_vaec(file.read(len(bitstream.MAGIC)))
+        is_vaec = container.is_vaec(file.read(len(records.MAGIC)))
         file.seek(start)
         if not is_vaec:
             raise SyntaxError("not a .vaec file")  # Pillow's word for "try the next format"
@@ -121,7 +120,7 @@ class VaecImageFile(ImageFile.ImageFile):
         self._size = (header.width, header.height)
         self._mode = header.pixel_format.mode
         self.tile = [ImageFile._Tile("vaec", (0, 0, *self._size), start, (1, *self._size))]
-        self.info.update({key: value for key, value in metadata.items() if value and key != _THUMBNAIL})
+        self.info.update({key: value for key, value in metadata.items() if value})
         if "exif" in self.info:
             # Savers of other formats want the prefix that Pillow's JPEG reader leaves in place.
             self.info["exif"] = _EXIF_PREFIX + self.info["exif"]
@@ -129,7 +128,7 @@ class VaecImageFile(ImageFile.ImageFile):
             "quality": header.quality,
             "bpp": 8 * file_bytes / (header.width * header.height),
             "model_id": header.model_id.hex(),
-            "version": bitstream.VERSION,
+            "version": records.VERSION,
         }
 
     def _opened_file(self) -> BinaryIO:
@@ -169,7 +168,7 @@ class VaecDecoder(ImageFile.PyDecoder):
 
 def register() -> None:
     """Teaches Pillow to open and save .vaec files, and `mimetypes` their type; calling it again changes nothing."""
-    Image.register_open(FORMAT, VaecImageFile, bitstream.is_vaec)
+    Image.register_open(FORMAT, VaecImageFile, container.is_vaec)
     Image.register_decoder("vaec", VaecDecoder)
     Image.register_save(FORMAT, _save)
     Image.register_save_all(FORMAT, _save_all)
@@ -178,10 +177,10 @@ def register() -> None:
     mimetypes.add_type(MIME_TYPE, EXTENSION)
 
 
-def _read_front(file: BinaryIO, start: int) -> tuple[bitstream.Header, dict[str, bytes], int]:
-    """Header, metadata and length in bytes of a file; of a damaged one only if Pillow is told to be tolerant."""
+def _read_front(file: BinaryIO, start: int) -> tuple[records.Header, dict[str, bytes], int]:
+    """Header, metadata and length in bytes of a file; of a damaged one only with LOAD_TRUNCATED_IMAGES."""
     try:
-        info = bitstream.read_info(file, max_pixels=None)
+        info = container.read_info(file, max_pixels=None)
     except VaecError:
         if not ImageFile.LOAD_TRUNCATED_IMAGES:
             raise
@@ -189,7 +188,7 @@ def _read_front(file: BinaryIO, start: int) -> tuple[bitstream.Header, dict[str,
         return info.header, info.metadata, info.file_bytes
     file.seek(start)
     data = file.read()
-    stream = bitstream.read(data, max_pixels=None, partial=True)
+    stream = container.read(data, max_pixels=None, partial=True)
     return stream.header, stream.metadata, len(data)
 
 

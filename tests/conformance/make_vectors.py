@@ -19,9 +19,10 @@ import must_fail  # noqa: E402
 import valid  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from vaecodec import Codec, bitstream, sources  # noqa: E402
-from vaecodec.bitstream import TileMode  # noqa: E402
+from vaecodec import Codec  # noqa: E402
 from vaecodec.errors import VaecError  # noqa: E402
+from vaecodec.format import records, sources  # noqa: E402
+from vaecodec.format.records import TileMode  # noqa: E402
 
 LARGEST_DIFFERENCE = 1
 SHARE_OF_SAMPLES = 0.001
@@ -31,11 +32,11 @@ LARGEST_SET_BYTES = 300_000
 
 def make(codec: Codec) -> dict[str, bytes]:
     """All files by name: NAME.vaec, NAME.png for those that decode, and manifest.json."""
-    network = codec.network
-    good = valid.build(network)
-    bad = must_fail.build(network, good)
+    engine = codec.engine
+    good = valid.build(engine)
+    bad = must_fail.build(engine, good)
     files: dict[str, bytes] = {}
-    manifest: dict[str, Any] = {"model_id": network.model_id.hex(), "format": bitstream.VERSION}
+    manifest: dict[str, Any] = {"model_id": engine.model_id.hex(), "format": records.VERSION}
     manifest |= {"valid": {}, "invalid": {}}
     for name, vector in good.items():
         image = codec.decode(vector.data)

@@ -9,11 +9,13 @@ import numpy as np
 from scenes import drawing, photo
 from valid import XMP, Vector, chunk, header_of, learned_tile, resealed, solid_tile, with_chunks, zlib_tile
 
-from vaecodec import bitstream, tiles
-from vaecodec.bitstream import HEADER, Tile, TileMode
 from vaecodec.entropy import coder
-from vaecodec.entropy.tables import Tables
-from vaecodec.model.network import Network
+from vaecodec.entropy.coder import Tables
+from vaecodec.format import container
+from vaecodec.format.records import HEADER, Tile, TileMode
+from vaecodec.model import coding
+from vaecodec.model.architecture import LATENT_STRIDE
+from vaecodec.model.engine import Engine
 
 LEARNED, ZLIB, SOLID = 0, 1, 2
 
@@ -27,11 +29,11 @@ class Fault(NamedTuple):
     code: str
 
 
-def build(network: Network, valid: Mapping[str, Vector]) -> dict[str, Fault]:
+def build(engine: Engine, valid: Mapping[str, Vector]) -> dict[str, Fault]:
     """All must-fail vectors by name; most are made of the valid ones."""
     return {
         **_heads(valid["size-33x47"].data), **_lengths(valid["size-33x47"].data), **_index(valid),
-        **_metadata(valid), **_plain_payloads(), **_learned_payloads(network),
+        **_metadata(valid), **_plain_payloads(), **_learned_payloads(engine),
     }  # fmt: skip
 
 
@@ -86,7 +88,7 @@ def _index(valid: Mapping[str, Vector]) -> dict[str, Fault]:
 
     def entry(data: bytes, mode: int, length: int, tile: int = 0) -> bytes:
         """The file with another mode and length of one tile."""
-        start, end = 32, 32 + 12 * len(bitstream.read(data).tiles)
+        start, end = 32, 32 + 12 * len(container.read(data).tiles)
         at = start + 12 * tile
         index = data[start:at] + struct.pack("<I", mode << 28 | length) + data[at + 4 : end]
         return resealed(data, index=index)
@@ -128,11 +130,11 @@ def _plain_payloads() -> dict[str, Fault]:
     good, grey = zlib_tile(samples), zlib_tile(samples[..., :1])
     residuals = samples.tobytes()
     mismatch, solid = "VaecMismatchError", solid_tile(b"\x12\x34\x56", samples.size)
-    flipped = _flipped(bitstream.write(header_of(samples), [good]))
+    flipped = _flipped(container.write(header_of(samples), [good]))
 
     def fault(payload: bytes, tests: str, code: str = "ZLIB", *, of: Tile = good) -> Fault:
         source = samples[..., :1] if of is grey else samples
-        file = bitstream.write(header_of(source), [Tile(of.mode, payload, of.content_crc)])
+        file = container.write(header_of(source), [Tile(of.mode, payload, of.content_crc)])
         return Fault(file, tests, mismatch, code)
 
     return {
@@ -149,26 +151,26 @@ def _plain_payloads() -> dict[str, Fault]:
     }  # fmt: skip
 
 
-def _learned_payloads(network: Network) -> dict[str, Fault]:
+def _learned_payloads(engine: Engine) -> dict[str, Fault]:
     samples = photo(40, 56, seed=80)
-    header = header_of(samples, quality=60, model_id=network.model_id)
-    good, other = (learned_tile(network, picture, 60) for picture in (samples, photo(40, 56, seed=81)))
+    header = header_of(samples, quality=60, model_id=engine.model_id)
+    good, other = (learned_tile(engine, picture, 60) for picture in (samples, photo(40, 56, seed=81)))
     words = [good.payload[at : at + 4] for at in range(0, len(good.payload), 4)]
 
     def fault(payload: bytes, tests: str, code: str) -> Fault:
-        file = bitstream.write(header, [Tile(TileMode.LEARNED, payload, good.content_crc)])
+        file = container.write(header, [Tile(TileMode.LEARNED, payload, good.content_crc)])
         return Fault(file, tests, "VaecMismatchError", code)
 
-    whole = bitstream.write(header, [good])
+    whole = container.write(header, [good])
     return {
         "learned-crc": Fault(_flipped(whole), "a flipped bit of the payload", "VaecChecksumError", "TILE_CRC"),
         "learned-state": fault(b"".join([*words, bytes(4)]), "a last word of 0", "CODER_STATE"),
         "learned-swapped": fault(b"".join([words[1], words[0], *words[2:]]), "two words exchanged", "CODER_END"),
         "learned-short": fault(b"".join(words[1:]), "the last word to be read is missing", "CODER_END"),
         "learned-long": fault(b"".join([b"\1\0\0\0", *words]), "a word is left over", "CODER_END"),
-        "learned-escape": fault(*_needless_escape(network), "ESCAPE_RANGE"),
+        "learned-escape": fault(*_needless_escape(engine), "ESCAPE_RANGE"),
         "learned-latents": Fault(
-            bitstream.write(header, [good._replace(content_crc=good.content_crc ^ 1)]),
+            container.write(header, [good._replace(content_crc=good.content_crc ^ 1)]),
             "a stream that decodes to other latents than the index says", "VaecMismatchError", "LATENT_CRC",
         ),
         "learned-other": fault(other.payload, "the payload of another picture", "LATENT_CRC"),
@@ -185,10 +187,10 @@ class _Needless(Tables):
         return columns, escaped
 
 
-def _needless_escape(network: Network) -> tuple[bytes, str]:
-    size, quality = (-(-40 // tiles.LATENT_PX), -(-56 // tiles.LATENT_PX)), 60
-    symbols = network.walk_latents(*size, quality, lambda _, rows: np.zeros(rows.size, np.int32))
-    hyper, *groups = (coder.Pass(*coded) for coded in network.coded(symbols, *size, quality))
+def _needless_escape(engine: Engine) -> tuple[bytes, str]:
+    size, quality = (-(-40 // LATENT_STRIDE), -(-56 // LATENT_STRIDE)), 60
+    (symbols,) = coding.read(engine, *size, [quality], [lambda _, indexes: np.zeros(indexes.size, np.int32)])
+    hyper, *groups = (coder.Pass(*coded) for coded in coding.coded(engine, symbols, *size, quality))
     tables = _Needless(hyper.tables.radius, hyper.tables.counts, hyper.tables.first_coded_row)
     return coder.encode([hyper._replace(tables=tables), *groups]), "an escape for a symbol that needs none"
 

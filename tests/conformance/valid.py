@@ -7,10 +7,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scenes import Samples, drawing, noise, photo
 
-from vaecodec import bitstream, pixels, tiles
-from vaecodec.bitstream import CHUNK, HEADER, INDEX_ENTRY, Header, PixelFormat, Tile, TileMode
-from vaecodec.entropy.tables import ESCAPE_LIMIT, Tables
-from vaecodec.model.network import Code, Network
+from vaecodec.entropy.coder import ESCAPE_LIMIT, Tables
+from vaecodec.format import container, records
+from vaecodec.format.records import CHUNK, HEADER, INDEX_ENTRY, Header, PixelFormat, Tile, TileMode
+from vaecodec.model import coding
+from vaecodec.model.architecture import LATENT_STRIDE
+from vaecodec.model.coding import Code
+from vaecodec.model.engine import Engine
+from vaecodec.pictures import pixels
+from vaecodec.pictures.rows import ArrayRows
+from vaecodec.tiling.canvas import to_rgb
+from vaecodec.tiling.encode import Encoder
+from vaecodec.tiling.tile import encode_latents, encode_symbols
 
 EXIF_TURNED = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"  # Orientation 6
 XMP = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'/>"
@@ -29,18 +37,18 @@ class Vector(NamedTuple):
     has_picture: bool = True
 
 
-def build(network: Network) -> dict[str, Vector]:
+def build(engine: Engine) -> dict[str, Vector]:
     """All valid vectors by name."""
     return {
-        **_sizes(network), **_qualities(network), **_modes(network), **_crafted_latents(network),
-        **_filters(), **_solids(), **_tilings(network), **_metadata(network),
+        **_sizes(engine), **_qualities(engine), **_modes(engine), **_crafted_latents(engine),
+        **_filters(), **_solids(), **_tilings(engine), **_metadata(engine),
     }  # fmt: skip
 
 
-def learned_tile(network: Network, samples: Samples, quality: int) -> Tile:
+def learned_tile(engine: Engine, samples: Samples, quality: int) -> Tile:
     """The one learned tile of a picture [H, W, C], whatever an encoder would have preferred."""
-    rgb = pixels.pad_edge(tiles.to_rgb(samples), tiles.LATENT_PX)
-    return tiles.encode_latents(network, network.analyze(rgb, quality), quality)[0]
+    rgb = pixels.pad_edge(to_rgb(samples), LATENT_STRIDE)
+    return encode_latents(engine, engine.analyze(rgb, quality), quality)[0]
 
 
 def zlib_tile(samples: Samples, bits: int = 0, *, level: int = 9, strategy: int = zlib.Z_DEFAULT_STRATEGY) -> Tile:
@@ -71,60 +79,61 @@ def header_of(samples: Samples, *, quality: int = 50, tile_log2: int = 10, model
     return Header(mode, samples.shape[1], samples.shape[0], model_id, quality, tile_log2)
 
 
-def _learned(network: Network, samples: Samples, quality: int, *, tile_log2: int = 10, **metadata: bytes) -> bytes:
-    header = header_of(samples, quality=quality, tile_log2=tile_log2, model_id=network.model_id)
-    return bitstream.write(header, [learned_tile(network, samples, quality)], metadata)
+def _learned(engine: Engine, samples: Samples, quality: int, *, tile_log2: int = 10, **metadata: bytes) -> bytes:
+    header = header_of(samples, quality=quality, tile_log2=tile_log2, model_id=engine.model_id)
+    return container.write(header, [learned_tile(engine, samples, quality)], metadata)
 
 
-def _encoded(network: Network, samples: Samples, quality: int, *, tile_log2: int = 10) -> bytes:
+def _encoded(engine: Engine, samples: Samples, quality: int, *, tile_log2: int = 10) -> bytes:
     """As the encoder writes it, but with tiles of another size."""
-    header = header_of(samples, quality=quality, tile_log2=tile_log2, model_id=network.model_id)
-    coded, header, _ = tiles.encode_tiles(samples, header, network)
-    return bitstream.write(header, coded)
+    header = header_of(samples, quality=quality, tile_log2=tile_log2, model_id=engine.model_id)
+    tiles = [Tile(TileMode.SOLID, b"", 0)] * header.tile_count
+    header, _ = Encoder(ArrayRows(samples), header, engine, tiles).run()
+    return container.write(header, tiles)
 
 
-def _sizes(network: Network) -> dict[str, Vector]:
+def _sizes(engine: Engine) -> dict[str, Vector]:
     sides = ((1, 1), (1, 90), (90, 1), (2, 3), (15, 31), (16, 16), (16, 17), (17, 16), (33, 47), (63, 65), (64, 64))
     sizes = [(width, height) for width, height in sides] + [(5, 140), (140, 5)]
     return {
         f"size-{width}x{height}": Vector(
-            _learned(network, photo(height, width, seed=number), 60), f"a learned tile of {width} x {height} pixels"
+            _learned(engine, photo(height, width, seed=number), 60), f"a learned tile of {width} x {height} pixels"
         )
         for number, (width, height) in enumerate(sizes)
     }
 
 
-def _qualities(network: Network) -> dict[str, Vector]:
+def _qualities(engine: Engine) -> dict[str, Vector]:
     samples = photo(48, 48, seed=20)
     levels = (1, 2, 10, 11, 25, 40, 60, 75, 90, 99, 100)
-    return {f"quality-{q}": Vector(_learned(network, samples, q), f"quality {q}") for q in levels}
+    return {f"quality-{q}": Vector(_learned(engine, samples, q), f"quality {q}") for q in levels}
 
 
-def _modes(network: Network) -> dict[str, Vector]:
+def _modes(engine: Engine) -> dict[str, Vector]:
     grey, colour = photo(48, 40, 1, seed=30), photo(48, 40, seed=31)
     mask, opaque = drawing(48, 40, 1), np.full((48, 40, 1), 255, np.uint8)
-    model_id = network.model_id
+    model_id = engine.model_id
 
     def both(colours: Samples, alpha: Samples, colour_tile: Tile, alpha_tile: Tile) -> bytes:
         header = header_of(np.concatenate([colours, alpha], 2), quality=70, model_id=model_id)
-        return bitstream.write(header, [colour_tile, alpha_tile])
+        return container.write(header, [colour_tile, alpha_tile])
 
-    learned_grey, learned_colour = learned_tile(network, grey, 70), learned_tile(network, colour, 70)
+    learned_grey, learned_colour = learned_tile(engine, grey, 70), learned_tile(engine, colour, 70)
     solid_alpha, solid_red = solid_tile(b"\xff", opaque.size), solid_tile(b"\xc8\x1e\x1e", colour.size)
     return {
-        "mode-l": Vector(_learned(network, grey, 70), "grey: the mean of three learned colours"),
+        "mode-l": Vector(_learned(engine, grey, 70), "grey: the mean of three learned colours"),
         "mode-la": Vector(both(grey, mask, learned_grey, zlib_tile(mask, 1)), "grey learned, alpha packed"),
         "mode-la-opaque": Vector(both(grey, opaque, learned_grey, solid_alpha), "grey learned, alpha of one value"),
         "mode-rgba": Vector(both(colour, mask, learned_colour, zlib_tile(mask, 2)), "colour learned, alpha packed"),
         "mode-rgba-opaque": Vector(both(colour, opaque, learned_colour, solid_alpha), "colour learned, alpha solid"),
         "mode-rgba-plain": Vector(both(colour, mask, solid_red, zlib_tile(mask)), "one colour behind a mask"),
-        "encoder-photo": Vector(_encoded(network, photo(72, 88, seed=32), 75), "as the encoder writes a photograph"),
-        "encoder-drawing": Vector(_encoded(network, drawing(60, 70), 75), "as the encoder writes a drawing"),
-        "encoder-rgba": Vector(_encoded(network, photo(40, 50, 4, seed=33), 30), "as the encoder writes RGBA"),
+        "encoder-photo": Vector(_encoded(engine, photo(72, 88, seed=32), 75), "as the encoder writes a photograph"),
+        "encoder-drawing": Vector(_encoded(engine, drawing(60, 70), 75), "as the encoder writes a drawing"),
+        "encoder-rgba": Vector(_encoded(engine, photo(40, 50, 4, seed=33), 30), "as the encoder writes RGBA"),
     }
 
 
-def _crafted_latents(network: Network) -> dict[str, Vector]:
+def _crafted_latents(engine: Engine) -> dict[str, Vector]:
     """Latents that no picture has, but that a file may hold."""
     rng = np.random.default_rng(40)
 
@@ -148,22 +157,23 @@ def _crafted_latents(network: Network) -> dict[str, Vector]:
         return np.zeros(rows.size, np.int32)
 
     return {
-        "latents-none": Vector(_crafted(network, none, 50), "all symbols are 0"),
-        "latents-dense": Vector(_crafted(network, few, 50), "symbols of -1, 0 and 1 in every row", False),
-        "latents-escapes": Vector(_crafted(network, escaping, 80), "escaped symbols in every group", False),
-        "latents-extreme": Vector(_crafted(network, extreme, 100), "symbols of magnitude 2047", False),
+        "latents-none": Vector(_crafted(engine, none, 50), "all symbols are 0"),
+        "latents-dense": Vector(_crafted(engine, few, 50), "symbols of -1, 0 and 1 in every row", False),
+        "latents-escapes": Vector(_crafted(engine, escaping, 80), "escaped symbols in every group", False),
+        "latents-extreme": Vector(_crafted(engine, extreme, 100), "symbols of magnitude 2047", False),
     }
 
 
-def _crafted(network: Network, choose: Code, quality: int) -> bytes:
+def _crafted(engine: Engine, choose: Code, quality: int) -> bytes:
     def choose_coded(tables: Tables, rows: NDArray[np.uint8]) -> NDArray[np.int32]:
         symbols = choose(tables, rows).astype(np.int32)
         symbols[rows < tables.first_coded_row] = 0
         return symbols
 
     size = (2, 2)
-    tile = tiles.encode_symbols(network, network.walk_latents(*size, quality, choose_coded), size, quality)
-    return bitstream.write(Header(PixelFormat.RGB, 32, 32, network.model_id, quality), [tile])
+    (symbols,) = coding.read(engine, *size, [quality], [choose_coded])
+    tile = encode_symbols(engine, symbols, size, quality)
+    return container.write(Header(PixelFormat.RGB, 32, 32, engine.model_id, quality), [tile])
 
 
 def _filters() -> dict[str, Vector]:
@@ -171,19 +181,19 @@ def _filters() -> dict[str, Vector]:
     flat, screen = header_of(colour), drawing(30, 40)
     files = {
         f"filter-rgb-{bits}": Vector(
-            bitstream.write(flat, [zlib_tile(colour, bits)]), f"three channels, filter byte {bits}"
+            container.write(flat, [zlib_tile(colour, bits)]), f"three channels, filter byte {bits}"
         )
         for bits in range(8)
     } | {
         f"filter-grey-{bits}": Vector(
-            bitstream.write(header_of(grey), [zlib_tile(grey, bits)]), f"one channel, filter byte {bits}"
+            container.write(header_of(grey), [zlib_tile(grey, bits)]), f"one channel, filter byte {bits}"
         )
         for bits in (1, 2, 3)
     }
-    files["zlib-stored"] = Vector(bitstream.write(flat, [zlib_tile(random, level=0)]), "zlib blocks that are stored")
+    files["zlib-stored"] = Vector(container.write(flat, [zlib_tile(random, level=0)]), "zlib blocks that are stored")
     fixed = zlib_tile(colour, 7, strategy=zlib.Z_FIXED)
-    files["zlib-fixed"] = Vector(bitstream.write(flat, [fixed]), "zlib blocks with fixed codes")
-    files["zlib-drawing"] = Vector(bitstream.write(header_of(screen), [zlib_tile(screen)]), "repeated strings")
+    files["zlib-fixed"] = Vector(container.write(flat, [fixed]), "zlib blocks with fixed codes")
+    files["zlib-drawing"] = Vector(container.write(header_of(screen), [zlib_tile(screen)]), "repeated strings")
     return files
 
 
@@ -193,13 +203,13 @@ def _solids() -> dict[str, Vector]:
     solids = [solid_tile(bytes([60 + number]), box.raw_bytes) for number, box in enumerate(wide.boxes())]
     pixel = [solid_tile(b"\x10\x20\x30", 3), solid_tile(b"\x80", 1)]
     return {
-        "solid-example": Vector(bitstream.write(example, [solid_tile(b"\x12\x34\x56", 18)]), "example of the document"),
-        "solid-pixel-rgba": Vector(bitstream.write(Header(PixelFormat.RGBA, 1, 1, NO_MODEL, 1), pixel), "one pixel"),
-        "solid-tiles": Vector(bitstream.write(wide, solids), "3 x 2 tiles, each of one grey"),
+        "solid-example": Vector(container.write(example, [solid_tile(b"\x12\x34\x56", 18)]), "example of the document"),
+        "solid-pixel-rgba": Vector(container.write(Header(PixelFormat.RGBA, 1, 1, NO_MODEL, 1), pixel), "one pixel"),
+        "solid-tiles": Vector(container.write(wide, solids), "3 x 2 tiles, each of one grey"),
     }
 
 
-def _tilings(network: Network) -> dict[str, Vector]:
+def _tilings(engine: Engine) -> dict[str, Vector]:
     one, wide, high = photo(32, 32, seed=60), photo(24, 300, seed=61), photo(300, 20, seed=62)
     corner = photo(258, 258, 1, seed=63) // 4 * 4
     mixed = photo(24, 800, seed=64)
@@ -207,19 +217,19 @@ def _tilings(network: Network) -> dict[str, Vector]:
     veiled = np.concatenate([photo(20, 270, seed=65), np.full((20, 270, 1), 255, np.uint8)], 2)
     veiled[:, 256:, 3] = drawing(20, 14, 1)[..., 0]
     return {
-        f"tile-log2-{log2}": Vector(_learned(network, one, 40, tile_log2=log2), f"one tile of 2^{log2} pixels")
+        f"tile-log2-{log2}": Vector(_learned(engine, one, 40, tile_log2=log2), f"one tile of 2^{log2} pixels")
         for log2 in (8, 9, 11, 12)
     } | {
-        "tiles-row": Vector(_encoded(network, wide, 50, tile_log2=8), "two learned tiles side by side, no seam"),
-        "tiles-column": Vector(_encoded(network, high, 30, tile_log2=8), "two learned tiles one above the other"),
-        "tiles-corner": Vector(_encoded(network, corner, 20, tile_log2=8), "four tiles, three of them slivers"),
-        "tiles-mixed": Vector(_encoded(network, mixed, 60, tile_log2=8), "all three modes, side by side"),
-        "tiles-alpha": Vector(_encoded(network, veiled, 60, tile_log2=8), "two tiles in each of two planes"),
+        "tiles-row": Vector(_encoded(engine, wide, 50, tile_log2=8), "two learned tiles side by side, no seam"),
+        "tiles-column": Vector(_encoded(engine, high, 30, tile_log2=8), "two learned tiles one above the other"),
+        "tiles-corner": Vector(_encoded(engine, corner, 20, tile_log2=8), "four tiles, three of them slivers"),
+        "tiles-mixed": Vector(_encoded(engine, mixed, 60, tile_log2=8), "all three modes, side by side"),
+        "tiles-alpha": Vector(_encoded(engine, veiled, 60, tile_log2=8), "two tiles in each of two planes"),
     }  # fmt: skip
 
 
-def _metadata(network: Network) -> dict[str, Vector]:
-    plain = _learned(network, photo(24, 32, seed=70), 50)
+def _metadata(engine: Engine) -> dict[str, Vector]:
+    plain = _learned(engine, photo(24, 32, seed=70), 50)
 
     def holding(*chunks: tuple[bytes, bytes]) -> bytes:
         return with_chunks(plain, b"".join(chunk(kind, data) for kind, data in chunks))
@@ -230,7 +240,7 @@ def _metadata(network: Network) -> dict[str, Vector]:
         "meta-xmp": Vector(holding((b"XMP_", XMP)), "an XMP packet"),
         "meta-icc": Vector(holding((b"ICCP", ICC)), "an ICC profile"),
         "meta-thumbnail": Vector(
-            holding((b"THMB", _learned(network, photo(3, 4, seed=71), 50))), "a thumbnail, which is not the picture"
+            holding((b"THMB", _learned(engine, photo(3, 4, seed=71), 50))), "an unknown chunk that holds a picture"
         ),
         "meta-all": Vector(holding((b"XMP_", XMP), (b"EXIF", EXIF_TURNED), (b"ICCP", ICC)), "all three, in any order"),
         "meta-unknown": Vector(holding(*unknown, (b"XMP_", XMP)), "unknown chunks, one of them twice, are ignored"),
@@ -253,7 +263,7 @@ def with_chunks(plain: bytes, chunks: bytes) -> bytes:
 def resealed(data: bytes, *, index: bytes | None = None, **fields: int | bytes) -> bytes:
     """The file with other header fields or another tile index, and the header's CRC computed anew."""
     changed = HEADER.unpack(data[: HEADER.size_bytes]) | fields
-    count = bitstream.Header(
+    count = records.Header(
         PixelFormat(data[7]), *(int.from_bytes(data[at : at + 4], "little") for at in (8, 12)), NO_MODEL, 50, data[21]
     ).tile_count
     index_end = HEADER.size_bytes + count * INDEX_ENTRY.size_bytes

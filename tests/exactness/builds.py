@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vaecodec.model.exact import ExactScales
+from vaecodec.model.torch_engine.engine import ExactScales
 
 LAYERS = range(4)
 

@@ -27,10 +27,11 @@ from exactness import oracle
 from exactness.builds import builds
 from exactness.pictures import pictures
 from exactness.settings import THOROUGH, Environment, diagonal, rest_of_environments
-from vaecodec import Codec, bitstream
-from vaecodec.bitstream import TileMode
+from vaecodec import Codec
 from vaecodec.errors import VaecModelError
-from vaecodec.model.exact import ExactScales
+from vaecodec.format import container
+from vaecodec.format.records import TileMode
+from vaecodec.model.torch_engine.engine import ExactScales
 
 ROOT = Path(__file__).parents[2]
 RECORD = ROOT / "benchmarks" / "results" / "reliability" / "exactness.json"
@@ -77,7 +78,7 @@ def write_files(codec: Codec, folder: Path, source: Path, count: int) -> list[in
     for name, picture in pictures(source, count):
         quality = 1 + 61 * len(samples) % 100
         data = codec.encode(picture, quality)
-        if [tile.mode for tile in bitstream.read(data).tiles if tile] != [TileMode.LEARNED]:
+        if [tile.mode for tile in container.read(data).tiles if tile] != [TileMode.LEARNED]:
             continue
         decoded = codec.decode(data, output="numpy")
         path = folder / f"{len(samples):04} {name}.vaec"
@@ -162,9 +163,9 @@ def failures(record: Row) -> list[str]:
 
 def run(codec: Codec, options: argparse.Namespace) -> Iterator[Row]:
     """Everything; yields the record as it is after each process, so that a run that is stopped leaves what it found."""
-    start, scales = time.monotonic(), codec.network.scales
+    start, scales = time.monotonic(), codec.engine.scales
     record = {
-        "model_id": codec.network.model_id.hex(), "date": date.today().isoformat(), "processor": _processor(),
+        "model_id": codec.engine.model_id.hex(), "date": date.today().isoformat(), "processor": _processor(),
         "python": platform.python_version(), "photographs": options.folder.is_dir(),
         "oracle": [oracle.judge(scales, n, ORACLE_INPUTS)._asdict() for n in range(len(scales.stored.layers))],
         "wrong_builds_refused": wrong_builds_refused(scales),

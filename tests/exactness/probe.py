@@ -24,14 +24,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from exactness.settings import CALLERS, HONEST, THOROUGH
-from vaecodec import Codec, bitstream
-from vaecodec.bitstream import Bitstream
+from vaecodec import Codec
 from vaecodec.entropy import coder
-from vaecodec.model.exact import ACTIVATION_LIMIT, HYPER_LIMIT, ROW_FRACTION_BITS, ExactScales, IntegerScales
-from vaecodec.model.network import Network, hyper_size
-from vaecodec.model.priors import SCALE_ROWS
+from vaecodec.format import container
+from vaecodec.format.records import Bitstream
+from vaecodec.model import coding
+from vaecodec.model.architecture import LATENT_STRIDE, SCALE_ROWS
+from vaecodec.model.coding import hyper_size
+from vaecodec.model.engine import Engine
+from vaecodec.model.scales import ACTIVATION_LIMIT, HYPER_LIMIT, ROW_FRACTION_BITS, IntegerScales
+from vaecodec.model.torch_engine.engine import ExactScales
 
-LATENT_PX = 16
 BATCH = 3
 FIELD_SIDE, FIELD_QUALITY = 20, 60
 
@@ -53,38 +56,38 @@ class Decoded(NamedTuple):
 
 def float_rows(stored: IntegerScales, z: Tensor, quality: int) -> Tensor:
     """The same network in float32, as a codec without the exact path would run it: the negative control."""
-    h = z.float().clamp(-HYPER_LIMIT, HYPER_LIMIT) * stored.dequantize[quality - 1].float()[:, None, None] / 4096
+    factor, offset = (torch.tensor(each[quality - 1]).float() for each in (stored.dequantize, stored.row_offset))
+    h = z.float().clamp(-HYPER_LIMIT, HYPER_LIMIT) * factor[:, None, None] / 4096
     scale = 4096.0
     for number, layer in enumerate(stored.layers):
-        weight = layer.weight.float() * (scale / 2.0**layer.shift)
-        h = F.conv2d(h, weight, layer.bias.float() / 2.0**layer.shift, padding=weight.shape[-1] // 2)
+        weight, bias = (torch.tensor(each).float() for each in (layer.weight, layer.bias))
+        weight *= scale / 2.0**layer.shift
+        h = F.conv2d(h, weight, bias / 2.0**layer.shift, padding=weight.shape[-1] // 2)
         h = F.pixel_shuffle(h, 2) if number in (1, 3) else h
         h = h.clamp(0, ACTIVATION_LIMIT) if number < 3 else h
         scale = 1.0
-    h = (h + stored.row_offset[quality - 1].float()[:, None, None]) * 2.0**-ROW_FRACTION_BITS
+    h = (h + offset[:, None, None]) * 2.0**-ROW_FRACTION_BITS
     return torch.round(h).clamp(0, SCALE_ROWS - 1).to(torch.uint8)
 
 
-def decode(network: Network, stream: Bitstream) -> Decoded:
+def decode(engine: Engine, stream: Bitstream) -> Decoded:
     """Decode a file of one learned tile; the CRCs of the file are not looked at, the hash is to tell."""
     header, (tile,) = stream.header, stream.tiles
-    size = -(-header.height // LATENT_PX), -(-header.width // LATENT_PX)
+    size = -(-header.height // LATENT_STRIDE), -(-header.width // LATENT_STRIDE)
     decoder = coder.Decoder(tile.payload)
-    symbols = network.walk_latents(*size, header.quality, decoder.read)
+    (symbols,) = coding.read(engine, *size, [header.quality], [decoder.read])
     decoder.finish()
     digest = hashlib.sha256(symbols.z.tobytes() + symbols.y.tobytes())
-    (y_hat,) = network.dequantize([symbols], *size, [header.quality])
+    y_hat = coding.dequantize(engine, [symbols], *size, [header.quality])
     z = symbols.z.astype(np.int32).reshape(*hyper_size(*size), -1).transpose(2, 0, 1)
-    pixels = (
-        network.synthesize(y_hat, header.quality, header.deblocking_cut)[: header.height, : header.width].cpu().numpy()
-    )
-    return Decoded(digest.hexdigest()[:16], z, pixels)
+    pixels, _ = engine.synthesize(y_hat, [header.quality], [header.deblocking_cut])
+    return Decoded(digest.hexdigest()[:16], z, engine.to_numpy(pixels[0, : header.height, : header.width]))
 
 
-def rows_of(scales: ExactScales, hypers: Sequence[Tensor], quality: int, layout: torch.memory_format) -> list[str]:
-    """Hashes of the rows of hyper-latents [Z, h, w] of one size, computed as one batch in one memory layout."""
+def indexes_of(scales: ExactScales, hypers: Sequence[Tensor], quality: int, layout: torch.memory_format) -> list[str]:
+    """Hashes of the table indexes of hyper-latents [Z, h, w] of one size, computed as one batch in one layout."""
     batch = torch.stack(list(hypers)).to(memory_format=layout)
-    return [_hash(rows) for rows in scales.rows(batch, quality)]
+    return [_hash(indexes) for indexes in scales.table_indexes(batch, quality)]
 
 
 def row_hashes(scales: ExactScales, items: Sequence[Item], hypers: Sequence[Tensor]) -> list[list[str]]:
@@ -98,9 +101,9 @@ def row_hashes(scales: ExactScales, items: Sequence[Item], hypers: Sequence[Tens
             group = numbers[start : start + BATCH]
             quality = items[group[0]].stream.header.quality
             for layout in (torch.contiguous_format, torch.channels_last):
-                batched = rows_of(scales, [hypers[n] for n in group], quality, layout)
+                batched = indexes_of(scales, [hypers[n] for n in group], quality, layout)
                 for number, rows in zip(group, batched, strict=True):
-                    found[number] |= {rows, *rows_of(scales, [hypers[number]], quality, layout)}
+                    found[number] |= {rows, *indexes_of(scales, [hypers[number]], quality, layout)}
     return [sorted(hashes) for hashes in found]
 
 
@@ -112,16 +115,16 @@ def noise(channels: int) -> Tensor:
 
 def observe(codec: Codec, items: Sequence[Item], caller: str) -> dict[str, Any]:
     """What this process makes of all files under one caller's setting."""
-    network, start = codec.network, time.perf_counter()
+    engine, start = codec.engine, time.perf_counter()
     with CALLERS[caller]():
-        decoded = [decode(network, item.stream) for item in items]
+        decoded = [decode(engine, item.stream) for item in items]
         hypers = [torch.from_numpy(one.z).float() for one in decoded]
         qualities = [item.stream.header.quality for item in items]
-        stored, pairs = network.scales.stored, list(zip(hypers, qualities, strict=True))
+        stored, pairs = engine.scales.stored, list(zip(hypers, qualities, strict=True))
         control = [_hash(float_rows(stored, z[None], q)) for z, q in pairs] if caller in HONEST else None
-        rows = row_hashes(network.scales, items, hypers) if caller in THOROUGH else None
+        rows = row_hashes(engine.scales, items, hypers) if caller in THOROUGH else None
         field = noise(stored.dequantize.shape[1])
-        field_rows = _hash(network.scales.rows(field, FIELD_QUALITY)) if caller in THOROUGH else None
+        field_rows = _hash(engine.scales.table_indexes(field, FIELD_QUALITY)) if caller in THOROUGH else None
         field_control = _hash(float_rows(stored, field, FIELD_QUALITY)) if caller in HONEST else None
     apart = [np.abs(one.pixels.astype(np.int16) - item.reference) for one, item in zip(decoded, items, strict=True)]
     return {
@@ -137,7 +140,7 @@ def main(folder: Path, callers: Sequence[str]) -> None:
     """Print a line of JSON a setting."""
     codec = Codec(None, "cpu")
     paths = sorted(folder.glob("*.vaec"))
-    items = [Item(bitstream.read(path.read_bytes()), np.load(path.with_suffix(".npy"))) for path in paths]
+    items = [Item(container.read(path.read_bytes()), np.load(path.with_suffix(".npy"))) for path in paths]
     versions = {
         "torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version(),
         "instructions": torch.backends.cpu.get_cpu_capability(),

@@ -28,14 +28,15 @@ from fuzz.forge import bomb
 from fuzz.parts import Parts
 from fuzz.seeds import seeds, write_corpus
 from fuzz.targets import TARGETS
-from vaecodec import Codec, sources
+from vaecodec import Codec
 from vaecodec.errors import VaecLimitError
+from vaecodec.format import sources
 
 ROOT = Path(__file__).parents[2]
 WORK = ROOT / "out" / "fuzz"
 RECORD = ROOT / "benchmarks" / "results" / "reliability" / "fuzz.json"
 PACKAGES = ("torch", "numpy", "pillow", "constriction", "atheris", "coverage")
-MEASURED = ("bitstream.py", "records.py", "sources.py", "metadata.py", "entropy/*.py")
+MEASURED = ("format/container.py", "format/records.py", "format/sources.py", "pictures/metadata.py", "entropy/*.py")
 TESTS = ("bitstream", "coder", "tables", "lossless", "pixels", "fuzz", "limits", "refused")
 LEAST_COVERAGE_PERCENT = 98.0
 SLICES = 50
@@ -123,7 +124,7 @@ class Driver:
     def run(self) -> bool:
         """Runs what is wanted; returns whether a law was broken, or too few lines were covered."""
         self.bench.warm_up()
-        self._note(machine=machine(), model_id=self.codec.network.model_id.hex(), seeds=len(self.bench.seeds))
+        self._note(machine=machine(), model_id=self.codec.engine.model_id.hex(), seeds=len(self.bench.seeds))
         self._note(bomb=measure_bomb(self.codec))
         if self.options.flips:
             self._note(every_flip_and_cut=self.bench.every_flip_and_cut().as_json())

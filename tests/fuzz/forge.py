@@ -9,13 +9,16 @@ from numpy.typing import NDArray
 
 from fuzz.mutators import FORGED, Mutant
 from fuzz.parts import LEARNED, ZLIB, Entry, Parts, assemble, reseal, sound_entry
-from vaecodec import Codec, bitstream, tiles
-from vaecodec.bitstream import Header, PixelFormat, Tile, TileBox, TileMode
+from vaecodec import Codec
 from vaecodec.entropy import lossless
-from vaecodec.entropy.tables import ESCAPE_LIMIT, Tables
+from vaecodec.entropy.coder import ESCAPE_LIMIT, Tables
+from vaecodec.format import container
+from vaecodec.format.records import Header, PixelFormat, Tile, TileBox, TileMode
+from vaecodec.model import coding
+from vaecodec.tiling.tile import encode_symbols
 
 if TYPE_CHECKING:
-    from vaecodec.model.network import Network
+    from vaecodec.model.engine import Engine
 
 STYLES = ("limit", "alternating", "wide", "just escaped", "sparse", "zero")
 
@@ -25,11 +28,11 @@ def forge(rng: random.Random, seed: Parts, codec: Codec) -> Mutant:
 
     The result is valid: it must decode to a picture of the size that it claims, or synthesis must refuse it.
     """
-    header = bitstream.read(seed.data).header
+    header = container.read(seed.data).header
     quality = rng.choice((1, header.quality, 100))
     boxes = header.boxes()
     entries = tuple(
-        _learned(rng, box, quality, codec.network)
+        _learned(rng, box, quality, codec.engine)
         if entry.mode == LEARNED
         else _packed(rng, box)
         if rng.random() < 0.3
@@ -44,18 +47,19 @@ def bomb() -> bytes:
     """Makes a file of less than 4 kB that stands for 2^28 pixels of one colour, and decodes to them."""
     header = Header(PixelFormat.RGB, 2**14, 2**14, bytes(4), 50)
     tile = Tile(TileMode.SOLID, b"rgb", zlib.crc32(b"rgb" * header.tile_size**2))
-    return bitstream.write(header, [tile] * header.tile_count)
+    return container.write(header, [tile] * header.tile_count)
 
 
 def learned_payload(
-    network: "Network", size: tuple[int, int], *, quality: int, style: str, rng: np.random.Generator
+    engine: "Engine", size: tuple[int, int], *, quality: int, style: str, rng: np.random.Generator
 ) -> tuple[bytes, int]:
     """Codes hostile symbols for a tile of [rows, columns] latents; returns the payload and its content CRC."""
 
-    def answer(tables: Tables, rows: NDArray[np.uint8]) -> NDArray[np.int32]:
-        return hostile_symbols(rng, tables, rows, style)
+    def answer(tables: Tables, indexes: NDArray[np.uint8]) -> NDArray[np.int32]:
+        return hostile_symbols(rng, tables, indexes, style)
 
-    tile = tiles.encode_symbols(network, network.walk_latents(*size, quality, answer), size, quality)
+    (symbols,) = coding.read(engine, *size, [quality], [answer])
+    tile = encode_symbols(engine, symbols, size, quality)
     return tile.payload, tile.content_crc
 
 
@@ -83,12 +87,12 @@ def hostile_symbols(rng: np.random.Generator, tables: Tables, rows: NDArray[np.u
     return symbols
 
 
-def _learned(rng: random.Random, box: TileBox, quality: int, network: "Network") -> Entry:
+def _learned(rng: random.Random, box: TileBox, quality: int, engine: "Engine") -> Entry:
     """A learned tile of hostile latents, of as many as the longest payload of the tile holds."""
     size = -(-box.height // 16), -(-box.width // 16)
     for style in (rng.choice(STYLES), "zero"):
         numbers = np.random.default_rng(rng.getrandbits(32))
-        payload, crc = learned_payload(network, size, quality=quality, style=style, rng=numbers)
+        payload, crc = learned_payload(engine, size, quality=quality, style=style, rng=numbers)
         if len(payload) <= box.raw_bytes + 64:
             break
     return sound_entry(LEARNED, payload, crc)

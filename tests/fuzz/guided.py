@@ -4,9 +4,7 @@ import sys
 
 import atheris
 
-READERS = [
-    f"vaecodec.{name}" for name in ("bitstream", "records", "sources", "entropy", "tiles", "codec", "pillow_plugin")
-]
+READERS = [f"vaecodec.{name}" for name in ("format", "entropy", "tiling", "codec", "pillow_plugin")]
 
 with atheris.instrument_imports(include=READERS):
     from fuzz.targets import TARGETS, load_weights

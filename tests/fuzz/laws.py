@@ -12,8 +12,9 @@ from PIL import Image
 
 from fuzz.mutators import FORGED, Mutant
 from fuzz.parts import LEARNED, Parts, claim, take_apart
-from vaecodec import Codec, bitstream
+from vaecodec import Codec
 from vaecodec.errors import VaecError
+from vaecodec.format import container
 
 PICTURE = "picture"
 
@@ -133,13 +134,13 @@ def parse(data: bytes) -> str:
         BrokenLawError: strict, partial and header-only reading disagree.
         Exception: anything but VaecError came out.
     """
-    strict = _code(lambda: bitstream.read(data))
+    strict = _code(lambda: container.read(data))
     try:
-        damage = bitstream.read(data, partial=True).damage
+        damage = container.read(data, partial=True).damage
         partial = damage[0].code if damage else PICTURE
     except VaecError as error:
         partial = strict if strict == "SHORT_FILE" else error.code
-    front = _code(lambda: bitstream.read_info(io.BytesIO(data)))
+    front = _code(lambda: container.read_info(io.BytesIO(data)))
     if partial != strict or front not in (PICTURE, strict):
         raise BrokenLawError(f"strict reading finds {strict}, partial {partial}, header-only {front}")
     return strict
@@ -151,7 +152,7 @@ def parse_strictly(mutant: Mutant) -> str:
     Raises:
         BrokenLawError: the mutant is not sealed and was accepted.
     """
-    code = _code(lambda: bitstream.read(mutant.data))
+    code = _code(lambda: container.read(mutant.data))
     if code == PICTURE and not mutant.is_sealed:
         raise BrokenLawError("a damaged file was accepted")
     return code

@@ -21,7 +21,7 @@ from fuzz.parts import (
 
 EXTREMES = (0, 1, 2, 3, 7, 0x7F, 0x80, 0xFF, 255, 256, 257, 2**12, 2**16 - 1, 2**16, 2**18, 2**18 + 1, 2**28 - 1,
             2**28, 2**31 - 1, 2**31, 2**32 - 1)  # fmt: skip
-CHUNK_KINDS = (b"ICCP", b"EXIF", b"XMP_", b"THMB", b"OWN1", b"\0\0\0\0", b"exif")
+CHUNK_KINDS = (b"ICCP", b"EXIF", b"XMP_", b"OWN1", b"\0\0\0\0", b"exif")
 _FIELD_LIMITS = {"version": 255, "flags_incompat": 255, "flags_compat": 255, "pixel_format": 255, "quality": 255,
                  "tile_log2": 255, "reserved": 255, "deblocking_cut": 255}  # fmt: skip
 

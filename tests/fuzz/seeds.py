@@ -8,10 +8,13 @@ from typing import NamedTuple
 import numpy as np
 from conftest import picture
 from numpy.typing import NDArray
+from whole_pictures import encode_tiles
 
 from fuzz.parts import HEADER, LEARNED, SOLID, ZLIB, Parts, sound_chunk, take_apart
-from vaecodec import Codec, bitstream, pixels, tiles
-from vaecodec.bitstream import Header, PixelFormat
+from vaecodec import Codec
+from vaecodec.format import container
+from vaecodec.format.records import Header, PixelFormat
+from vaecodec.pictures import pixels
 
 Samples = NDArray[np.uint8]
 
@@ -69,13 +72,13 @@ def seeds(codec: Codec) -> dict[str, Parts]:
 def encode(codec: Codec, recipe: Recipe, *, seed: int = 1) -> bytes:
     """Encodes the picture of a recipe; unlike `Codec.encode`, also in tiles of less than 1024 pixels."""
     samples = _samples(recipe, seed)
-    network = codec.network
+    engine = codec.engine
     header = Header(
-        PixelFormat.from_mode(recipe.mode), recipe.width, recipe.height, network.model_id, recipe.quality,
+        PixelFormat.from_mode(recipe.mode), recipe.width, recipe.height, engine.model_id, recipe.quality,
         recipe.tile_log2,
     )  # fmt: skip
-    coded, header, _ = tiles.encode_tiles(samples, header, network)
-    return bitstream.write(header, coded, recipe.metadata)
+    coded, header, _ = encode_tiles(samples, header, engine)
+    return container.write(header, coded, recipe.metadata)
 
 
 def _samples(recipe: Recipe, seed: int) -> Samples:

@@ -8,11 +8,12 @@ import numpy as np
 from fuzz.laws import BrokenLawError, Judge, parse
 from fuzz.mutators import FORGED, Mutant
 from fuzz.parts import LEARNED, reseal
-from vaecodec import Codec, bitstream
-from vaecodec.bitstream import Header, PixelFormat, Tile, TileMode
+from vaecodec import Codec
 from vaecodec.entropy import coder, lossless
-from vaecodec.entropy.tables import Tables, from_pmfs
+from vaecodec.entropy.coder import Tables, from_pmfs
 from vaecodec.errors import VaecCorruptError
+from vaecodec.format import container, records
+from vaecodec.format.records import Header, PixelFormat, Tile, TileMode
 
 MAX_PIXELS = 2**14
 TILED = Header(PixelFormat.RGBA, 300, 260, b"none", 50, tile_log2=8)
@@ -27,14 +28,14 @@ def header(data: bytes) -> None:
 
 def index(data: bytes) -> None:
     """The tile index of a file of eight tiles, and payloads behind it."""
-    front = bitstream.write(TILED, [Tile(TileMode.SOLID, bytes(box.channels), 0) for box in TILED.boxes()])[:32]
+    front = container.write(TILED, [Tile(TileMode.SOLID, bytes(box.channels), 0) for box in TILED.boxes()])[:32]
     parse(reseal(front + data))
 
 
 def metadata(data: bytes) -> None:
     """Everything behind the payload of a small file; its chunks are sealed if the first byte is odd."""
-    front = bytearray(bitstream.write(PLAIN, [Tile(TileMode.SOLID, b"rgb", 0)]))
-    front[6] = bitstream.HAS_METADATA
+    front = bytearray(container.write(PLAIN, [Tile(TileMode.SOLID, b"rgb", 0)]))
+    front[6] = records.HAS_METADATA
     whole = reseal(bytes(front) + data[1:])
     if data[:1] and data[0] % 2 == 0:
         whole = whole[: len(front)] + data[1:]
@@ -69,7 +70,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
 
 def load_weights() -> None:
     """Loads what `plugin` loads with the first learned tile."""
-    _judge().codec.network  # noqa: B018
+    _judge().codec.engine  # noqa: B018
 
 
 def _check_symbols(payload: bytes) -> None:

@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tiny, shipped = Codec(make_tiny_weights(Path(folder)), "cpu"), Codec(None, "cpu")
         record: dict[str, Any] = {
             "date": date.today().isoformat(),
-            "model_id": shipped.network.model_id.hex(),
+            "model_id": shipped.engine.model_id.hex(),
             "versions": {name: version(name) for name in ("torch", "numpy", "pillow", "hypothesis")},
             "machine": f"{platform.machine()}, Python {platform.python_version()}",
         }

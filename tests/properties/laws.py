@@ -11,10 +11,14 @@ from conftest import picture
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
+from whole_pictures import decode_tiles, encode_tiles
 
-from vaecodec import Codec, bitstream, pixels, tiles
-from vaecodec.bitstream import Header, TileMode
+from vaecodec import Codec
 from vaecodec.errors import VaecImageError
+from vaecodec.format import container, records
+from vaecodec.format.records import Header, TileMode
+from vaecodec.pictures import pixels
+from vaecodec.tiling.tile import floor_psnr_db
 
 Samples = NDArray[np.uint8]
 
@@ -123,7 +127,7 @@ def check(codec: Codec, case: Case, tally: Tally) -> None:
     before = _snapshot(source)
     data = codec.encode(source, case.quality)
     assert _snapshot(source) == before, "the caller's picture was changed"
-    stream = bitstream.read(data)
+    stream = container.read(data)
     header = stream.header
     assert (header.width, header.height, header.quality) == (case.width, case.height, case.quality)
     decoded = _decoded(codec, case, data, samples.shape)
@@ -141,7 +145,7 @@ def _check_refused(codec: Codec, case: Case) -> None:
     assert caught.value.code == "BIT_DEPTH"
 
 
-def _check_tiles(stream: bitstream.Bitstream, samples: Samples, decoded: Samples, tally: Tally) -> None:
+def _check_tiles(stream: records.Bitstream, samples: Samples, decoded: Samples, tally: Tally) -> None:
     for tile, box in zip(stream.tiles, stream.header.boxes(), strict=True):
         assert tile is not None
         tally.tiles[f"{tile.mode.name.lower()} {box.plane}"] += 1
@@ -151,16 +155,16 @@ def _check_tiles(stream: bitstream.Bitstream, samples: Samples, decoded: Samples
             assert np.array_equal(samples[area], decoded[area]), f"{box} differs"
         else:
             reached_db = pixels.psnr_db(samples[area], decoded[area])
-            if reached_db < tiles.floor_psnr_db(stream.header.quality):
+            if reached_db < floor_psnr_db(stream.header.quality):
                 assert reached_db >= _coarse_psnr_db(samples[area]), f"{reached_db:.1f} dB"
 
 
 def _check_repetition(
     codec: Codec, header: Header, data: bytes, samples: Samples, decoded: Samples, tally: Tally
 ) -> None:
-    coded, header, squared_error = tiles.encode_tiles(samples, header, codec.network)
-    assert bitstream.write(header, coded) == data, "other bytes the second time"
-    foreseen, _ = tiles.decode_tiles(coded, header, codec.network)
+    coded, header, squared_error = encode_tiles(samples, header, codec.engine)
+    assert container.write(header, coded) == data, "other bytes the second time"
+    foreseen, _ = decode_tiles(coded, header, codec.engine)
     colour = np.s_[..., : samples.shape[2] - header.pixel_format.has_alpha]
     assert squared_error == pixels.squared_error(samples[colour], foreseen[colour]), "other than foreseen"
     difference = np.abs(np.subtract(foreseen, decoded, dtype=np.int16))

@@ -12,7 +12,7 @@ from PIL import Image
 
 import vaecodec.codec
 from vaecodec.cli import main
-from vaecodec.files import write_whole
+from vaecodec.runtime.files import write_whole
 
 
 def by_command(target: str, source: str) -> None:

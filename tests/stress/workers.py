@@ -73,7 +73,7 @@ def by_fork(expected: Expected, run: int) -> str:
 
 def by_fork_before_loading(expected: Expected, run: int) -> str:
     """A child that must load the weights itself, of a process that has computed with several threads of torch."""
-    codec_module._cached_network.cache_clear()
+    codec_module._cached_engine.cache_clear()
     torch.ones(1 << 20).sin()
     return _forked(expected, run)
 

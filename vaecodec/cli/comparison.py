@@ -1,13 +1,11 @@
 """How near two pictures are to each other."""
 
-import io
 import math
 
 import numpy as np
-from PIL import Image
 
-from vaecodec import pixels
 from vaecodec.cli.batch import OutputError
+from vaecodec.pictures import pixels, ssimulacra2
 
 _MS_SSIM_MIN_SIDE_PX = 161
 
@@ -20,8 +18,8 @@ def compare(reference: pixels.Samples, samples: pixels.Samples) -> dict[str, flo
         samples: likewise, of the same height and width.
 
     Returns:
-        "psnr_db" over RGB and alpha, None for equal pictures; "ms_ssim" and "ssimulacra2" over RGB, None where the
-        package is not installed or (MS-SSIM) a side has less than 161 pixels.
+        "psnr_db" over RGB and alpha, None for equal pictures; "ssimulacra2" over RGB, None where a side has less than 8
+        pixels; "ms_ssim" over RGB, None where pytorch-msssim is not installed or a side has less than 161 pixels.
 
     Raises:
         OutputError: the sizes differ (SIZE_DIFFERS).
@@ -48,19 +46,12 @@ def _ms_ssim(a: pixels.Samples, b: pixels.Samples) -> float | None:
         return None
     if min(a.shape[:2]) < _MS_SSIM_MIN_SIDE_PX:
         return None
-    from vaecodec.model.devices import Tensors
+    from vaecodec.model.torch_engine.engine import TorchArrays
 
-    cpu = Tensors("cpu")
+    cpu = TorchArrays("cpu")
     x, y = (cpu.by_channels(cpu.take(each))[None].double() for each in (a, b))
     return round(float(ms_ssim(x, y, data_range=255)), 6)
 
 
 def _ssimulacra2(a: pixels.Samples, b: pixels.Samples) -> float | None:
-    try:
-        from ssimulacra2 import compute_ssimulacra2
-    except ImportError:
-        return None
-    files = io.BytesIO(), io.BytesIO()
-    for file, samples in zip(files, (a, b), strict=True):
-        Image.fromarray(samples).save(file, "PNG", compress_level=1)
-    return round(float(compute_ssimulacra2(*files)), 4)
+    return round(ssimulacra2.score(a, b), 4) if min(a.shape[:2]) >= ssimulacra2.SMALLEST_SIDE else None

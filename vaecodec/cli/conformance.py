@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from vaecodec import sources
 from vaecodec.codec import Codec
 from vaecodec.errors import VaecError, VaecMismatchError, VaecModelError
+from vaecodec.format import sources
 
 
 class Agreement(NamedTuple):
@@ -107,7 +107,7 @@ def check_all(codec: Codec) -> str:
         VaecMismatchError: (CONFORMANCE) some vectors do not agree; the message names each of them and says why.
     """
     expected, failures, agreements = manifest(), list[str](), list[Agreement]()
-    model_id = codec.network.model_id.hex()
+    model_id = codec.engine.model_id.hex()
     if model_id != expected["model_id"]:
         message = f"the vectors were made with the model {expected['model_id']}, this is {model_id}"
         raise VaecModelError(message, code="CONFORMANCE")

@@ -11,7 +11,6 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, ImageOps
 
-from vaecodec import bitstream, files, pixels, sources
 from vaecodec.cli.batch import OutputError, finding_damage, reading
 from vaecodec.cli.comparison import finite
 from vaecodec.cli.outputs import STDIO
@@ -19,8 +18,10 @@ from vaecodec.cli.pictures import Picture, open_picture, output_errors, read_fil
 from vaecodec.cli.streams import stdin
 from vaecodec.codec import Codec
 from vaecodec.errors import VaecError, VaecLimitError
-from vaecodec.metadata import METADATA_KEYS
-from vaecodec.rasters import pillow, readers
+from vaecodec.format import container, records, sources
+from vaecodec.pictures import pillow, pixels, readers
+from vaecodec.pictures.metadata import METADATA_KEYS
+from vaecodec.runtime import files
 
 
 @dataclass(frozen=True)
@@ -34,15 +35,14 @@ class Product:
 
 @dataclass(frozen=True)
 class EncodeOptions:
-    """How to encode; `rate` has at most one of quality, target_bytes, target_bpp and target_psnr."""
+    """How to encode; `rate` has at most one of quality and the targets of `Codec.encode`."""
 
     rate: Mapping[str, Any] = field(default_factory=dict)
     kept: frozenset[str] = frozenset(METADATA_KEYS)
-    max_pixels: int = bitstream.DEFAULT_MAX_PIXELS
+    max_pixels: int = records.DEFAULT_MAX_PIXELS
     is_upright: bool = False
     background: str | None = None
     is_verified: bool = False
-    has_thumbnail: bool = False
 
     @property
     def needs_whole_picture(self) -> bool:
@@ -58,7 +58,7 @@ class DecodeOptions:
     box: tuple[int, int, int, int] | None = None
     scale: float = 1
     kept: frozenset[str] = frozenset(METADATA_KEYS)
-    max_pixels: int = bitstream.DEFAULT_MAX_PIXELS
+    max_pixels: int = records.DEFAULT_MAX_PIXELS
     is_upright: bool = False
     keeps_going: bool = False
 
@@ -91,7 +91,7 @@ def encode(codec: Codec, options: EncodeOptions, source: str, target: str) -> Pr
             psnr = _encode_whole(codec, options, source, content)
         on_error.pop_all()
     content.seek(0)
-    info = bitstream.read_info(content, max_pixels=None)
+    info = container.read_info(content, max_pixels=None)
     header = info.header
     facts = {
         "width": header.width,
@@ -203,7 +203,7 @@ def _save(image: Picture, options: DecodeOptions, content: BinaryIO) -> dict[str
 
 def _arguments(options: EncodeOptions) -> dict[str, Any]:
     return {
-        **options.rate, "max_pixels": options.max_pixels, "thumbnail": options.has_thumbnail, **_dropped(options.kept)
+        **options.rate, "max_pixels": options.max_pixels, **_dropped(options.kept)
     }  # fmt: skip
 
 

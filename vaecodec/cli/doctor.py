@@ -10,11 +10,13 @@ import numpy as np
 from PIL import Image
 
 import vaecodec
-from vaecodec import bitstream, pixels, sources
-from vaecodec.bitstream import TileMode
 from vaecodec.cli import conformance
 from vaecodec.codec import Codec
 from vaecodec.errors import VaecModelError
+from vaecodec.format import records, sources
+from vaecodec.format.records import TileMode
+from vaecodec.model.architecture import BUILT_IN
+from vaecodec.pictures import pixels
 
 PACKAGES = ("torch", "numpy", "pillow", "constriction", "safetensors", "click")
 _LEAST_PSNR_DB = 25.0
@@ -35,12 +37,12 @@ def checks(*, with_vectors: bool = False) -> list[Check]:
     """
     packages = [Check(name, partial(version, name)) for name in PACKAGES]
     return [
-        Check("vaecodec", lambda: f"{vaecodec.__version__}, format {bitstream.VERSION}"),
+        Check("vaecodec", lambda: f"{vaecodec.__version__}, format {records.VERSION}"),
         Check("python", lambda: f"{platform.python_version()}, {platform.platform()}"),
         *packages,
         Check("pillow plugin", _plugin),
         Check("devices", lambda: ", ".join(_devices())),
-        Check("weights", lambda: f"model {Codec(device='cpu').network.model_id.hex()}"),
+        Check("weights", _weights),
         Check("exact arithmetic", _exact_arithmetic),
         Check("round trip", _round_trip),
         *([Check("conformance", _conformance)] if with_vectors else []),
@@ -54,8 +56,13 @@ def _plugin() -> str:
     return "opens and saves .vaec"
 
 
+def _weights() -> str:
+    ids = {tune: Codec(device="cpu", tune=tune).engine.model_id.hex() for tune in BUILT_IN}
+    return ", ".join(f"{tune} {model_id}" for tune, model_id in ids.items())
+
+
 def _devices() -> list[str]:
-    from vaecodec.model.devices import pick_device  # loads torch
+    from vaecodec.model.torch_engine.engine import pick_device  # loads torch
 
     return list(dict.fromkeys(("cpu", str(pick_device("auto")))))
 
@@ -63,7 +70,7 @@ def _devices() -> list[str]:
 def _exact_arithmetic() -> str:
     devices = _devices()
     for device in devices:
-        Codec(device=device).network.scales.self_test()
+        Codec(device=device).engine.self_test()
     return f"{', '.join(devices)} as int64"
 
 

@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
-from vaecodec.bitstream import DEFAULT_MAX_PIXELS
 from vaecodec.cli.batch import Console
+from vaecodec.format.records import DEFAULT_MAX_PIXELS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -21,7 +21,7 @@ def byte_size(text: str) -> int:
     """Returns the bytes of a size such as 60000, 60k, 1.5M, 60kB or 60KiB: k and M are decimal, Ki and Mi binary.
 
     Raises:
-        click.BadParameter: it is no size, or less than a byte.
+        click.BadParameter: it is not a size, or less than a byte.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kKM]?)(i?)B?", text)
     if not match or (match[3] and not match[2]):
@@ -36,7 +36,7 @@ def positive(text: str) -> float:
     """Returns a finite number above 0.
 
     Raises:
-        click.BadParameter: it is none.
+        click.BadParameter: it is not.
     """
     try:
         number = float(text)

@@ -16,7 +16,7 @@ import click
 from vaecodec.cli.batch import InputError, OutputError, printable
 from vaecodec.cli.streams import write_stdout
 from vaecodec.errors import VaecError
-from vaecodec.files import writing
+from vaecodec.runtime.files import writing
 
 STDIO = "-"
 _PATTERN_MARK = re.compile(r"[*?\[]")

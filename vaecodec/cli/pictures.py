@@ -11,13 +11,13 @@ import click
 import numpy as np
 from PIL import Image, ImageOps
 
-from vaecodec import bitstream, pixels
 from vaecodec.cli.batch import OutputError, reading
 from vaecodec.cli.outputs import STDIO
 from vaecodec.cli.streams import read_stdin
 from vaecodec.codec import Codec
 from vaecodec.errors import VaecImageError
-from vaecodec.rasters import writers
+from vaecodec.format import container, records
+from vaecodec.pictures import pixels, writers
 
 Picture = Image.Image
 VAEC = "VAEC"
@@ -54,7 +54,7 @@ def open_picture(source: str | bytes, *, max_pixels: int, upright: bool = False)
     with reading():
         image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
         try:
-            bitstream.check_size(*image.size, max_pixels=max_pixels)
+            records.check_size(*image.size, max_pixels=max_pixels)
             if getattr(image, "is_animated", False) and image.format != "MPO":  # a photo that holds its own preview
                 warnings.warn("only the first of its frames is taken", UserWarning, stacklevel=2)
             image.load()
@@ -125,12 +125,12 @@ def check_colour(colour: str | None) -> None:
 
 
 def is_picture_name(name: str) -> bool:
-    """Tells whether -r takes a file of this name for a picture."""
+    """Whether -r takes a file of this name for a picture."""
     return os.path.splitext(name)[1].lower() in _PICTURE_SUFFIXES
 
 
 def is_vaec_name(name: str) -> bool:
-    """Tells whether a file of this name should be a .vaec file."""
+    """Whether a file of this name should be a .vaec file."""
     return os.path.splitext(name)[1].lower() == SUFFIX
 
 
@@ -142,9 +142,9 @@ def load_samples(codec: Codec, source: str) -> tuple[pixels.Samples, int]:
         VaecError: as `Codec.decode`.
     """
     data = read_file(source)
-    if bitstream.is_vaec(data):
+    if container.is_vaec(data):
         return np.atleast_3d(codec.decode(data, output="numpy")), len(data)
-    with open_picture(data, max_pixels=bitstream.DEFAULT_MAX_PIXELS) as image:
+    with open_picture(data, max_pixels=records.DEFAULT_MAX_PIXELS) as image:
         return pixels.to_samples(image), len(data)
 
 

@@ -3,9 +3,9 @@
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from vaecodec.bitstream import Info
 from vaecodec.cli.batch import Report, printable
 from vaecodec.cli.outputs import Job
+from vaecodec.format.records import Info
 
 if TYPE_CHECKING:
     from vaecodec.cli.conversion import Product

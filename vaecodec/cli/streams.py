@@ -53,7 +53,7 @@ def say(text: str) -> None:
 
 
 def is_terminal(stream: TextIO | None) -> bool:
-    """Tells whether somebody watches a stream."""
+    """Whether a stream is a terminal."""
     return stream is not None and stream.isatty()
 
 

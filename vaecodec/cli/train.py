@@ -47,7 +47,7 @@ folder = click.Path(exists=True, file_okay=False, path_type=Path)
     metavar="START",
     help="klt, default (the built-in weights), random, a weights file or a checkpoint.pt.",
 )
-@click.option("--minutes", type=positive, metavar="NUMBER", help="Length of the run in all; 60 if nothing is said.")
+@click.option("--minutes", type=positive, metavar="NUMBER", help="Length of the run in all; 60 by default.")
 @click.option("--steps", type=click.IntRange(min=1), metavar="N", help="Length of the run in steps instead.")
 @click.option("--resume", is_flag=True, help="Go on from the run's checkpoint, if there is one.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
@@ -60,12 +60,15 @@ folder = click.Path(exists=True, file_okay=False, path_type=Path)
 )
 @click.option("--validation", type=folder, help="Pictures to measure rate and PSNR on now and then.")
 @click.option(
+    "--tune", metavar="TUNE", help="What pictures are made for: eye, psnr, or a number from 0 (psnr) to 1 (eye). eye."
+)
+@click.option(
     "--degrade", metavar="KIND", help="Learn to restore: noise:5-25 adds Gaussian noise of 5 to 25 levels to the input."
 )
 @click.option(
     "--analysis-blocks", type=click.IntRange(1, 32), metavar="N", help="Deepen the start's analysis to N blocks."
 )
-@click.option("--learning-rate", type=positive, metavar="NUMBER", help="0.001 if nothing is said.")
+@click.option("--learning-rate", type=positive, metavar="NUMBER", help="0.001 by default.")
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Of crops and noise; 1.")
 @console_options
 @click.pass_context
@@ -92,7 +95,7 @@ def train(ctx: click.Context, /, data: Path, out: Path, resume: bool, **given: A
             raise click.UsageError(str(error)) from error
         console.fail(label, error)
         ctx.exit(exit_code([error], 1))
-    if result.sha256 is not None:  # with torchrun, one process writes and tells
+    if result.sha256 is not None:  # with torchrun, one process writes and reports
         console.report(label, _report(out, result), is_answer=False, heard=())
 
 

@@ -13,8 +13,8 @@ from vaecodec.errors import VaecError
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
 
-    from vaecodec.transcode.manifest import Record
-    from vaecodec.transcode.worker import Job, Work
+    from vaecodec.cli.transcoding.manifest import Record
+    from vaecodec.cli.transcoding.worker import Job, Work
 
 USAGE_CODES = {"PLACE", "OTHER_SETTINGS", "TARGET_TAKEN", "NO_RAY", "NO_CLUSTER", "NO_PLACE"}
 EXAMPLES = """\b
@@ -38,7 +38,7 @@ Examples:
     metavar="[ADDRESS]",
     help="Spread the work by Ray Data (extra [dist]): on this machine, or on the cluster at ADDRESS.",
 )
-@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="At most so many; else all processors.")
+@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="At most N; all processors if not given.")
 @click.option(
     "--gpu-share",
     type=click.FloatRange(min=0, min_open=True),
@@ -58,7 +58,7 @@ def transcode(ctx: click.Context, /, source: str, target: str, **given: Any) -> 
     if given["address"] is None and (given["workers"] or given["gpu_share"]):
         raise click.UsageError("--workers and --gpu-share are for Ray: give --ray, too (or use encode -j)")
     from vaecodec.cli.pictures import is_picture_name
-    from vaecodec.transcode import run
+    from vaecodec.cli.transcoding import run
 
     console = ctx.ensure_object(Console)
     try:
@@ -77,12 +77,12 @@ def transcode(ctx: click.Context, /, source: str, target: str, **given: Any) -> 
 
 
 def _work(source: str, target: str, given: dict[str, Any]) -> "Work":
+    from vaecodec.cli.transcoding.places import open_place
+    from vaecodec.cli.transcoding.worker import Work
     from vaecodec.codec import Codec
-    from vaecodec.transcode.places import open_place
-    from vaecodec.transcode.worker import Work
 
     places = open_place(source), open_place(target)
-    model_id = Codec(given["model"], "cpu").network.model_id.hex()
+    model_id = Codec(given["model"], "cpu").engine.model_id.hex()
     on_cluster = "cuda" if given["gpu_share"] else "cpu"
     device = "auto" if given["address"] is None else on_cluster
     return Work(*places, given["quality"], given["model"], model_id, device, given["max_pixels"])
@@ -90,10 +90,10 @@ def _work(source: str, target: str, given: dict[str, Any]) -> "Work":
 
 def _answers(jobs: "Sequence[Job]", work: "Work", given: dict[str, Any]) -> "Iterator[Record]":
     if given["address"] is None:
-        from vaecodec.transcode.worker import Transcoder
+        from vaecodec.cli.transcoding.worker import Transcoder
 
         return map(Transcoder(work), jobs)
-    from vaecodec.transcode import cluster
+    from vaecodec.cli.transcoding import cluster
 
     where = cluster.Cluster(given["address"], given["workers"], given["gpu_share"] or 0.0)
     return cluster.answers(jobs, work, where)

@@ -1,4 +1,4 @@
-"""The commands beside coding: sample, map and html. `vaecodec.latents` and `vaecodec.pages` do the work."""
+"""The commands beside coding: sample, map and html. `codec.explore`, `heatmap` and `page` do the work."""
 
 import os
 import re
@@ -15,8 +15,8 @@ from vaecodec.cli.options import codec_options, console_options, max_pixels_opti
 from vaecodec.cli.outputs import STDIO, Job, Placement, expand, plan, write_output
 
 if TYPE_CHECKING:
+    from vaecodec.cli.page import Shown
     from vaecodec.codec import Codec
-    from vaecodec.pages.comparison import Shown
 
 Made = tuple[bytes, dict[str, Any]]
 
@@ -30,7 +30,7 @@ def picture_size(text: str) -> tuple[int, int]:
     """Returns (width, height) of a size such as 512x512.
 
     Raises:
-        click.BadParameter: it is none.
+        click.BadParameter: the text has another form.
     """
     match = re.fullmatch(r"(\d{1,9})x(\d{1,9})", text)
     if not match:
@@ -63,7 +63,7 @@ def sample(ctx: click.Context, /, output: str, force: bool, **given: Any) -> Non
     def make() -> Made:
         codec = Codec(given["model"], given["device"])
         options = {name: given[name] for name in ("seed", "temperature", "quality")}
-        image = codec.sample(given["size"], **options)
+        image = codec.explore.sample(given["size"], **options)
         facts = {"width": image.width, "height": image.height, **options}
         return pictures.save_picture(image, form, kept=frozenset()), facts
 
@@ -85,15 +85,15 @@ def rate_map(ctx: click.Context, /, source: str, output: str, force: bool, **giv
     IN is a picture, a .vaec file (-q does not matter then), or - for stdin.
     """
     from vaecodec.cli import pictures
+    from vaecodec.cli.heatmap import heat_map
     from vaecodec.codec import Codec
-    from vaecodec.pages.heatmap import heat_map
 
     form = pictures.output_format(output if output != STDIO else None, None)
 
     def make() -> Made:
         codec = Codec(given["model"], given["device"])
         image, data = _coded(codec, source, given["quality"], given["max_pixels"])
-        bits = codec.rate_map_from_bytes(data)
+        bits = codec.explore.rate_map_from_bytes(data)
         facts = {"width": image.width, "height": image.height, "block_px": 16, "bits": round(float(bits.sum()))}
         return pictures.save_picture(heat_map(image, bits), form, kept=frozenset()), facts
 
@@ -112,16 +112,16 @@ def rate_map(ctx: click.Context, /, source: str, output: str, force: bool, **giv
 @click.pass_context
 def html(ctx: click.Context, /, inputs: tuple[str, ...], output: str, force: bool, title: str, **given: Any) -> None:
     """Make one self-contained page of pictures before and after: slider, bytes, quality, rate map, crops."""
+    from vaecodec.cli import page
     from vaecodec.codec import Codec
-    from vaecodec.pages import comparison
 
     paths = list(dict.fromkeys(found.source for argument in inputs for found in expand(argument)))
 
     def make() -> Made:
         codec = Codec(given["model"], given["device"])
         shown = [_shown(codec, path, given["quality"], given["max_pixels"]) for path in paths]
-        page = comparison.render(shown, title=title, version=__version__, model=codec.network.model_id.hex())
-        return page.encode(), {"pictures": len(shown)}
+        text = page.render(shown, title=title, version=__version__, model=codec.engine.model_id.hex())
+        return text.encode(), {"pictures": len(shown)}
 
     _make_one(ctx, paths, output, force, make)
 
@@ -154,11 +154,11 @@ def _make_one(ctx: click.Context, inputs: Sequence[str], output: str, force: boo
 
 def _coded(codec: "Codec", source: str, quality: int, max_pixels: int) -> tuple[Any, bytes]:
     """A picture as it is shown, and its .vaec file: the source itself, if it is one."""
-    from vaecodec import bitstream
     from vaecodec.cli import pictures
+    from vaecodec.format import container
 
     data = pictures.read_file(source)
-    if bitstream.is_vaec(data):
+    if container.is_vaec(data):
         return codec.decode(data, max_pixels=max_pixels), data
     image = pictures.open_picture(data, max_pixels=max_pixels)
     return image, codec.encode(image, quality, max_pixels=max_pixels)
@@ -167,13 +167,13 @@ def _coded(codec: "Codec", source: str, quality: int, max_pixels: int) -> tuple[
 def _shown(codec: "Codec", path: str, quality: int, max_pixels: int) -> "Shown":
     import numpy as np
 
-    from vaecodec import pixels
     from vaecodec.cli import pictures
-    from vaecodec.pages.comparison import Shown
+    from vaecodec.cli.page import Shown
+    from vaecodec.pictures import pixels
 
     image = pictures.open_picture(pictures.read_file(path), max_pixels=max_pixels)
     data = codec.encode(image, quality, max_pixels=max_pixels)
     decoded = codec.decode(data, max_pixels=max_pixels)
     psnr_db = pixels.psnr_db(pixels.to_samples(image), np.atleast_3d(np.asarray(decoded)))
-    bits = codec.rate_map_from_bytes(data)
+    bits = codec.explore.rate_map_from_bytes(data)
     return Shown(os.path.basename(path), image, decoded, len(data), quality, psnr_db, bits)

@@ -1,1 +1,1 @@
-"""The networks: the only run-time folder with torch."""
+"""The model: what it is, its integers, and the engines that compute with it."""

@@ -1,5 +1,6 @@
 """Training pictures: folders and tar shards of images, held in memory as uint8, cut into augmented crops."""
 
+import functools
 import io
 import json
 import os
@@ -17,11 +18,11 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from vaecodec.pixels import to_samples
+from vaecodec.pictures.pixels import to_samples
 from vaecodec.training.errors import TrainingError
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".vaec"}
-SHRINK_PROBABILITY, SHRINK_MIN = 0.3, 0.5
+SHRINK_PROBABILITY, SHRINK_MIN = 0.15, 0.5
 WINDOW_PX = 1024  # of a larger picture only a window is kept: a few hundred photographs would fill the memory
 READ_AHEAD = 64
 
@@ -80,7 +81,7 @@ class Pictures:
     Args:
         folder: holds images, or tar shards of images, at any depth.
         patch_px: side of the crops; smaller pictures are left out.
-        limit: read no more than so many pictures.
+        limit: read at most this many pictures.
 
     Attributes:
         pictures: uint8 [H, W, 3] each; of a picture wider or taller than 1024 px, a window of at most that.
@@ -118,14 +119,23 @@ class Pictures:
         return pictures
 
     def skipped_text(self, *, names: int = 20) -> str:
-        """The skipped files in one sentence, at most so many by name."""
+        """The skipped files in one sentence, the first few by name."""
         told = ", ".join(f"{name} ({why})" for name, why in islice(self.skipped.items(), names))
         more = len(self.skipped) - names
         return f"{len(self.skipped)} skipped: {told}" + (f", and {more} more" if more > 0 else "")
 
+    @functools.cached_property
+    def _ends(self) -> NDArray[np.int64]:
+        """Pixels of the pictures up to and including each: a larger one has more crops that differ."""
+        return np.cumsum([picture.shape[0] * picture.shape[1] for picture in self.pictures])
+
     def crop(self, rng: np.random.Generator, patch_px: int) -> Tensor:
-        """One crop [3, patch_px, patch_px] uint8: random place, flips, quarter turns, now and then shrunk first."""
-        picture = self.pictures[rng.integers(len(self.pictures))]
+        """One crop [3, patch_px, patch_px] uint8: random place, flips, quarter turns, now and then shrunk first.
+
+        All pixels of all pictures have the same chance.
+        """
+        ends = self._ends
+        picture = self.pictures[int(np.searchsorted(ends, rng.integers(ends[-1]), side="right"))]
         height, width = picture.shape[:2]
         side = patch_px
         if rng.random() < SHRINK_PROBABILITY:

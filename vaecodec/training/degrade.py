@@ -30,7 +30,7 @@ class Noise:
         """The noise of a text such as noise:5-25, or noise:15 for always the same.
 
         Raises:
-            TrainingError: (RECIPE) it is no such text, or out of range.
+            TrainingError: (RECIPE) the text has another form, or a value is out of range.
         """
         match = _NOISE.fullmatch(text)
         low, high = (float(match[1]), float(match[2] or match[1])) if match else (1.0, 0.0)

@@ -14,18 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vaecodec.entropy.tables import ESCAPE_LIMIT, MAX_RADIUS, Tables, from_pmfs
-from vaecodec.model import weights
-from vaecodec.model.exact import (
-    ACTIVATION_LIMIT,
-    ROW_FRACTION_BITS,
-    ExactScales,
-    IntegerLayer,
-    IntegerScales,
-)  # fmt: skip
-from vaecodec.model.network import Coded, Network
-from vaecodec.model.priors import LOG_SCALE_STEP, SCALE_MIN, scale_table
-from vaecodec.model.vae import QUALITIES, quality_level
+from vaecodec.entropy.coder import ESCAPE_LIMIT, MAX_RADIUS, Tables, from_pmfs
+from vaecodec.model import coding, weights
+from vaecodec.model.architecture import LOG_SCALE_STEP, QUALITIES, SCALE_MIN, SCALE_TABLE
+from vaecodec.model.coding import Coded, quality_level
+from vaecodec.model.scales import ACTIVATION_LIMIT, ROW_FRACTION_BITS, IntegerLayer, IntegerScales
+from vaecodec.model.torch_engine.engine import ExactScales, TorchEngine
 from vaecodec.training import previews
 from vaecodec.training.data import Pictures
 from vaecodec.training.objective import TrainingModel
@@ -62,31 +56,29 @@ def export(model: TrainingModel, pictures: Pictures, path: Path, calibration: Ca
         parameter.data = parameter.data.half().float()
     with torch.inference_mode():
         crops = _crops(pictures, calibration)
-        network = _network(model, crops, calibration)
-        previews.fit(network, crops)
-        previews.reorder_latents(model, previews.base_first(network, crops))
-        network = _network(model, crops, calibration)
-        counts = _measure(network, crops, calibration)
-        network.hyper_tables = tuple(_hyper_tables(model, counts.hyper[band]) for band in range(QUALITY_BANDS))
-        network.latent_tables = tuple(_latent_tables(counts.latent[n], calibration.skip_below) for n in range(2))
-        previews.fit(network, crops)
-    return weights.save(
-        path, model.vae.half(), network.scales.stored, hyper=network.hyper_tables, latent=network.latent_tables
-    )
+        nothing = _latent_tables(np.zeros((len(SCALE_TABLE), VALUES), np.int64), calibration.skip_below)
+        flat = (_flat_tables(model.vae.arch.hyper_channels),) * QUALITY_BANDS, (nothing,) * 2
+        engine = _engine(model, _integer_scales(model, crops), *flat)
+        previews.fit(engine, crops)
+        previews.reorder_latents(model, previews.base_first(engine, crops))
+        scales = _integer_scales(model, crops)
+        counts = _measure(_engine(model, scales, *flat), crops, calibration)
+        hyper = tuple(_hyper_tables(model, counts.hyper[band]) for band in range(QUALITY_BANDS))
+        latent = tuple(_latent_tables(counts.latent[n], calibration.skip_below) for n in range(2))
+        previews.fit(_engine(model, scales, hyper, latent), crops)
+    floats = {name: values.half().numpy() for name, values in model.vae.state_dict().items()}
+    return weights.save(path, weights.Weights(model.vae.arch, floats, scales, hyper, latent))
 
 
-def _network(model: TrainingModel, crops: Sequence[NDArray[np.uint8]], calibration: Calibration) -> Network:
-    """The model with integer scales, and tables that nothing has been measured for."""
-    arch, device = model.vae.arch, torch.device("cpu")
-    return Network(
-        model.vae.requires_grad_(False), ExactScales(_integer_scales(model, crops), device),
-        hyper_tables=(_flat_tables(arch.hyper_channels),) * QUALITY_BANDS,
-        latent_tables=(_latent_tables(_NOTHING_MEASURED, calibration.skip_below),) * 2,
+def _engine(
+    model: TrainingModel, scales: IntegerScales, hyper: tuple[Tables, ...], latent: tuple[Tables, ...]
+) -> TorchEngine:
+    """The model at work as it will be once it is exported."""
+    device = torch.device("cpu")
+    return TorchEngine(
+        model.vae.requires_grad_(False), ExactScales(scales, device), hyper_tables=hyper, latent_tables=latent,
         model_id=b"", device=device,
     )  # fmt: skip
-
-
-_NOTHING_MEASURED = np.zeros((len(scale_table()), VALUES), np.int64)
 
 
 class _Counts(NamedTuple):
@@ -131,7 +123,9 @@ def _integer_scales(model: TrainingModel, crops: Sequence[NDArray[np.uint8]]) ->
     level = torch.tensor([quality_level(quality) for quality in QUALITIES], dtype=torch.float32)
     dequantize = torch.exp(-vae.hyper_gain(level)[:, :, 0, 0]) * DEQUANTIZE_UNIT
     offset = (vae.latent_gain(level)[:, :, 0, 0] - np.log(SCALE_MIN)) / LOG_SCALE_STEP * 2**ROW_FRACTION_BITS
-    scales = IntegerScales(integer_layers, dequantize.round().to(torch.int32), offset.round().to(torch.int32))
+    scales = IntegerScales(
+        integer_layers, dequantize.round().to(torch.int32).numpy(), offset.round().to(torch.int32).numpy()
+    )
     scales.prove_exact()
     return scales
 
@@ -142,32 +136,32 @@ def _integer_layer(weight: Tensor, bias: Tensor, unit_in: float, unit_out: float
     shift = max(1, min(shift, 40))
     scale = 2.0**shift * unit_out
     return IntegerLayer(
-        (weight * scale / unit_in).round().clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT).to(torch.int16),
-        (bias * scale).round().to(torch.int64), shift,
+        (weight * scale / unit_in).round().clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT).to(torch.int16).numpy(),
+        (bias * scale).round().to(torch.int64).numpy(), shift,
     )  # fmt: skip
 
 
-def _measure(network: Network, crops: Sequence[NDArray[np.uint8]], calibration: Calibration) -> _Counts:
+def _measure(engine: TorchEngine, crops: Sequence[NDArray[np.uint8]], calibration: Calibration) -> _Counts:
     """Encode the crops at random qualities and count the symbols."""
-    arch = network.vae.arch
+    arch = engine.arch
     counts = _Counts(
         np.zeros((QUALITY_BANDS, arch.hyper_channels, VALUES), np.int64),
-        np.zeros((2, len(scale_table()), VALUES), np.int64),
+        np.zeros((2, len(SCALE_TABLE), VALUES), np.int64),
     )
     rng = np.random.default_rng(calibration.seed)
     for crop in crops:
         for quality in rng.integers(1, 101, calibration.qualities).tolist():
-            y = network.analyze(crop, quality)
-            symbols, _ = network.choose(network.to_steps(y, quality), quality)
-            hyper, *groups = network.coded(symbols, y.shape[1], y.shape[2], quality)
+            y = engine.analyze(crop, quality)
+            symbols, _ = coding.quantize(engine, y, quality)
+            hyper, *groups = coding.coded(engine, symbols, y.shape[1], y.shape[2], quality)
             _count(counts.hyper[(quality - 1) * QUALITY_BANDS // 100], hyper)
-            for group, coded in zip(network.groups(y.shape[1], y.shape[2]), groups, strict=True):
+            for group, coded in zip(coding.groups(*y.shape[1:], arch.latent_channels), groups, strict=True):
                 _count(counts.latent[group.number], coded)
     return counts
 
 
 def _count(target: NDArray[np.int64], coded: Coded) -> None:
-    place = coded.rows.astype(np.int64) * VALUES + coded.symbols + ESCAPE_LIMIT
+    place = coded.indexes.astype(np.int64) * VALUES + coded.symbols + ESCAPE_LIMIT
     target += np.bincount(place, minlength=target.size).reshape(target.shape)
 
 
@@ -195,7 +189,7 @@ def _hyper_tables(model: TrainingModel, measured: NDArray[np.int64]) -> Tables:
 
 def _latent_tables(measured: NDArray[np.int64], skip_below: float) -> Tables:
     rows, first_coded_row = [], 0
-    for row, scale in enumerate(scale_table().tolist()):
+    for row, scale in enumerate(SCALE_TABLE):
         radius = min(MAX_RADIUS, int(np.ceil(8 * scale)) + 2)
         edges = torch.arange(-radius, radius + 2, dtype=torch.float64) - 0.5
         density = torch.special.ndtr(edges / scale).diff().numpy()

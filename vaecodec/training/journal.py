@@ -35,7 +35,7 @@ class Journal:
         self.write(step, elapsed_s, event="validation", curve=curve)
         if self._board is not None:
             for point in curve:
-                for name in ("bpp", "psnr_db"):
+                for name in ("bpp", "psnr_db", "ssimulacra2"):
                     self._board.add_scalar(f"validation/{name}/level_{point['level']:.1f}", point[name], step)
 
     def pictures(self, step: int, pictures: Tensor) -> None:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vaecodec.model.transforms import GRID, LATENT_STRIDE
+from vaecodec.model.architecture import GRID, LATENT_STRIDE
 from vaecodec.training.objective import TrainingModel
 
 SMALLEST_VARIANCE = 1e-8

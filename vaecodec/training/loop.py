@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vaecodec.model.precision import has_fast_bfloat16
+from vaecodec.model.torch_engine.engine import has_fast_bfloat16
 from vaecodec.training.data import Pictures
 from vaecodec.training.errors import TrainingError
 from vaecodec.training.export import Calibration, export
 from vaecodec.training.finish import STEPS, remove_grid
 from vaecodec.training.journal import Journal
-from vaecodec.training.objective import Losses, TrainingModel, losses
+from vaecodec.training.objective import Losses, TrainingModel, Tune, losses
 from vaecodec.training.recipe import Recipe
 from vaecodec.training.start import architecture_of, load_checkpoint, load_into, starting_model
 from vaecodec.training.validation import psnr_db, reconstructions, validate
@@ -122,7 +122,7 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-            outcome = losses(self.learner, x, level, seen=seen)
+            outcome = losses(self.learner, x, level, tune=Tune.parse(self.recipe.tune), seen=seen)
         self.optimizer.zero_grad(set_to_none=True)
         outcome.total.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
@@ -277,7 +277,7 @@ class _Session:
 
 
 class _Every:
-    """Tells once every so many seconds that something is due."""
+    """True once in every interval of seconds."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds, self.last = seconds, time.monotonic()

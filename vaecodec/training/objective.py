@@ -1,14 +1,17 @@
 """The training view of the codec: rate with noise, reconstruction with rounding, and the loss over all qualities."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
-from vaecodec.model.priors import FactorizedPrior, gaussian_bits
-from vaecodec.model.quantization import nearer_to_zero, trade
-from vaecodec.model.transforms import LATENT_STRIDE, Architecture
-from vaecodec.model.vae import Vae
+from vaecodec.model.architecture import LATENT_STRIDE, Architecture
+from vaecodec.model.coding import is_worth_a_step
+from vaecodec.model.torch_engine.network import Vae, border_steps
+from vaecodec.training import ms_ssim, ssimulacra2
+from vaecodec.training.errors import TrainingError
+from vaecodec.training.priors import FactorizedPrior, gaussian_bits
 from vaecodec.training.scale_network import ScaleNetwork
 
 LAMBDA_MIN, LAMBDA_MAX = 0.00045, 0.60  # weight of the mean squared error on the 0..255 scale, at quality 1 and 100
@@ -17,6 +20,15 @@ GRID_SLOPE = 0.25  # of grid excess where no grid shows: a square alone leaves s
 SMALLEST_STEP = 0.5 / 255  # between neighbouring pixels, on the mean: ratios of flat pictures say nothing
 LIKELY_RATIOS = (0.8, 1.25)  # of originals; drawings with lines at every 16th pixel are not what a grid looks like
 LAMBDA_MIDDLE = (LAMBDA_MIN * LAMBDA_MAX) ** 0.5
+# Bits a pixel that a unit of each loss is worth at quality 1 and 100, log-linear between them: the slopes of the curves
+# of weights that were trained for PSNR or for SSIMULACRA2 alone.
+SSIMULACRA2_PRICE = (0.0029, 5.8)
+MS_SSIM_PRICE = (3.0, 500.0)
+# By how much of its own worth each counts for the eye. Squared error keeps colours and flat areas right; MS-SSIM keeps
+# the metrics that nobody trains for from getting worse.
+EYE_MSE, EYE_SSIMULACRA2, EYE_MS_SSIM = 0.3, 0.75, 0.4
+EYE_BEND = 0.42  # moves quality 75 to SSIMULACRA2 80, and leaves both ends where they are
+EYE_LOW = 0.08  # moves quality 1 down to 0.07 bits a pixel
 
 
 class Outcome(NamedTuple):
@@ -35,9 +47,55 @@ class Losses(NamedTuple):
     mse: Tensor
 
 
+@dataclass(frozen=True)
+class Tune:
+    """What pictures are made for: a mix, from squared error alone (0) to what people see (1).
+
+    Attributes:
+        eye: share of SSIMULACRA2 and MS-SSIM in the distortion.
+    """
+
+    eye: float = 1.0
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The tune of a text: eye, psnr, or a number from 0 (psnr) to 1 (eye).
+
+        Raises:
+            TrainingError: (RECIPE) it is anything else.
+        """
+        named = {"psnr": "0", "eye": "1"}.get(text, text)
+        try:
+            eye = float(named)
+        except ValueError:
+            eye = -1.0
+        if not 0 <= eye <= 1:
+            raise TrainingError(f"tune is {text!r}, must be eye, psnr or a number from 0 to 1", code="RECIPE")
+        return cls(eye)
+
+    def level(self, level: Tensor) -> Tensor:
+        """The level, 0..1 or a little less, whose trade of rate for distortion a quality level has."""
+        return level - self.eye * (EYE_BEND * level * (1 - level) + EYE_LOW * (1 - level) ** 3)
+
+    def distortion(self, pictures: Tensor, x: Tensor, mse: Tensor, level: Tensor) -> Tensor:
+        """Bits a pixel [B] that what was lost of pictures x [B, 3, H, W] is worth; `mse` [B] has its grid in it."""
+        total = (1 - (1 - EYE_MSE) * self.eye) * rd_lambda(level) * 255**2 * mse
+        if not self.eye:
+            return total
+        shown = straight_through(pictures, pictures.clamp(0, 1))
+        seen = EYE_SSIMULACRA2 * log_linear(SSIMULACRA2_PRICE, level) * ssimulacra2.distance(x, shown)
+        seen = seen + EYE_MS_SSIM * log_linear(MS_SSIM_PRICE, level) * ms_ssim.loss(x, shown)
+        return total + self.eye * seen
+
+
+def log_linear(ends: tuple[float, float], level: Tensor) -> Tensor:
+    """Between a value at level 0 and one at level 1."""
+    return ends[0] * (ends[1] / ends[0]) ** level
+
+
 def rd_lambda(level: Tensor) -> Tensor:
     """Weight of the distortion at quality levels in 0..1: log-linear."""
-    return LAMBDA_MIN * (LAMBDA_MAX / LAMBDA_MIN) ** level
+    return log_linear((LAMBDA_MIN, LAMBDA_MAX), level)
 
 
 def straight_through(x: Tensor, quantized: Tensor) -> Tensor:
@@ -49,8 +107,9 @@ def straight_through(x: Tensor, quantized: Tensor) -> Tensor:
 def quantize(residual: Tensor, log_scale: Tensor) -> Tensor:
     """Symbols as an encoder chooses them, of a residual in quantizer steps; arguments as of `gaussian_bits`."""
     symbols = torch.round(residual)
-    saved_bits = gaussian_bits(symbols, log_scale) - gaussian_bits(nearer_to_zero(symbols), log_scale)
-    return trade(residual, symbols, saved_bits)
+    nearer = symbols - symbols.sign()
+    saved_bits = gaussian_bits(symbols, log_scale) - gaussian_bits(nearer, log_scale)
+    return torch.where(is_worth_a_step(residual, symbols, saved_bits), nearer, symbols)
 
 
 class TrainingModel(nn.Module):
@@ -76,17 +135,18 @@ class TrainingModel(nn.Module):
         z_symbols = torch.round(z).detach()
         hyper_bits = self.hyper_prior.bits(self._for_rate(z, z_symbols))
         z_hat = straight_through(z, z_symbols) / hyper_gain
-        features, mean = vae.hyper_synthesis(z_hat)
         log_scale = self.scale_network(z_hat).float() + log_gain
-        first = vae.first_half(y.shape[2], y.shape[3], y.device)
+        rows, columns = y.shape[2:]
+        passes = list[tuple[Tensor, Tensor]]()
 
-        residual = torch.where(first, (y - mean) * gain, 0)
-        symbols = quantize(residual, log_scale)
-        y_hat = torch.where(first, mean + straight_through(residual, symbols) / gain, 0)
-        mean = vae.context(y_hat, features, mean)
-        residual = torch.where(first, residual, (y - mean) * gain)
-        symbols = torch.where(first, symbols, quantize(residual, log_scale))
-        y_hat = torch.where(first, y_hat, mean + straight_through(residual, symbols) / gain)
+        def symbols_of(_: int, mean: Tensor, gain: Tensor) -> Tensor:
+            residual = (y - mean) * gain
+            passes.append((residual, quantize(residual, log_scale)))
+            return straight_through(*passes[-1])
+
+        y_hat = vae.predict(z_hat, gain, rows, columns, symbols_of)
+        first = vae.first_pass(rows, columns, y.device)
+        residual, symbols = (torch.where(first, *of_both) for of_both in zip(*passes, strict=True))
         latent_bits = gaussian_bits(self._for_rate(residual, symbols), log_scale)
 
         pictures = vae.synthesis(y_hat * torch.exp(vae.latent_restore(level)), level).float()
@@ -98,12 +158,8 @@ def border_ratio(pictures: Tensor) -> Tensor:
 
     About 1 in photographs; in pictures [B, 3, H, W] with a visible grid it is larger.
     """
-    ratios = []
-    for dim in (2, 3):
-        steps = pictures.diff(dim=dim).abs().mean((1, 5 - dim))  # [B, H - 1 or W - 1]
-        border = torch.arange(1, steps.shape[1] + 1, device=steps.device) % LATENT_STRIDE == 0
-        ratios.append(steps[:, border].mean(1) / steps[:, ~border].mean(1).clamp_min(SMALLEST_STEP))
-    return torch.stack(ratios, 1)
+    both = (border_steps(pictures, dim, LATENT_STRIDE) for dim in (2, 3))
+    return torch.stack([at.mean(1) / elsewhere.mean(1).clamp_min(SMALLEST_STEP) for at, elsewhere in both], 1)
 
 
 def grid_excess(pictures: Tensor, x: Tensor) -> Tensor:
@@ -115,19 +171,22 @@ def grid_excess(pictures: Tensor, x: Tensor) -> Tensor:
     return (excess * (excess + GRID_SLOPE)).mean(1)
 
 
-def losses(model: nn.Module, x: Tensor, level: Tensor, *, seen: Tensor | None = None) -> Losses:
-    """Rate + lambda * distortion, each sample weighted by lambda^-1/2 so that no quality drowns the others.
+def losses(model: nn.Module, x: Tensor, level: Tensor, *, tune: Tune = Tune(), seen: Tensor | None = None) -> Losses:
+    """Rate + distortion, each sample weighted by lambda^-1/2 so that no quality drowns the others.
 
     Args:
         model: the codec.
         x: the pictures that are to come out [B, 3, H, W] in 0..1.
         level: quality levels [B] in 0..1.
+        tune: what distortion is.
         seen: what the codec is given instead of x, if it is to learn to restore.
     """
     outcome = model(x if seen is None else seen, level)
     bpp = (outcome.latent_bits + outcome.hyper_bits) / (x.shape[2] * x.shape[3])
     mse = (outcome.pictures - x).square().mean((1, 2, 3))
-    weight = rd_lambda(level)
-    distortion = mse * (1 + GRID_WEIGHT * grid_excess(outcome.pictures, x))
-    total = ((bpp + weight * 255**2 * distortion) * (weight / LAMBDA_MIDDLE) ** -0.5).mean()
+    traded = tune.level(level)
+    with torch.autocast(x.device.type, enabled=False):  # differences of near-equal variances need all bits
+        with_grid = mse * (1 + GRID_WEIGHT * grid_excess(outcome.pictures, x))
+        distortion = tune.distortion(outcome.pictures, x, with_grid, traded)
+    total = ((bpp + distortion) * (rd_lambda(traded) / LAMBDA_MIDDLE) ** -0.5).mean()
     return Losses(total, bpp.detach().mean(), mse.detach().mean())

@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from vaecodec.model.network import Network
-from vaecodec.model.preview import SCALES, Preview
-from vaecodec.model.symbols import Symbols
-from vaecodec.model.transforms import LATENT_STRIDE
+from vaecodec.model import coding
+from vaecodec.model.architecture import LATENT_STRIDE, PREVIEW_SCALES
+from vaecodec.model.coding import Symbols
+from vaecodec.model.torch_engine.engine import TorchEngine
+from vaecodec.model.torch_engine.network import Preview
 from vaecodec.training.objective import TrainingModel
 
 LOWEST_QUALITY = 25  # of the crops: coarser latents would blur the previews of all others
@@ -36,10 +37,10 @@ class _Seen(NamedTuple):
     pixels: Tensor
 
 
-def fit(network: Network, crops: Crops) -> None:
+def fit(engine: TorchEngine, crops: Crops) -> None:
     """Fit the maps of the network's previews, by least squares, to what it makes of crops [H, W, 3]."""
-    seen, preview = list(_decoded(network, crops)), network.vae.preview
-    for name, known, scale in (("whole", "y_hat", SCALES[0]), ("base", "base", SCALES[-1])):
+    seen, preview = list(_decoded(engine, crops)), engine.vae.preview
+    for name, known, scale in (("whole", "y_hat", PREVIEW_SCALES[0]), ("base", "base", PREVIEW_SCALES[-1])):
         inputs = torch.cat([_with_one(getattr(each, known)) for each in seen]).double()
         targets = torch.cat([_blocks(each.pixels, scale) for each in seen]).double()
         gram = inputs.T @ inputs
@@ -47,22 +48,22 @@ def fit(network: Network, crops: Crops) -> None:
         getattr(preview, name).copy_(torch.linalg.solve(gram + ridge, inputs.T @ targets))
 
 
-def base_first(network: Network, crops: Crops) -> Tensor:
+def base_first(engine: TorchEngine, crops: Crops) -> Tensor:
     """An order int64 [M] of the latents in which those of the first half that matter most to previews come first.
 
     How much one matters: by how much previews at 1/8 change, on crops [H, W, 3], without its symbols. That is more than
     its own share, since the means of the second half depend on it.
     """
-    seen = list(_decoded(network, crops[:: -(-len(crops) // CROPS_TO_ORDER)]))
-    half = network.vae.arch.latent_channels // 2
+    seen = list(_decoded(engine, crops[:: -(-len(crops) // CROPS_TO_ORDER)]))
+    half = engine.vae.arch.latent_channels // 2
     changes = torch.zeros(half)
     for each in seen:
-        whole = _small(network.vae.preview, each.y_hat)
+        whole = _small(engine.vae.preview, each.y_hat)
         for channel in range(half):
             y = each.symbols.y.copy()
             y[:, channel] = 0
-            without = network.dequantize([each.symbols._replace(y=y)], *each.size, [each.quality])[0]
-            changes[channel] += (_small(network.vae.preview, without) - whole).square().mean()
+            without = coding.dequantize(engine, [each.symbols._replace(y=y)], *each.size, [each.quality])[0]
+            changes[channel] += (_small(engine.vae.preview, without) - whole).square().mean()
     return torch.cat([changes.argsort(descending=True, stable=True), torch.arange(half, 2 * half)])
 
 
@@ -89,16 +90,15 @@ def reorder_latents(model: TrainingModel, order: Tensor) -> None:
         parameter.copy_(parameter.unflatten(0, (-1, 4))[order].flatten(0, 1))
 
 
-def _decoded(network: Network, crops: Crops) -> Iterator[_Seen]:
+def _decoded(engine: TorchEngine, crops: Crops) -> Iterator[_Seen]:
     qualities = np.linspace(LOWEST_QUALITY, 100, len(crops)).astype(int).tolist()
     for crop, quality in zip(crops, qualities, strict=True):
-        symbols, y_hat = network.choose(network.to_steps(network.analyze(crop, quality), quality), quality)
+        symbols, y_hat = coding.quantize(engine, engine.analyze(crop, quality), quality)
         size = y_hat.shape[1], y_hat.shape[2]
-        of_base = slice(network.vae.arch.base_channels)
-        base = network.dequantize(
-            [symbols._replace(y=symbols.y[:, of_base], rows=symbols.rows[:, of_base])], *size, [quality]
-        )[0]
-        pixels = network.synthesize(y_hat, quality).permute(2, 0, 1).float()
+        of_base = slice(engine.vae.arch.base_channels)
+        base_only = symbols._replace(y=symbols.y[:, of_base], indexes=symbols.indexes[:, of_base])
+        base = coding.dequantize(engine, [base_only], *size, [quality])[0]
+        pixels = engine.synthesize(y_hat[None], [quality], [0])[0][0].permute(2, 0, 1).float()
         yield _Seen(quality, size, symbols, y_hat, base, pixels)
 
 
@@ -114,4 +114,4 @@ def _blocks(pixels: Tensor, scale: int) -> Tensor:
 
 def _small(preview: Preview, y_hat: Tensor) -> Tensor:
     """The picture at 1/4 made of all latents [M, h, w], reduced to 1/8."""
-    return F.avg_pool2d(preview(y_hat, SCALES[1]), SCALES[-1] // SCALES[1])
+    return F.avg_pool2d(preview(y_hat, PREVIEW_SCALES[1]), PREVIEW_SCALES[-1] // PREVIEW_SCALES[1])

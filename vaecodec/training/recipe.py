@@ -3,9 +3,10 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vaecodec.model.transforms import HYPER_STRIDE, LATENT_STRIDE, Architecture
+from vaecodec.model.architecture import HYPER_STRIDE, LATENT_STRIDE, Architecture
 from vaecodec.training.degrade import Noise
 from vaecodec.training.errors import TrainingError
+from vaecodec.training.objective import Tune
 
 PATCH_STEP_PX = LATENT_STRIDE * HYPER_STRIDE
 
@@ -20,12 +21,13 @@ class Recipe:
         weights: weights file to write at the end.
         init: klt, default, random, or the path of a weights file or of a checkpoint.
         validation: folder of pictures to measure now and then.
+        tune: what pictures are made for: eye, psnr, or a number between them, 0 (psnr) to 1 (eye).
         degrade: what the network sees instead of the pictures it is to give back, such as noise:5-25.
         architecture: of a klt or random start; others bring their own.
         analysis_blocks: make the analysis so deep, by blocks that change nothing at first; None is as the start is.
 
     Raises:
-        TrainingError: (RECIPE) a patch is not a positive multiple of 64 px, or `degrade` is not understood.
+        TrainingError: (RECIPE) a patch is not a positive multiple of 64 px, or `tune` or `degrade` is not understood.
     """
 
     data: Path
@@ -33,6 +35,7 @@ class Recipe:
     weights: Path | None = None
     init: str = "default"
     validation: Path | None = None
+    tune: str = "eye"
     degrade: str | None = None
     architecture: Architecture = field(default_factory=Architecture)
     analysis_blocks: int | None = None
@@ -53,6 +56,7 @@ class Recipe:
     seed: int = 1
 
     def __post_init__(self) -> None:
+        Tune.parse(self.tune)
         if self.degrade is not None:
             Noise.parse(self.degrade)
         for name in ("patch_px", "final_patch_px"):

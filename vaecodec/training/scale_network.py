@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vaecodec.model.transforms import Architecture
+from vaecodec.model.architecture import Architecture
 
 
 class ScaleNetwork(nn.Module):

@@ -1,66 +1,22 @@
-"""SSIMULACRA2 as a differentiable loss: distance between pictures as people see it.
-
-Source: J. Sneyers, SSIMULACRA 2.1 (github.com/cloudinary/ssimulacra2), whose 108 weights these are. Borders follow the
-Python package `ssimulacra2` 0.3, with which scores agree within 0.3 points.
-"""
+"""SSIMULACRA2 as a differentiable loss: `pictures.ssimulacra2` on torch, as a distance to be made small."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-SCALES, SMALLEST_SIDE = 6, 8
-SIGMA, RADIUS = 1.5, 5
-OPSIN = (
-    (0.30, 0.622, 0.078),
-    (0.23, 0.692, 0.078),
-    (0.24342268924547819, 0.20476744424496821, 0.5518098665095536),
+from vaecodec.pictures.ssimulacra2 import (
+    C2,
+    OPSIN,
+    OPSIN_BIAS,
+    RADIUS,
+    SCALES,
+    SIGMA,
+    SMALLEST_SIDE,
+    TOTAL_WEIGHT,
+    WEIGHTS,
 )
-OPSIN_BIAS = 0.0037930732552754493
-C2 = 0.0009
-SMALLEST = 1e-24  # under roots, whose slope is unbounded at 0
-TOTAL_WEIGHT = 0.9562382616834844
-CURVE = (2.326765642916932, -0.020884521182843837, 6.248496625763138e-05)
-SCORE_SLOPE, SCORE_EXPONENT = 10.0, 0.6276336467831387
 
-# By channel X, Y, B; by scale from the finest; by norm 1 and 4; of three maps: structure lost, detail added, detail lost.
-WEIGHTS = (
-    0.0, 0.0007376606707406586, 0.0,
-    0.0, 0.0007793481682867309, 0.0,
-    0.0, 0.0004371155730107379, 0.0,
-    1.1041726426657346, 0.00066284834129271, 0.00015231632783718752,
-    0.0, 0.0016406437456599754, 0.0,
-    1.8422455520539298, 11.441172603757666, 0.0,
-    0.0007989109436015163, 0.000176816438078653, 0.0,
-    1.8787594979546387, 10.94906990605142, 0.0,
-    0.0007289346991508072, 0.9677937080626833, 0.0,
-    0.00014003424285435884, 0.9981766977854967, 0.00031949755934435053,
-    0.0004550992113792063, 0.0, 0.0,
-    0.0013648766163243398, 0.0, 0.0,
-    0.0, 0.0, 0.0,
-    7.466890328078848, 0.0, 17.445833984131262,
-    0.0006235601634041466, 0.0, 0.0,
-    6.683678146179332, 0.00037724407979611296, 1.027889937768264,
-    225.20515300849274, 0.0, 0.0,
-    19.213238186143016, 0.0011401524586618361, 0.001237755635509985,
-    176.39317598450694, 0.0, 0.0,
-    24.43300999870476, 0.28520802612117757, 0.0004485436923833408,
-    0.0, 0.0, 0.0,
-    34.77906344483772, 44.835625328877896, 0.0,
-    0.0, 0.0, 0.0,
-    0.0, 0.0, 0.0,
-    0.0, 0.0008680556573291698, 0.0,
-    0.0, 0.0, 0.0,
-    0.0, 0.0005313191874358747, 0.0,
-    0.00016533814161379112, 0.0, 0.0,
-    0.0, 0.0, 0.0,
-    0.0004179171803251336, 0.0017290828234722833, 0.0,
-    0.0020827005846636437, 0.0, 0.0,
-    8.826982764996862, 23.19243343998926, 0.0,
-    95.1080498811086, 0.9863978034400682, 0.9834382792465353,
-    0.0012286405048278493, 171.2667255897307, 0.9807858872435379,
-    0.0, 0.0, 0.0,
-    0.0005130064588990679, 0.0, 0.00010854057858411537,
-)  # fmt: skip
+SMALLEST = 1e-24  # under roots, whose slope is unbounded at 0
 
 
 def linear_of_srgb(x: Tensor) -> Tensor:
@@ -88,17 +44,11 @@ def distance(original: Tensor, shown: Tensor) -> Tensor:
     return TOTAL_WEIGHT * total
 
 
-def score_of(distance: float) -> float:
-    """The SSIMULACRA2 score of a distance: 100 for equal pictures; 90 cannot be told apart, 70 is high quality."""
-    bent = sum(factor * distance**power for power, factor in enumerate(CURVE, 1))
-    return 100 - SCORE_SLOPE * max(bent, 0.0) ** SCORE_EXPONENT
-
-
 def _terms(a: Tensor, b: Tensor) -> Tensor:
     """Terms [B, 3, 2, 3], channels by norms by maps, of originals a and pictures b [B, 3, h, w] in positive XYB."""
-    mean_a, mean_b = _blur(a), _blur(b)
-    variance = _blur(a * a) - mean_a * mean_a + (_blur(b * b) - mean_b * mean_b)
-    covariance = _blur(a * b) - mean_a * mean_b
+    mean_a, mean_b = blur(a), blur(b)
+    variance = blur(a * a) - mean_a * mean_a + (blur(b * b) - mean_b * mean_b)
+    covariance = blur(a * b) - mean_a * mean_b
     structure = 1 - (1 - (mean_a - mean_b).square()) * (2 * covariance + C2) / (variance + C2)
     edges = (1 + (b - mean_b).abs()) / (1 + (a - mean_a).abs()) - 1
     norms = [_norms(each.clamp_min(0)) for each in (structure, edges, -edges)]
@@ -125,14 +75,14 @@ def _power(x: Tensor, exponent: float) -> Tensor:
     return torch.exp(exponent * torch.log(x))
 
 
-def _blur(x: Tensor) -> Tensor:
-    """Gaussian blur along both axes, as products with banded matrices."""
+def blur(x: Tensor) -> Tensor:
+    """Gaussian blur of pictures [B, C, H, W] along both axes: as products with banded matrices, quick on CPUs."""
     height, width = x.shape[2:]
     return _band(height, mirrored=True, like=x) @ x @ _band(width, mirrored=False, like=x).T
 
 
 def _band(length: int, *, mirrored: bool, like: Tensor) -> Tensor:
-    """The matrix that blurs so many samples; beyond the ends they are mirrored, or zero."""
+    """The matrix that blurs a line of samples; beyond its ends they are mirrored, or zero."""
     taps = torch.exp(-(torch.arange(-RADIUS, RADIUS + 1.0) ** 2) / (2 * SIGMA**2))
     matrix = torch.zeros(length, length)
     for offset, tap in zip(range(-RADIUS, RADIUS + 1), (taps / taps.sum()).tolist(), strict=True):

@@ -7,20 +7,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vaecodec.entropy.tables import Tables
+from vaecodec.entropy.coder import Tables
 from vaecodec.model import weights
-from vaecodec.model.exact import ROW_FRACTION_BITS, IntegerLayer
-from vaecodec.model.layers import Block
-from vaecodec.model.network import Network
-from vaecodec.model.priors import LOG_SCALE_STEP, FactorizedPrior
-from vaecodec.model.transforms import Architecture
+from vaecodec.model.architecture import LOG_SCALE_STEP, Architecture
+from vaecodec.model.scales import ROW_FRACTION_BITS, IntegerLayer
+from vaecodec.model.torch_engine.network import Block
+from vaecodec.model.weights import Weights
 from vaecodec.training.data import Pictures
 from vaecodec.training.errors import TrainingError
 from vaecodec.training.export import DEQUANTIZE_UNIT
 from vaecodec.training.klt import start_from_klt
 from vaecodec.training.objective import TrainingModel
+from vaecodec.training.priors import FactorizedPrior
 from vaecodec.training.recipe import Recipe
 from vaecodec.training.scale_network import ScaleNetwork
 
@@ -48,11 +49,11 @@ def _initial(recipe: Recipe, pictures: Pictures) -> TrainingModel:
         if recipe.init == "klt":
             start_from_klt(model, pictures.batch(np.random.default_rng(recipe.seed), KLT_CROPS, recipe.patch_px))
         return model
-    path = weights.default_path() if recipe.init == "default" else Path(recipe.init)
+    path = weights.built_in_path() if recipe.init == "default" else Path(recipe.init)
     if not path.is_file():
         raise TrainingError(f"init is {recipe.init!r}, must be klt, default, random or a file", code="INIT")
     if path.suffix == ".safetensors":
-        return from_weights(weights.load(None if recipe.init == "default" else path, "cpu"))
+        return from_weights(weights.load(None if recipe.init == "default" else path))
     return from_checkpoint(path)
 
 
@@ -60,7 +61,7 @@ def deepen(model: TrainingModel, blocks: int) -> None:
     """Give the analysis more blocks, which do nothing until they have learned something.
 
     Raises:
-        TrainingError: (INIT) it has more than so many.
+        TrainingError: (INIT) it has more already.
     """
     vae, analysis = model.vae, model.vae.analysis
     old, width = list(analysis.blocks), vae.arch.analysis_channels
@@ -120,12 +121,12 @@ def load_into(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
         raise TrainingError(f"{path} is of another network: {error}", code="CHECKPOINT") from error
 
 
-def from_weights(network: Network) -> TrainingModel:
+def from_weights(stored: Weights) -> TrainingModel:
     """A model that can be trained on, from a weights file: what the file holds as integers becomes float again."""
-    model = TrainingModel(network.vae.arch)
-    model.vae.load_state_dict(network.vae.state_dict())
-    _to_float(model.scale_network, network.scales.stored.layers)
-    _fit_prior(model.hyper_prior, _mean_pmf(network.hyper_tables))
+    model = TrainingModel(stored.arch)
+    model.vae.load_state_dict({name: torch.tensor(values).float() for name, values in stored.floats.items()})
+    _to_float(model.scale_network, stored.scales.layers)
+    _fit_prior(model.hyper_prior, _mean_pmf(stored.hyper_tables))
     return model
 
 
@@ -138,14 +139,18 @@ def _to_float(scale_network: ScaleNetwork, stored: tuple[IntegerLayer, ...]) -> 
     """
     layers = list(zip(scale_network.layers, stored, strict=True))
     first, last = float(DEQUANTIZE_UNIT), 2**ROW_FRACTION_BITS / LOG_SCALE_STEP
-    sizes = [_rms(integers.weight) / 2.0**integers.shift / _rms(layer.weight) for layer, integers in layers]
+    sizes = [_rms(_tensor(integers.weight)) / 2.0**integers.shift / _rms(layer.weight) for layer, integers in layers]
     factor = (first * math.prod(sizes) / last) ** (1 / len(layers))
     unit_in = first
     for (layer, integers), size in zip(layers, sizes, strict=True):
         unit_out = unit_in * size / factor
-        layer.weight.copy_(integers.weight.double() / 2.0**integers.shift * unit_in / unit_out)
-        layer.bias.copy_(integers.bias.double() / 2.0**integers.shift / unit_out)
+        layer.weight.copy_(_tensor(integers.weight).double() / 2.0**integers.shift * unit_in / unit_out)
+        layer.bias.copy_(_tensor(integers.bias).double() / 2.0**integers.shift / unit_out)
         unit_in = unit_out
+
+
+def _tensor(integers: NDArray[np.integer]) -> Tensor:
+    return torch.tensor(integers)
 
 
 def _rms(weight: Tensor) -> float:

@@ -7,9 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vaecodec.pictures.ssimulacra2 import score_of
 from vaecodec.training.data import Pictures
 from vaecodec.training.objective import TrainingModel
 from vaecodec.training.recipe import PATCH_STEP_PX
+from vaecodec.training.ssimulacra2 import distance
 
 LEVELS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 SHOWN_LEVELS = (0.1, 0.5, 0.9)
@@ -22,19 +24,19 @@ def psnr_db(mse: float) -> float:
 
 
 @torch.inference_mode()
-def estimate(model: TrainingModel, x: Tensor, level: float) -> tuple[float, float]:
-    """Bits per pixel and PSNR in dB of one picture x [1, 3, H, W] in 0..1, with rounding instead of noise.
+def estimate(model: TrainingModel, x: Tensor, level: float) -> tuple[float, float, float]:
+    """Bits per pixel, PSNR in dB and SSIMULACRA2 of one picture x [1, 3, H, W] in 0..1, with rounding instead of noise.
 
     H and W are multiples of 64; the model is in eval mode.
     """
     outcome = model(x.contiguous(memory_format=torch.channels_last), torch.tensor([level], device=x.device))
     bpp = float(outcome.latent_bits + outcome.hyper_bits) / (x.shape[2] * x.shape[3])
-    error = ((outcome.pictures.clamp(0, 1) * 255).round() - x * 255) / 255
-    return bpp, psnr_db(float(error.square().mean()))
+    shown = (outcome.pictures.clamp(0, 1) * 255).round() / 255
+    return bpp, psnr_db(float((shown - x).square().mean())), score_of(float(distance(x, shown)))
 
 
 def validate(model: TrainingModel, folder: Path, *, images: int = 8) -> list[dict[str, float]]:
-    """Mean bpp and mean PSNR in dB of a folder's first pictures at six quality levels.
+    """Mean bpp, PSNR in dB and SSIMULACRA2 of a folder's first pictures at six quality levels.
 
     Pictures are cut to multiples of 64 px; those that are smaller or cannot be read do not count. Leaves the model in
     eval mode.
@@ -47,8 +49,8 @@ def validate(model: TrainingModel, folder: Path, *, images: int = 8) -> list[dic
     pictures = [_to_input(picture).to(device) for picture in Pictures(folder, PATCH_STEP_PX, limit=images).pictures]
     rows = []
     for level in LEVELS:
-        bpp, psnr = np.mean([estimate(model, x, level) for x in pictures], 0)
-        rows.append({"level": level, "bpp": round(float(bpp), 4), "psnr_db": round(float(psnr), 3)})
+        bpp, psnr, seen = np.mean([estimate(model, x, level) for x in pictures], 0).tolist()
+        rows.append({"level": level, "bpp": round(bpp, 4), "psnr_db": round(psnr, 3), "ssimulacra2": round(seen, 2)})
     return rows
 
 

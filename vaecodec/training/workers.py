@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, distributed, nn
 
-from vaecodec.model.devices import pick_device
+from vaecodec.model.torch_engine.engine import pick_device
 
 
 @dataclass(frozen=True)

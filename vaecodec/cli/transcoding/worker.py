@@ -1,0 +1,132 @@
+"""One picture on a worker: read, encoded, checked, written; and what came of it, for the manifest."""
+
+import io
+import math
+import os
+import platform
+import time
+import warnings
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from vaecodec.cli.transcoding.manifest import Record
+from vaecodec.cli.transcoding.places import Place
+from vaecodec.codec import Codec
+from vaecodec.errors import VaecError, VaecImageError, VaecLimitError, VaecModelError
+from vaecodec.format import container, records
+from vaecodec.pictures import pixels
+
+
+class Job(NamedTuple):
+    """A picture to encode: its name in the source, and the name of its file in the target."""
+
+    path: str
+    output: str
+
+
+@dataclass(frozen=True)
+class Work:
+    """What all workers are told.
+
+    Attributes:
+        source: where the pictures are.
+        target: where the .vaec files go.
+        quality: 1 to 100.
+        model: path of a weights file, on every machine; None is the built-in one.
+        model_id: first 4 bytes of the SHA-256 of the weights, in hexadecimal digits: every worker must have the same.
+        device: a torch device.
+        max_pixels: larger pictures fail.
+    """
+
+    source: Place
+    target: Place
+    quality: int
+    model: str | None
+    model_id: str
+    device: str
+    max_pixels: int | None
+
+
+class Transcoder:
+    """Encodes pictures one after the other, with weights that it loads once.
+
+    Raises:
+        VaecModelError: the weights cannot be loaded, or (MODEL_DIFFERS) are not those that the other workers have.
+    """
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self.codec = Codec(work.model, work.device)
+        model_id = self.codec.engine.model_id.hex()
+        if model_id != work.model_id:
+            raise VaecModelError(
+                f"the weights on {platform.node()} are {model_id}, must be {work.model_id} on every machine",
+                code="MODEL_DIFFERS",
+            )
+
+    def __call__(self, job: Job) -> Record:
+        """Does one picture; whatever is wrong with it is in the record."""
+        start_s = time.perf_counter()
+        label = {"path": job.path, "worker": f"{platform.node()}:{os.getpid()}"}
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                facts = self._encode(job)
+            except Exception as error:  # whatever is wrong with this picture, the next may be fine
+                return {**label, "status": "failed", "code": _code(error), "message": _message(error)}
+        heard = {"warnings": [str(each.message) for each in caught]} if caught else {}
+        return {**label, "status": "done", **facts, **heard, "seconds": round(time.perf_counter() - start_s, 3)}
+
+    def _encode(self, job: Job) -> dict[str, Any]:
+        content = self.work.source.read(job.path)
+        with _open(content) as image:
+            records.check_size(*image.size, max_pixels=self.work.max_pixels)
+            if getattr(image, "is_animated", False) and image.format != "MPO":  # a photo that holds its own preview
+                warnings.warn("only the first of its frames is taken", UserWarning, stacklevel=2)
+            samples = pixels.to_samples(image)
+            metadata: dict[str, Any] = {**pixels.metadata_of(image)}
+        data = self.codec.encode(samples, self.work.quality, max_pixels=self.work.max_pixels, **metadata)
+        header = container.read_info(io.BytesIO(data), max_pixels=None).header
+        psnr_db = self._psnr_db(samples, data)  # before anything is written: it is also the check that the file decodes
+        self.work.target.write(job.output, data)
+        return {
+            "output": job.output,
+            "width": header.width,
+            "height": header.height,
+            "mode": header.pixel_format.mode,
+            "quality": header.quality,
+            "model_id": self.work.model_id,
+            "input_bytes": len(content),
+            "output_bytes": len(data),
+            "bpp": round(8 * len(data) / (header.width * header.height), 4),
+            "psnr_db": round(psnr_db, 4) if math.isfinite(psnr_db) else None,
+        }
+
+    def _psnr_db(self, samples: pixels.Samples, data: bytes) -> float:
+        decoded = np.atleast_3d(self.codec.decode(data, output="numpy", max_pixels=None))
+        colours = samples.shape[2] - (samples.shape[2] in (2, 4))
+        return pixels.psnr_db(samples[..., :colours], decoded[..., :colours])
+
+
+def _open(content: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(content))
+    except UnidentifiedImageError as error:
+        raise VaecImageError("not a picture that Pillow can read", code="INPUT") from error
+    except Image.DecompressionBombError as error:
+        raise VaecLimitError(str(error), code="MAX_PIXELS") from error
+
+
+def _code(error: Exception) -> str:
+    if isinstance(error, VaecError):
+        return error.code
+    if isinstance(error, MemoryError):
+        return "MEMORY"
+    return "IO" if isinstance(error, OSError) else "INTERNAL"
+
+
+def _message(error: Exception) -> str:
+    return str(error) if isinstance(error, VaecError) else f"{type(error).__name__}: {error}"

@@ -1,0 +1,71 @@
+"""Where .vaec data comes from: bytes, a path or an open binary file; and what can be told of it without its pixels."""
+
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
+
+from vaecodec.errors import VaecFormatError
+from vaecodec.format import container
+from vaecodec.format.records import DEFAULT_MAX_PIXELS, HEADER, Info
+
+_CHUNK_BYTES = 1 << 24
+
+Source = bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO
+
+
+@contextmanager
+def open_binary(source: Source) -> Iterator[BinaryIO]:
+    """A seekable binary file over the source; closed afterwards only if it was opened here.
+
+    Raises:
+        VaecFormatError: (SOURCE) the source is none of bytes, path, file.
+        OSError: the file cannot be read.
+    """
+    if isinstance(source, bytes | bytearray | memoryview):
+        yield io.BytesIO(source)
+    elif isinstance(source, str | os.PathLike):
+        with open(source, "rb") as file:
+            yield file
+    elif hasattr(source, "read"):
+        seekable = getattr(source, "seekable", None)
+        yield source if seekable and seekable() else io.BytesIO(_claimed(source))
+    else:
+        raise VaecFormatError(
+            f"expected bytes, a path or an open binary file, got {type(source).__name__}", code="SOURCE"
+        )
+
+
+def read_all(source: Source) -> bytes:
+    """The bytes of the source, from a file's present position on; raises as `open_binary`.
+
+    No more than can matter: of a file that is longer than its header says one byte more, and of one that is no .vaec
+    file only the beginning, so that neither a huge file nor a device without end fills the memory before it is refused.
+    """
+    if isinstance(source, bytes):
+        return source
+    with open_binary(source) as file:
+        return _claimed(file)
+
+
+def _claimed(file: BinaryIO) -> bytes:
+    """What `read_all` returns, of a file that may be a pipe or a device."""
+    parts = [file.read(HEADER.size_bytes)]
+    if len(parts[0]) == HEADER.size_bytes and container.is_vaec(parts[0]):
+        left_bytes = HEADER.unpack(parts[0])["file_bytes"] + 1 - HEADER.size_bytes
+        while left_bytes > 0 and (part := file.read(min(left_bytes, _CHUNK_BYTES))):
+            parts.append(part)
+            left_bytes -= len(part)
+    return b"".join(parts)
+
+
+def info(source: Source, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> Info:
+    """Header, tile index and metadata of a .vaec file; reads neither payloads nor weights, and needs no torch.
+
+    Raises:
+        VaecError: the header, index or metadata is not valid, or the picture has more than `max_pixels`.
+        OSError: the file cannot be read.
+    """
+    with open_binary(source) as file:
+        return container.read_info(file, max_pixels=max_pixels)

@@ -1,0 +1,342 @@
+"""The gate between pictures and samples: whatever a caller holds, as uint8 [H, W, C], and samples as Pillow images.
+
+One direction is `open_source` -> `size_of` -> `to_samples` and `metadata_of`; the other is `to_image`. In between stand
+the sample helpers that encoder, benchmarks and tests must share: `pad_edge` and `psnr_db`.
+Pixels are stored as given: EXIF orientation travels as metadata and is never applied here.
+"""
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, BinaryIO, Protocol, Self, TypeAlias, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageCms, ImageColor
+
+from vaecodec.errors import VaecImageError, VaecLimitError
+from vaecodec.pictures.metadata import METADATA_KEYS, as_info, carried_metadata
+
+MODES = ("L", "LA", "RGB", "RGBA")
+
+Samples: TypeAlias = npt.NDArray[np.uint8]
+Opened: TypeAlias = Image.Image | Samples
+
+
+@runtime_checkable
+class Tensor(Protocol):
+    """The part of a torch tensor that this module uses, so that torch itself need not be imported."""
+
+    @property
+    def dtype(self) -> object: ...
+    def detach(self) -> Self: ...
+    def cpu(self) -> Self: ...
+    def numpy(self) -> npt.NDArray[Any]: ...
+
+
+Source: TypeAlias = Image.Image | str | os.PathLike[str] | npt.NDArray[Any] | Tensor
+
+_STORED_MODE = (
+    dict.fromkeys(("1", "L"), "L")
+    | dict.fromkeys(("LA", "La"), "LA")
+    | dict.fromkeys(("RGB", "RGBX", "CMYK", "YCbCr", "HSV", "LAB", "P"), "RGB")
+    | dict.fromkeys(("RGBA", "RGBa", "PA"), "RGBA")
+)
+_ALPHA_MODE = {"L": "LA", "RGB": "RGBA"}
+_TRANSPARENCY_RULE = {"1": "an int", "L": "an int", "RGB": "a tuple of 3 ints", "P": "bytes or an int"}
+_PSNR_CHUNK_SAMPLES = 1 << 18
+
+
+def open_source(source: Source) -> Opened:
+    """Opens whatever a caller may pass as a picture, without decoding its pixels.
+
+    Args:
+        source: a Pillow image (returned as is); a path (opened lazily; Pillow closes the file once a single-frame image
+            is loaded); a uint8 array [H, W] or [H, W, C] or a bool array [H, W] (False is 0, True is 255); or a uint8
+            torch tensor [C, H, W] or [H, W] on any device. C is 1 (L), 2 (LA), 3 (RGB) or 4 (RGBA).
+
+    Returns:
+        A Pillow image, or a uint8 array [H, W, C] that may share memory with the source.
+
+    Raises:
+        VaecImageError: the source has another type (TYPE), dtype (DTYPE) or shape (SHAPE), or no pixels (SIZE), or the
+            file is one that Pillow stumbles over (READ).
+        VaecLimitError: the file declares more pixels than Pillow allows (MAX_PIXELS).
+        OSError: Pillow cannot read the file (FileNotFoundError and PIL.UnidentifiedImageError included).
+    """
+    if isinstance(source, (str, os.PathLike)):
+        return open_image(source)
+    if isinstance(source, Image.Image):
+        if min(source.size) <= 0:
+            raise _no_pixels(*source.size)
+        return source
+    if isinstance(source, np.ndarray):
+        return _from_array(np.asarray(source), channel_axis=2)
+    if isinstance(source, Tensor) and any(base.__module__.startswith("torch") for base in type(source).__mro__):
+        return _from_tensor(source)
+    raise VaecImageError(
+        f"image is a {type(source).__name__}, must be a PIL image, a path, a numpy array or a torch tensor", code="TYPE"
+    )
+
+
+def open_image(file: str | os.PathLike[str] | BinaryIO) -> Image.Image:
+    """Opens a picture file with Pillow; errors are those of `open_source`."""
+    with _reading():
+        return Image.open(file)
+
+
+def size_of(opened: Opened) -> tuple[int, int]:
+    """Returns (width, height) in pixels of what `open_source` gave, as its header declares, without decoding it."""
+    if isinstance(opened, Image.Image):
+        return opened.size
+    return opened.shape[1], opened.shape[0]
+
+
+def to_samples(opened: Opened) -> Samples:
+    """Decodes a picture to the samples that are stored; of an animation, the current frame.
+
+    L, LA, RGB and RGBA pass unchanged. Pillow's own conversion turns 1 into L, La into LA, RGBa and PA into RGBA, and
+    P, RGBX, CMYK, YCbCr, HSV and LAB into RGB. Transparency of a palette or of `info["transparency"]` becomes alpha.
+
+    Args:
+        opened: what `open_source` returned; its pixels, mode and info stay as they are.
+
+    Returns:
+        C-contiguous uint8 array [H, W, C], C = 1, 2, 3 or 4 for the modes of `MODES`. Its memory is writable, as torch
+        wants it, but may be that of the caller's array: copy before writing.
+
+    Raises:
+        VaecImageError: more than 8 bits a sample (BIT_DEPTH), an unknown mode (MODE), a malformed
+            `info["transparency"]` (TRANSPARENCY), a conversion that Pillow refuses (CONVERT), or a damaged file that
+            Pillow stumbles over (READ).
+        OSError: Pillow cannot decode the file.
+    """
+    if not isinstance(opened, Image.Image):
+        return np.require(opened, requirements=("C", "W"))
+    _load(opened)
+    samples = np.array(_converted(opened, _stored_mode(opened)))
+    return np.atleast_3d(samples)
+
+
+def metadata_of(opened: Opened) -> dict[str, bytes]:
+    """Collects the metadata that travels with a picture.
+
+    The picture is decoded first: TIFF turns its pixels upright and drops the orientation on load, and PNG may hold
+    metadata behind its pixels. What cannot be read is left out.
+
+    Args:
+        opened: what `open_source` returned.
+
+    Returns:
+        A dict with some of the keys of `METADATA_KEYS`, none of them empty. "icc_profile": only where the profile's
+        colour space fits the stored mode. "exif": a TIFF structure without the "Exif" prefix, byte for byte
+        `info["exif"]` where there is one, else what `getexif()` holds. "xmp": a packet, UTF-8. Arrays have none.
+
+    Raises:
+        VaecImageError, OSError: the picture itself cannot be stored or decoded, as in `to_samples`.
+    """
+    if not isinstance(opened, Image.Image):
+        return {}
+    _load(opened)
+    return carried_metadata(opened, _stored_mode(opened))
+
+
+def to_image(samples: Samples, metadata: Mapping[str, bytes]) -> Image.Image:
+    """Makes a Pillow image of decoded samples.
+
+    Args:
+        samples: uint8 array [H, W, C] with C = 1, 2, 3 or 4 for L, LA, RGB, RGBA. The image may share its memory.
+        metadata: as from `metadata_of`; it becomes `info["icc_profile"]`, `info["exif"]` and `info["xmp"]`. The EXIF
+            entry gets the "Exif" prefix of Pillow's JPEG and PNG readers: JPEG's `save(exif=info["exif"])` needs it,
+            `getexif()` and the other savers accept it.
+    """
+    image = Image.fromarray(samples[:, :, 0] if samples.shape[2] == 1 else samples)
+    image.info.update(as_info(metadata))
+    return image
+
+
+def pad_edge(samples: Samples, multiple: int) -> Samples:
+    """Pads samples [H, W, C] at the bottom and right to multiples of `multiple` pixels by repeating the edge.
+
+    Returns `samples` itself where nothing is missing. Raises ValueError if `multiple` is below 1.
+    """
+    if multiple < 1:
+        raise ValueError(f"multiple is {multiple}, must be at least 1")
+    height, width, _ = samples.shape
+    missing_rows, missing_columns = -height % multiple, -width % multiple
+    if not missing_rows and not missing_columns:
+        return samples
+    return np.pad(samples, ((0, missing_rows), (0, missing_columns), (0, 0)), mode="edge")
+
+
+def reduced(samples: Samples, scale: int) -> Samples:
+    """The means of blocks of scale x scale pixels; at the right and bottom edges the picture goes on as it ends."""
+    padded = pad_edge(samples, scale)
+    height, width, channels = padded.shape
+    means = padded.reshape(height // scale, scale, width // scale, scale, channels).mean((1, 3), dtype=np.float32)
+    return means.round().astype(np.uint8)
+
+
+def psnr_db(a: Samples, b: Samples) -> float:
+    """Measures the peak signal-to-noise ratio: 10 log10(255^2 / MSE), one MSE over all samples of all channels.
+
+    Args:
+        a: uint8 array, usually RGB [H, W, 3].
+        b: uint8 array of the same shape.
+
+    Returns:
+        Decibels; `math.inf` where a equals b.
+
+    Raises:
+        VaecImageError: (a ValueError) the shapes differ or hold no samples (SHAPE).
+    """
+    return decibels(squared_error(a, b), a.size)
+
+
+def squared_error(a: Samples, b: Samples) -> int:
+    """Sums the squared differences of two uint8 arrays of one shape, exactly, a few rows at a time.
+
+    Raises:
+        VaecImageError: (a ValueError) the shapes differ or hold no samples (SHAPE).
+    """
+    if a.shape != b.shape or a.size == 0:
+        raise VaecImageError(f"shapes are {a.shape} and {b.shape}, must be equal and not empty", code="SHAPE")
+    rows, total = max(1, _PSNR_CHUNK_SAMPLES * len(a) // a.size), 0
+    for top in range(0, len(a), rows):
+        difference = np.subtract(a[top : top + rows], b[top : top + rows], dtype=np.int32)
+        total += int(np.sum(difference * difference, dtype=np.int64))
+    return total
+
+
+def decibels(squared_error: int, count: int) -> float:
+    """PSNR in dB of `count` samples with this sum of squared errors; `math.inf` where that is 0."""
+    return 10 * math.log10(255**2 * count / squared_error) if squared_error else math.inf
+
+
+def flatten_alpha(image: Image.Image, background: str | tuple[int, ...]) -> Image.Image:
+    """Lays a transparent picture on an opaque background, for callers that drop alpha.
+
+    Args:
+        image: any image that `to_samples` takes; it is not changed.
+        background: a colour name or code that `PIL.ImageColor` knows, or (red, green, blue) with values 0..255.
+
+    Returns:
+        `image` itself where it has no transparency; else an L image (grey picture on a grey background) or an RGB one,
+        with the info of `image` less its transparency and an ICC profile that no longer fits.
+
+    Raises:
+        VaecImageError: the background is not an opaque colour (BACKGROUND), or the image as in `to_samples`.
+    """
+    colour = _opaque_colour(background)
+    _load(image)
+    stored_mode = _stored_mode(image)
+    if stored_mode not in _ALPHA_MODE.values():
+        return image
+    source = _converted(image, stored_mode)
+    is_grey = stored_mode == "LA" and len(set(colour)) == 1
+    flat = Image.new("L" if is_grey else "RGB", image.size, colour[0] if is_grey else colour)
+    flat.paste(source.convert(flat.mode), mask=source.getchannel("A"))
+    metadata = metadata_of(image)
+    if stored_mode == "LA" and not is_grey:
+        metadata.pop("icc_profile", None)
+    flat.info = {key: image.info[key] for key in image.info.keys() - {"transparency", *METADATA_KEYS}}
+    flat.info.update(as_info(metadata))
+    return flat
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Makes errors of this package of what Pillow's readers raise beside OSError: they fail in many ways."""
+    try:
+        yield
+    except (OSError, MemoryError, Warning):
+        raise
+    except Image.DecompressionBombError as error:
+        raise VaecLimitError(f"{error} Pillow's own limit is Image.MAX_IMAGE_PIXELS.", code="MAX_PIXELS") from error
+    except Exception as error:
+        message = f"the picture cannot be read, it is damaged or not supported ({type(error).__name__}: {error})"
+        raise VaecImageError(message, code="READ") from error
+
+
+def _load(image: Image.Image) -> None:
+    with _reading():
+        image.load()
+
+
+def _no_pixels(width: int, height: int) -> VaecImageError:
+    return VaecImageError(f"image size is {width} x {height}, both sides must be at least 1 pixel", code="SIZE")
+
+
+def _wrong_dtype(dtype: object) -> VaecImageError:
+    hint = "scale to 0..255, round and convert to uint8"
+    return VaecImageError(f"image dtype is {dtype}, must be uint8 (or bool for [H, W]): {hint}", code="DTYPE")
+
+
+def _from_tensor(tensor: Tensor) -> Samples:
+    if str(tensor.dtype) not in ("torch.uint8", "torch.bool"):
+        raise _wrong_dtype(tensor.dtype)  # before numpy() fails on a dtype that numpy lacks
+    return _from_array(tensor.detach().cpu().numpy(), channel_axis=0)
+
+
+def _from_array(array: npt.NDArray[Any], *, channel_axis: int) -> Samples:
+    if array.dtype == np.bool_ and array.ndim == 2:
+        array = array * np.uint8(255)
+    if array.dtype != np.uint8:
+        raise _wrong_dtype(array.dtype)
+    if array.ndim not in (2, 3) or (array.ndim == 3 and not 1 <= array.shape[channel_axis] <= 4):
+        layout = "[C, H, W]" if channel_axis == 0 else "[H, W, C]"
+        raise VaecImageError(f"image shape is {array.shape}, must be [H, W] or {layout} with C 1 to 4", code="SHAPE")
+    samples = np.atleast_3d(array if array.ndim == 2 else np.moveaxis(array, channel_axis, -1))
+    if samples.size == 0:
+        raise _no_pixels(samples.shape[1], samples.shape[0])
+    return samples
+
+
+def _stored_mode(image: Image.Image) -> str:
+    """Names the mode of `MODES` that holds everything of a loaded image."""
+    mode = image.mode
+    if mode in ("I", "F") or mode.startswith("I;"):
+        hint = "scale to 0..255 first, e.g. Image.fromarray((numpy.asarray(image) / 257).round().astype(numpy.uint8))"
+        raise VaecImageError(f"image mode is {mode}, must have 8 bits a sample: {hint}", code="BIT_DEPTH")
+    if mode not in _STORED_MODE:
+        raise VaecImageError(f"image mode is {mode}, must be one of {', '.join(_STORED_MODE)}", code="MODE")
+    has_alpha = mode == "P" and image.palette is not None and image.palette.mode.endswith("A")
+    if mode in _TRANSPARENCY_RULE and "transparency" in image.info:
+        _check_transparency(mode, image.info["transparency"])
+        has_alpha = True
+    return _ALPHA_MODE[_STORED_MODE[mode]] if has_alpha else _STORED_MODE[mode]
+
+
+def _check_transparency(mode: str, transparency: object) -> None:
+    """Rejects what Pillow would misread: it takes an index left over from a palette image for a shade of red."""
+    if mode == "RGB":
+        is_valid = isinstance(transparency, tuple) and len(transparency) == 3
+    else:
+        is_valid = isinstance(transparency, int) or (mode == "P" and isinstance(transparency, bytes))
+    if not is_valid:
+        message = f"info['transparency'] of this {mode} image is {transparency!r}, must be {_TRANSPARENCY_RULE[mode]}"
+        raise VaecImageError(f"{message}: delete it if the image is opaque", code="TRANSPARENCY")
+
+
+def _converted(image: Image.Image, mode: str) -> Image.Image:
+    if image.mode == mode:
+        return image
+    # Pillow writes info["transparency"] into the palette of the image that it converts.
+    source = image.copy() if image.mode == "P" else image
+    try:
+        return source.convert(mode)
+    except (ValueError, TypeError, ImportError, ImageCms.PyCMSError) as error:
+        message = f"image mode is {image.mode}, which Pillow cannot convert to {mode}: {error}"
+        raise VaecImageError(message, code="CONVERT") from error
+
+
+def _opaque_colour(background: str | tuple[int, ...]) -> tuple[int, ...]:
+    try:
+        colour = ImageColor.getrgb(background) if isinstance(background, str) else tuple(background)
+    except (ValueError, TypeError):
+        colour = ()
+    if len(colour) != 3 or any(not isinstance(value, int) or not 0 <= value <= 255 for value in colour):
+        allowed = "a colour name or (red, green, blue) with values 0..255"
+        raise VaecImageError(f"background is {background!r}, must be {allowed}", code="BACKGROUND")
+    return colour

@@ -1,0 +1,132 @@
+"""A picture to tiles, from the top down: it need not fit into memory.
+
+Looking at a tile as a decoder will show it lags behind the coding of those around it, whose latents its synthesis sees.
+A tile that misses its floor is stored without loss, which takes its latents away from its neighbours, so that these are
+looked at again: in sweeps over the picture, each of which looks at tiles beside what the one before has left.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Protocol
+
+from vaecodec.format.records import Header, Tile, TileBox, TileMode
+from vaecodec.model.architecture import LATENT_STRIDE
+from vaecodec.model.engine import Array, Engine
+from vaecodec.pictures.pixels import squared_error
+from vaecodec.pictures.rows import Rows, Samples
+from vaecodec.tiling.canvas import Canvas, Grid, Rect, alpha_of, analyze, cut, sweep
+from vaecodec.tiling.tile import decode_latents, encode_tile, misses_floor, plain_tile
+
+
+class TileStore(Protocol):
+    """Where tiles are put, by number: a list, or what keeps them elsewhere."""
+
+    def __getitem__(self, number: int, /) -> Tile: ...
+    def __setitem__(self, number: int, tile: Tile, /) -> None: ...
+
+
+class Encoder:
+    """One picture on its way into tiles, with memory for two rows of them.
+
+    Args:
+        rows: the picture, in the header's format; read from the top down, again where tiles miss their floor.
+        header: its size, format and quality.
+        engine: computes.
+        tiles: where to put the tiles, one place for each of `header.boxes()`.
+    """
+
+    def __init__(self, rows: Rows, header: Header, engine: Engine, tiles: TileStore) -> None:
+        self.rows, self.header, self.engine, self.tiles = rows, header, engine, tiles
+        self.grid = Grid(header)
+        self.reach = self.grid.reach(engine.arch.synthesis_margin)
+        self.errors = [0] * len(self.grid.boxes)
+        self.deblocking_cut: int | None = None
+        self.strips: dict[int, tuple[int, Samples]] = {}  # row of tiles: first row of the picture, and rows from there
+
+    def run(self) -> tuple[Header, int]:
+        """Codes all tiles.
+
+        Returns:
+            The header that belongs to the tiles, with the deblocking that suits the picture; and the sum of the squared
+            errors of all samples but alpha, as a decoder will show them.
+        """
+        every = set(range(len(self.grid.boxes)))
+        failing = self._sweep(self._code, every, every)
+        while failing:  # the neighbours of a tile change with it, so they are looked at again
+            looked_at = self.grid.around(failing, self.reach)
+            failing = self._sweep(self._recall, looked_at, self.grid.around(looked_at, self.reach))
+        return replace(self.header, deblocking_cut=self.deblocking_cut or 0), sum(self.errors)
+
+    def _sweep(
+        self, latents_of: Callable[[int, TileBox], Array | None], looked_at: set[int], needed: set[int]
+    ) -> set[int]:
+        """Compares learned tiles with the picture; stores those that miss their floor without loss.
+
+        Args:
+            latents_of: the latents [M, h, w] of a tile as a decoder will have them; None if it is not learned.
+            looked_at: numbers of the tiles that are compared.
+            needed: those of the tiles whose latents are.
+
+        Returns:
+            The numbers of the tiles that missed their floor.
+        """
+        canvas = Canvas(self.header, self.engine, deblocking_cut=self.deblocking_cut)
+
+        def place(row: int) -> None:
+            for number in self.grid.numbers(row):
+                if number in needed:
+                    canvas.place(self.grid.boxes[number], latents_of(number, self.grid.boxes[number]))
+
+        def compare(row: int) -> set[int]:
+            learned = (n for n in self.grid.numbers(row) if n in looked_at and self.tiles[n].mode == TileMode.LEARNED)
+            failing = {number for number in learned if not self._is_kept(number, canvas)}
+            canvas.let_go(row)
+            self.strips.pop(row, None)
+            return failing
+
+        rows = range(min(needed) // self.grid.columns, max(needed) // self.grid.columns + 1)
+        failing = set[int]().union(*sweep(rows, self.reach, place, compare))
+        self.strips.clear()
+        self.deblocking_cut = canvas.deblocking_cut
+        return failing
+
+    def _code(self, number: int, box: TileBox) -> Array | None:
+        top, samples = self._strip(number // self.grid.columns)
+        tile, latents = encode_tile(
+            self._cut(box), self.engine, self.header.quality,
+            lambda: analyze(samples, top, box, self.engine, self.header.quality),
+        )  # fmt: skip
+        self.tiles[number] = tile
+        if self.header.pixel_format.has_alpha:
+            self.tiles[len(self.grid.boxes) + number] = plain_tile(self._cut(alpha_of(box)))
+        return latents
+
+    def _recall(self, number: int, box: TileBox) -> Array | None:
+        tile = self.tiles[number]
+        if tile.mode != TileMode.LEARNED:
+            return None
+        return decode_latents(self.engine, tile, Rect.of(box).latents.size, self.header.quality)
+
+    def _is_kept(self, number: int, canvas: Canvas) -> bool:
+        """Compares a learned tile with the picture, and stores it without loss if it misses its floor."""
+        box = self.grid.boxes[number]
+        original = self._cut(box)
+        shown = self.engine.to_numpy(canvas.synthesize_like(box, original))
+        self.errors[number] = squared_error(original, shown)
+        if not misses_floor(original, self.errors[number], self.header.quality):
+            return True
+        self.tiles[number], self.errors[number] = plain_tile(original), 0
+        return False
+
+    def _strip(self, row: int) -> tuple[int, Samples]:
+        """The rows of a row of tiles, with those around them that analysis sees, after the number of the first."""
+        if row not in self.strips:
+            margin_px, size_px = self.engine.arch.analysis_margin * LATENT_STRIDE, self.grid.tile_size
+            top = max(0, row * size_px - margin_px)
+            bottom = min(self.header.height, (row + 1) * size_px + margin_px)
+            self.strips[row] = top, self.rows.read(top, bottom)
+        return self.strips[row]
+
+    def _cut(self, box: TileBox) -> Samples:
+        top, samples = self._strip(box.top // self.grid.tile_size)
+        return cut(samples, box._replace(top=box.top - top))
