@@ -1,5 +1,6 @@
 """The codecs that are compared, each one adapter: a picture to the bytes of a file, and these bytes to a picture."""
 
+import inspect
 import io
 from collections.abc import Callable
 from importlib import metadata
@@ -12,7 +13,12 @@ import vaecodec
 from benchmarks import peers
 from benchmarks.adapter import Codec, UnavailableError, needs
 
-DEFAULT = ("vaecodec", "jpeg", "jpeg-420", "jpeg-444", "webp", "avif", "avif-444", "jpeg2000", "heic", "jxl")
+TUNES: dict[str, str | None] = {"vaecodec": None, "vaecodec-psnr": "psnr"}
+"""vaecodec under a name for each tune; None is its default."""
+
+DEFAULT = (
+    *TUNES, "jpeg", "jpeg-420", "jpeg-444", "webp", "avif", "avif-tuned", "avif-444", "heic", "jxl", "jpeg2000",
+)  # fmt: skip
 
 
 def open_codec(name: str, *, device: str = "cpu", model: Path | None = None) -> Codec:
@@ -26,8 +32,8 @@ def open_codec(name: str, *, device: str = "cpu", model: Path | None = None) -> 
     Raises:
         UnavailableError: the name is not known, or what the codec needs is not installed.
     """
-    if name == "vaecodec":
-        return _vaecodec(device, model)
+    if name in TUNES:
+        return _vaecodec(name, device, model, TUNES[name])
     if name in _PILLOW:
         return _PILLOW[name]()
     if name in peers.OPENERS:
@@ -37,21 +43,24 @@ def open_codec(name: str, *, device: str = "cpu", model: Path | None = None) -> 
 
 def names() -> tuple[str, ...]:
     """All codecs that there are adapters for, whether they can be used here or not."""
-    return ("vaecodec", *_PILLOW, *peers.OPENERS)
+    return (*TUNES, *_PILLOW, *peers.OPENERS)
 
 
-def _vaecodec(device: str, model: Path | None) -> Codec:
+def _vaecodec(name: str, device: str, model: Path | None, tune: str | None) -> Codec:
     import torch
 
-    codec = vaecodec.Codec(model, device)
+    tuned = {} if tune is None else {"tune": tune}
+    if tune is not None and "tune" not in inspect.signature(vaecodec.Codec).parameters:
+        raise UnavailableError(f"vaecodec {vaecodec.__version__} has no tune")
+    codec = vaecodec.Codec(model, device, **tuned)
     try:
         probe = codec.encode(Image.new("RGB", (16, 16)), 50)
     except vaecodec.VaecModelError as error:
         raise UnavailableError(str(error)) from error
     return Codec(
-        name="vaecodec",
+        name=name,
         version=vaecodec.__version__,
-        settings={"device": device, "model_id": vaecodec.info(probe).header.model_id.hex()},
+        settings={"device": device, **tuned, "model_id": vaecodec.info(probe).header.model_id.hex()},
         qualities=(1, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100),
         encode=lambda image, quality: codec.encode(image, quality),
         decode=codec.decode,
@@ -132,8 +141,9 @@ _PILLOW: dict[str, Callable[[], Codec]] = {
     ),
     "webp": lambda: _pillow("webp", "WEBP", (1, 5, *_TENS, 100), library="webp", method=6),
     "avif": lambda: _pillow("avif", "AVIF", _AVIF, library="avif"),
+    "avif-tuned": lambda: _pillow("avif-tuned", "AVIF", _AVIF, library="avif", advanced={"tune": "ssimulacra2"}),
     "avif-444": lambda: _pillow("avif-444", "AVIF", _AVIF, library="avif", subsampling="4:4:4"),
-    "jpeg2000": _jpeg2000,
     "heic": _heic,
     "jxl": _jxl,
+    "jpeg2000": _jpeg2000,
 }

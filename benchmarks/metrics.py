@@ -1,9 +1,12 @@
 """Every measure of the benchmarks, each defined once: rate, distortion, and the BD-rate between two curves."""
 
-import io
 import math
+import shutil
+import subprocess
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -12,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vaecodec.pictures import pixels
+from vaecodec.pictures.ssimulacra2 import score
 
 Samples = NDArray[np.uint8]
 
@@ -19,6 +23,13 @@ EXACT_DB = 100.0
 """What an exact picture counts in decibels, so that means stay finite; no lossy codec comes near it."""
 
 MS_SSIM_MIN_SIDE_PX = 161  # five scales of an 11-pixel window
+
+# Six scales of at least 8 pixels. With fewer, programs disagree: the C++ program and the package `ssimulacra2` count
+# their weights on from the scales that are there, so that all later channels get weights that are meant for others.
+SSIMULACRA2_MIN_SIDE_PX = 256
+
+BUTTERAUGLI = "butteraugli_main"
+BUTTERAUGLI_NORM = 3
 
 
 def bpp(file_bytes: int, width: int, height: int) -> float:
@@ -54,32 +65,67 @@ def to_db(similarity: float) -> float:
 
 
 def ssimulacra2(a: Samples, b: Samples) -> float | None:
-    """SSIMULACRA2 of RGB samples [H, W, 3], 100 at most; None where the package is not installed."""
-    try:
-        from ssimulacra2 import compute_ssimulacra2
-    except ImportError:
+    """SSIMULACRA2 of RGB samples [H, W, 3], the original first, 100 at most; None where a side has less than 256."""
+    return None if min(a.shape[:2]) < SSIMULACRA2_MIN_SIDE_PX else score(a, b)
+
+
+def butteraugli(a: Samples, b: Samples) -> float | None:
+    """Butteraugli's 3-norm of RGB samples [H, W, 3], the original first: a distance, 0 for equal pictures.
+
+    None where libjxl's program is not installed.
+
+    Raises:
+        RuntimeError: the program fails.
+    """
+    program = shutil.which(BUTTERAUGLI)
+    if program is None:
         return None
-    files = io.BytesIO(), io.BytesIO()
-    for file, samples in zip(files, (a, b), strict=True):
-        Image.fromarray(samples).save(file, "PNG", compress_level=1)
-    return float(compute_ssimulacra2(*files))
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder, name) for name in ("original.ppm", "shown.ppm")]  # taken as sRGB, like PNG, but sooner
+        for path, samples in zip(paths, (a, b), strict=True):
+            Image.fromarray(samples).save(path)
+        command = [program, *map(str, paths), "--pnorm", str(BUTTERAUGLI_NORM)]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+    _, found, norm = result.stdout.partition(f"{BUTTERAUGLI_NORM}-norm:")
+    if result.returncode or not found:
+        raise RuntimeError(f"{BUTTERAUGLI} failed with {result.returncode}: {result.stdout}{result.stderr}")
+    return float(norm)
+
+
+def why_not(name: str) -> str | None:
+    """Why a measure of `MEASURES` cannot be taken on this machine; None if it can."""
+    if name == "ms_ssim" and find_spec("pytorch_msssim") is None:
+        return "pytorch-msssim is not installed"
+    if name == "butteraugli" and shutil.which(BUTTERAUGLI) is None:
+        return f"the program {BUTTERAUGLI} is not installed (Debian: libjxl-devtools)"
+    return None
+
+
+def is_large_enough(name: str, width: int, height: int) -> bool:
+    """Whether a measure of `MEASURES` is defined for pictures of this size."""
+    return min(width, height) >= {"ms_ssim": MS_SSIM_MIN_SIDE_PX, "ssimulacra2": SSIMULACRA2_MIN_SIDE_PX}.get(name, 1)
 
 
 def can_measure(name: str, width: int, height: int) -> bool:
-    """Whether a measure of `MEASURES` is not None for pictures of this size: its package is here, the sides suffice."""
-    package = {"ms_ssim": "pytorch_msssim", "ssimulacra2": "ssimulacra2"}.get(name)
-    large_enough = name != "ms_ssim" or min(width, height) >= MS_SSIM_MIN_SIDE_PX
-    return large_enough and (package is None or find_spec(package) is not None)
+    """Whether a measure of `MEASURES` is not None for pictures of this size: all it needs is here, sides suffice."""
+    return is_large_enough(name, width, height) and why_not(name) is None
 
 
 MEASURES: Mapping[str, Callable[[Samples, Samples], float | None]] = MappingProxyType(
-    {"psnr_db": psnr_db, "ms_ssim": ms_ssim, "ssimulacra2": ssimulacra2}
+    {"ssimulacra2": ssimulacra2, "ms_ssim": ms_ssim, "butteraugli": butteraugli, "psnr_db": psnr_db}
 )
-"""Every measure of distortion by the name that rows give it."""
+"""Every measure of distortion by the name that rows give it; first the one that agrees best with people."""
+
+
+def quality_of(name: str, mean: float) -> float:
+    """What curves show of the mean of a measure: larger is better; MS-SSIM in dB, butteraugli's distance negated."""
+    if name == "ms_ssim":
+        return to_db(mean)
+    return -mean if name == "butteraugli" else mean
 
 
 class Point(NamedTuple):
-    """A point of a rate-distortion curve: bits per pixel, and a quality in dB (SSIMULACRA2: its own score)."""
+    """A point of a rate-distortion curve: bits per pixel, and a quality in dB, or as `quality_of` says."""
 
     bpp: float
     db: float

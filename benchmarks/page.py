@@ -22,9 +22,10 @@ SLIDER_PX = (1024, 768)
 CROP_PX = (150, 110)
 SAMPLE = "sample"
 CAPTIONS = {
-    "psnr.png": "PSNR of RGB over bits per pixel: up and to the left is better. Dashed: published by others.",
+    "ssimulacra2.png": "SSIMULACRA2 over bits per pixel: up and to the left is better; 90 is hard to tell apart.",
+    "psnr.png": "PSNR of RGB over bits per pixel. Dashed: published by others.",
     "ms-ssim.png": "MS-SSIM in dB, -10 log10(1 - MS-SSIM), over bits per pixel. Dashed: published by others.",
-    "ssimulacra2.png": "SSIMULACRA2 over bits per pixel; 90 is hard to tell from the original.",
+    "butteraugli.png": "Butteraugli's 3-norm over bits per pixel: a distance, its axis turned so that up is better.",
     "speed.png": "BD-rate over the time to decode, on a log scale: down and to the left is better.",
 }
 
@@ -36,13 +37,24 @@ class Panel(NamedTuple):
 
     name: str
     image: Image.Image
-    file_bytes: int
-    psnr_db: float
+    file_bytes: int = 0
+    psnr_db: float = metrics.EXACT_DB
+    ssimulacra2: float | None = None
 
     @property
     def caption(self) -> str:
-        """What it is and what it costs."""
-        return f"{self.name}: {self.file_bytes:,} bytes, {self.psnr_db:.2f} dB" if self.file_bytes else self.name
+        """What it is, what it costs, and how close it is."""
+        if not self.file_bytes:
+            return self.name
+        score = "" if self.ssimulacra2 is None else f", SSIMULACRA2 {self.ssimulacra2:.1f}"
+        return f"{self.name}: {self.file_bytes:,} bytes{score}, {self.psnr_db:.2f} dB"
+
+
+def panel_of(codec: Codec, original: Image.Image, file: bytes) -> Panel:
+    """A file as its codec shows it."""
+    shown = codec.decode(file)
+    a, b = np.asarray(original), np.asarray(shown)
+    return Panel(codec.name, shown, len(file), metrics.psnr_db(a, b), metrics.ssimulacra2(a, b))
 
 
 class Comparison(NamedTuple):
@@ -78,11 +90,8 @@ def compare(
         files = {ours: file}
         for codec in usable.values():
             sizes = {row["quality"]: row["file_bytes"] for row in rows[codec.name] if row["image"] == picture.name}
-            files[codec] = _nearest(codec, image, len(file), between=_bracket(sizes, len(file)))
-        panels = [Panel("original", image, 0, metrics.EXACT_DB)]
-        for codec, each in files.items():
-            shown = codec.decode(each)
-            panels.append(Panel(codec.name, shown, len(each), metrics.psnr_db(np.asarray(image), np.asarray(shown))))
+            files[codec] = nearest(codec, image, len(file), between=_bracket(sizes, len(file)))
+        panels = [Panel("original", image), *(panel_of(codec, image, each) for codec, each in files.items())]
         comparisons.append(Comparison(picture.name, panels))
     return comparisons
 
@@ -97,7 +106,7 @@ def render(
     return Template(TEMPLATE.read_text()).substitute(
         title=escape(f"Rate and distortion on {dataset['name']}"),
         tables="\n".join(map(_table, tables)),
-        plots="\n".join(_figure(_inline(path.read_bytes(), "png"), CAPTIONS[path.name]) for path in plots),
+        plots="\n".join(figure(inline(path.read_bytes(), "png"), CAPTIONS[path.name]) for path in plots),
         comparisons="\n".join(map(_comparison, comparisons)),
         about="\n".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in about),
     )
@@ -145,7 +154,7 @@ def _bracket(sizes: Mapping[int, int], wanted_bytes: int) -> tuple[int, int]:
     return min(first, second), max(first, second)
 
 
-def _nearest(codec: Codec, image: Image.Image, wanted_bytes: int, *, between: tuple[int, int]) -> bytes:
+def nearest(codec: Codec, image: Image.Image, wanted_bytes: int, *, between: tuple[int, int]) -> bytes:
     """The codec's file nearest to a size, by bisection: size is taken to rise or to fall with its quality."""
     low, high = between
     files = {quality: codec.encode(image, quality) for quality in (low, high)}
@@ -160,27 +169,26 @@ def _nearest(codec: Codec, image: Image.Image, wanted_bytes: int, *, between: tu
     return min(files.values(), key=lambda file: abs(len(file) - wanted_bytes))
 
 
-def _busiest(image: Image.Image, size: tuple[int, int]) -> Box:
-    """The box of a size, or the whole picture if that is smaller, with the most detail: where codecs differ."""
+def by_detail(image: Image.Image, size: tuple[int, int]) -> list[Box]:
+    """Boxes of a size all over a picture, those with the least detail first; the picture itself if it is smaller."""
     width, height = min(size[0], image.width), min(size[1], image.height)
     grey = np.asarray(image.convert("L"), np.int32)
     detail = np.abs(np.diff(grey, axis=0))[:, 1:] + np.abs(np.diff(grey, axis=1))[1:]
-    corners = [
-        (top, left)
+    boxes = [
+        (left, top, left + width, top + height)
         for top in range(0, image.height - height + 1, max(1, height // 2))
         for left in range(0, image.width - width + 1, max(1, width // 2))
     ]
-    top, left = max(corners, key=lambda c: int(detail[c[0] : c[0] + height, c[1] : c[1] + width].sum()))
-    return left, top, left + width, top + height
+    return sorted(boxes, key=lambda box: int(detail[box[1] : box[3], box[0] : box[2]].sum()))
 
 
 def _comparison(comparison: Comparison) -> str:
     original, ours, *_ = comparison.panels
-    wide, close = _busiest(original.image, SLIDER_PX), _busiest(original.image, CROP_PX)
-    crops = "\n".join(_figure(_picture(panel.image, close), panel.caption) for panel in comparison.panels)
+    wide, close = (by_detail(original.image, size)[-1] for size in (SLIDER_PX, CROP_PX))  # where codecs differ most
+    crops = "\n".join(figure(inline_crop(panel.image, close), panel.caption) for panel in comparison.panels)
     return f"""<h2>{escape(comparison.picture)}</h2>
-<div class="slider"><img src="{_picture(original.image, wide)}" alt="original">
-<img class="over" src="{_picture(ours.image, wide)}" alt="{escape(ours.name)}"><div class="line"></div>
+<div class="slider"><img src="{inline_crop(original.image, wide)}" alt="original">
+<img class="over" src="{inline_crop(ours.image, wide)}" alt="{escape(ours.name)}"><div class="line"></div>
 <b>original</b><b>{escape(ours.caption)}</b>
 <input type="range" min="0" max="100" value="50" step="0.1"
 aria-label="original to the left, {escape(ours.name)} to the right"></div>
@@ -203,16 +211,16 @@ def _table(table: Table) -> str:
 <p class="note">{escape(table.note)}</p>"""
 
 
-def _figure(source: str, caption: str) -> str:
+def figure(source: str, caption: str) -> str:
     return f'<figure><img src="{source}" alt="{escape(caption)}"><figcaption>{escape(caption)}</figcaption></figure>'
 
 
-def _picture(image: Image.Image, box: Box) -> str:
+def inline_crop(image: Image.Image, box: Box) -> str:
     """A crop as the browser will show it, without further loss."""
     file = io.BytesIO()
     image.crop(box).save(file, "WEBP", lossless=True)
-    return _inline(file.getvalue(), "webp")
+    return inline(file.getvalue(), "webp")
 
 
-def _inline(data: bytes, subtype: str) -> str:
+def inline(data: bytes, subtype: str) -> str:
     return f"data:image/{subtype};base64,{base64.b64encode(data).decode()}"

@@ -13,11 +13,13 @@ if TYPE_CHECKING:  # matplotlib is optional, and takes a second to load
 # Okabe and Ito's palette: fixed by codec, so that a codec keeps its colour from plot to plot. Yellow is not legible.
 STYLES = {
     "vaecodec": ("#D55E00", "o"),
+    "vaecodec-psnr": ("#AA4499", "p"),
     "jpeg": ("#000000", "s"),
     "jpeg-420": ("#555555", "<"),
     "jpeg-444": ("#999999", ">"),
     "webp": ("#E69F00", "v"),
     "avif": ("#0072B2", "^"),
+    "avif-tuned": ("#332288", "d"),
     "avif-444": ("#56B4E9", "D"),
     "jpeg2000": ("#CC79A7", "P"),
     "heic": ("#009E73", "X"),
@@ -25,7 +27,10 @@ STYLES = {
 }
 OTHER = ("#882255", "h")
 PUBLISHED_SHOWN = {"vtm": (0, (6, 2)), "bpg444": (0, (2, 2)), "mbt2018-mean": (0, (6, 2, 1, 2)), "jpeg": (0, (1, 1))}
-LABELS = {"psnr_db": "PSNR, dB", "ms_ssim": "MS-SSIM, dB", "ssimulacra2": "SSIMULACRA2"}
+LABELS = {
+    "ssimulacra2": "SSIMULACRA2", "ms_ssim": "MS-SSIM, dB", "butteraugli": "butteraugli, 3-norm: a distance",
+    "psnr_db": "PSNR, dB",
+}  # fmt: skip
 PLACES = ((8, -14, "left"), (-8, 6, "right"), (8, 6, "left"), (-8, -14, "right"))  # neighbours' names take turns
 SIZE_INCH, DPI, FONT_PT = (8.2, 5.4), 110, 12
 
@@ -33,7 +38,7 @@ SIZE_INCH, DPI, FONT_PT = (8.2, 5.4), 110, 12
 def rate_distortion(
     measured: Mapping[str, Sequence[Point]], published: Mapping[str, Sequence[Point]], *, metric: str, path: Path
 ) -> None:
-    """Draw quality in dB against bits per pixel, measured curves solid with markers, published ones dashed and grey."""
+    """Draw quality against bits per pixel, measured curves solid with markers, published ones dashed and grey."""
     figure, axes = _canvas("bits per pixel", LABELS[metric])
     for name, curve in published.items():
         if name in PUBLISHED_SHOWN and curve:
@@ -46,17 +51,21 @@ def rate_distortion(
     right = 1.1 * max(point.bpp for point in shown)
     heights = [point.db for curve in measured.values() for point in curve if point.bpp <= right]
     axes.set_xlim(0, right)
-    axes.set_ylim(min(heights) - 0.5, max(heights) + 0.5)
+    beyond = 0.03 * (max(heights) - min(heights)) or 0.5
+    axes.set_ylim(min(heights) - beyond, max(heights) + beyond)
+    if metric == "butteraugli":  # curves hold the distance negated, so that up is better everywhere
+        axes.yaxis.set_major_formatter(lambda height, _: f"{abs(height):g}")
     axes.legend(loc="lower right", fontsize=FONT_PT - 3, ncols=2)
     figure.savefig(path, dpi=DPI)
 
 
-def speed(points: Mapping[str, tuple[float, float]], path: Path, *, peer_ms: float | None = None) -> None:
+def speed(points: Mapping[str, tuple[float, float]], path: Path, *, label: str, peer_ms: float | None = None) -> None:
     """Draw BD-rate against JPEG in percent over decode time in milliseconds, on a log scale; lower left is better.
 
-    `peer_ms` is the time of a learned codec whose rate was not measured: a line without a point.
+    `label` names the metric of the BD-rate. `peer_ms` is the time of a learned codec whose rate was not measured: a
+    line without a point.
     """
-    figure, axes = _canvas("decode time, ms a picture", "BD-rate against jpeg, %")
+    figure, axes = _canvas("decode time, ms a picture", f"BD-rate against jpeg by {label}, %")
     if peer_ms is not None:
         axes.axvline(peer_ms, color="#888888", linestyle=(0, (2, 2)), label="mbt2018-mean of CompressAI: time only")
         axes.legend(loc="upper right", fontsize=FONT_PT - 2)

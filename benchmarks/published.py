@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.metrics import Point, to_db
+from benchmarks.metrics import Point, quality_of
 
 PATH = Path(__file__).with_name("published.json")
 
@@ -17,10 +17,7 @@ def sources(dataset: str) -> dict[str, str]:
 def curves(dataset: str, metric: str = "psnr_db") -> dict[str, list[Point]]:
     """Curves by codec, in the units of `Record.curve`, of the codecs whose source gives this metric."""
     return {
-        name: [
-            Point(rate, to_db(value) if metric == "ms_ssim" else value)
-            for rate, value in zip(codec["bpp"], codec[metric], strict=True)
-        ]
+        name: [Point(rate, quality_of(metric, value)) for rate, value in zip(codec["bpp"], codec[metric], strict=True)]
         for name, codec in _codecs(dataset).items()
         if metric in codec
     }

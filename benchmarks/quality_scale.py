@@ -1,5 +1,7 @@
 """What the scale of qualities keeps: rate and PSNR rise on every picture, no quality is wasteful, and no grid shows.
 
+And what a quality means: the mean of SSIMULACRA2 at each.
+
 `python benchmarks/quality_scale.py --data kodak`
 """
 
@@ -32,13 +34,14 @@ GRID_LIMIT = 0.05
 
 
 class Measured(NamedTuple):
-    """A picture at a quality; `grid` is its `border_ratio` over that of the original."""
+    """A picture at a quality; `grid` is its `border_ratio` over that of the original; small ones have no score."""
 
     picture: str
     quality: int
     bpp: float
     psnr_db: float
     grid: float
+    ssimulacra2: float | None = None
 
 
 def border_ratio(samples: Samples) -> float:
@@ -60,20 +63,27 @@ def measure(pictures: Sequence[datasets.Picture], codec: codecs.Codec, qualities
             shown = np.asarray(codec.decode(data))
             rows.append(Measured(
                 picture.name, quality, metrics.bpp(len(data), *image.size), metrics.psnr_db(original, shown),
-                border_ratio(shown) / border_ratio(original),
+                border_ratio(shown) / border_ratio(original), metrics.ssimulacra2(original, shown),
             ))  # fmt: skip
     return rows
 
 
 def mean_curve(rows: Sequence[Measured]) -> dict[int, Point]:
     """By quality, the means over the pictures."""
-    by_quality: dict[int, list[Measured]] = {}
-    for row in rows:
-        by_quality.setdefault(row.quality, []).append(row)
     return {
         quality: Point(float(np.mean([row.bpp for row in of])), float(np.mean([row.psnr_db for row in of])))
-        for quality, of in sorted(by_quality.items())
+        for quality, of in _by_quality(rows).items()
     }
+
+
+def mean_scores(rows: Sequence[Measured]) -> dict[int, float]:
+    """By quality, the mean of SSIMULACRA2 over the pictures that have one."""
+    scored = _by_quality([row for row in rows if row.ssimulacra2 is not None])
+    return {quality: float(np.mean([row.ssimulacra2 for row in of])) for quality, of in scored.items()}
+
+
+def _by_quality(rows: Sequence[Measured]) -> dict[int, list[Measured]]:
+    return {quality: [row for row in rows if row.quality == quality] for quality in sorted({r.quality for r in rows})}
 
 
 def above_hull_percent(curve: Sequence[Point]) -> float:
@@ -118,6 +128,7 @@ def verdict(rows: Sequence[Measured]) -> dict[str, Any]:
             },
         },
         "curve": {str(quality): [round(point.bpp, 4), round(point.db, 3)] for quality, point in curve.items()},
+        "ssimulacra2": {str(quality): round(score, 2) for quality, score in mean_scores(rows).items()},
     }  # fmt: skip
 
 
@@ -126,10 +137,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", help="folder or data set; the sample if not given")
     parser.add_argument("--qualities", default=",".join(map(str, QUALITIES)), help="ascending")
+    parser.add_argument("--codec", default=OURS, choices=codecs.TUNES, help="which tune")
     parser.add_argument("--model", type=Path, help="weights of vaecodec; the built-in file if not given")
     parser.add_argument("--out", type=Path, default=Path("out", "benchmark", "quality_scale.json"), help="result")
     options = parser.parse_args(arguments)
-    codec = codecs.open_codec(OURS, device="cpu", model=options.model)
+    codec = codecs.open_codec(options.codec, device="cpu", model=options.model)
     dataset = datasets.find(options.data)
     found = verdict(measure(dataset.pictures, codec, [int(quality) for quality in options.qualities.split(",")]))
     record = {
@@ -142,6 +154,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{len(found['not_rising'])} steps not rising; {found['above_hull_percent']:.1f} % above the hull at most; "
         f"{len(outside)} of {found['grid']['asked']} grids outside {GRID_LIMIT:.0%}"
     )
+    if found["ssimulacra2"]:
+        print("SSIMULACRA2:", ", ".join(f"{quality}: {score:.1f}" for quality, score in found["ssimulacra2"].items()))
     return 1 if found["not_rising"] or outside or found["above_hull_percent"] > 3 else 0
 
 

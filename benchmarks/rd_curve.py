@@ -5,8 +5,9 @@ import dataclasses
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 if not __package__:  # run as a file: the names in this folder (codecs, datasets) must not hide other packages' modules
@@ -44,7 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (FileNotFoundError, FileExistsError) as error:
         print(error, file=sys.stderr)
         return 2
-    broken = measure_all(dataset, pairs, repeats=options.repeats, measures=options.metrics.split(","))
+    measures = options.metrics.split(",")
+    for name in measures:
+        if reason := metrics.why_not(name):
+            print(f"{name}: not measured: {reason}", file=sys.stderr)
+    broken = measure_all(dataset, pairs, repeats=options.repeats, measures=measures)
     for name, reason in broken.items():
         print(f"{name}: broken: {reason}", file=sys.stderr)
     for _, record in pairs:
@@ -75,7 +80,8 @@ def measure_all(
             ]
             if not jobs:
                 continue
-            rows = measure(picture.load(), jobs, repeats=repeats, measures=measures, broken=broken)
+            known = {codec.name: record.known(picture.name) for codec, record in pairs}
+            rows = measure(picture.load(), jobs, repeats=repeats, measures=measures, broken=broken, known=known)
             for codec, record in pairs:
                 if rows.get(codec.name):
                     record.add([{"image": picture.name, **row} for row in rows[codec.name]])
@@ -85,13 +91,19 @@ def measure_all(
 
 
 def measure(
-    image: Image.Image, jobs: Sequence[Job], *, repeats: int, measures: Sequence[str], broken: dict[str, str]
+    image: Image.Image,
+    jobs: Sequence[Job],
+    *,
+    repeats: int,
+    measures: Sequence[str],
+    broken: dict[str, str],
+    known: Mapping[str, Mapping[int, Row]] = MappingProxyType({}),
 ) -> dict[str, list[Row]]:
     """Rows of one picture by codec.
 
     Every job is first done once, and its file is decoded and compared. Then all jobs are timed in turn, so often as
     `repeats` says: whatever else the machine does at a time disturbs all codecs alike. With no repeats, the times are
-    those of the first call.
+    those of the first call. What is `known` of a file of the same size, by codec and quality, is not measured again.
     """
     files: dict[Job, tuple[bytes, Row]] = {}
     times: dict[Job, list[tuple[float, float]]] = {}
@@ -99,7 +111,7 @@ def measure(
         if job.codec.name in broken:
             continue
         try:
-            files[job], times[job] = _check(image, job, measures)
+            files[job], times[job] = _check(image, job, measures, known.get(job.codec.name, {}).get(job.quality, {}))
         except Exception as error:  # a foreign codec may raise anything, and the others' results are still wanted
             broken[job.codec.name] = f"quality {job.quality}: {type(error).__name__}: {error}"
     sound = {job: file for job, file in files.items() if job.codec.name not in broken}
@@ -116,9 +128,9 @@ def measure(
 
 
 def _check(
-    image: Image.Image, job: Job, measures: Sequence[str]
+    image: Image.Image, job: Job, measures: Sequence[str], known: Row
 ) -> tuple[tuple[bytes, Row], list[tuple[float, float]]]:
-    """The file and all of its row but the times; and the times of this first call.
+    """The file and all of its row but the times; and the times of this first call, or those known of the same file.
 
     Raises:
         BrokenCodecError: the file decodes to another size or mode.
@@ -134,12 +146,14 @@ def _check(
         "width": image.width, "height": image.height, "quality": job.quality, "file_bytes": len(data),
         "bpp": round(metrics.bpp(len(data), *image.size), 6),
     }  # fmt: skip
+    same = known if known.get("file_bytes") == len(data) else {}
     original, samples = np.asarray(image), np.asarray(decoded)
     for name, measure_of in metrics.MEASURES.items():
-        wanted = name in measures and not job.codec.timing_only
-        value = measure_of(original, samples) if wanted else None
-        row[name] = None if value is None else round(value, 6)
-    return (data, row), [first_call]
+        row[name] = same.get(name)
+        if row[name] is None and name in measures and not job.codec.timing_only:
+            value = measure_of(original, samples)
+            row[name] = None if value is None else round(value, 6)
+    return (data, row), [(same["encode_s"], same["decode_s"]) if same else first_call]
 
 
 def _time(image: Image.Image, job: Job, data: bytes) -> tuple[float, float]:

@@ -4,7 +4,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.results import Record
-from benchmarks.tables import ANCHOR, METRICS, OURS, PEER, QUALITIES, TIMING_ONLY, between, small_run, text_of
+from benchmarks.tables import (
+    ANCHOR,
+    METRICS,
+    OURS,
+    OURS_PSNR,
+    PEER,
+    QUALITIES,
+    TIMING_ONLY,
+    between,
+    leading,
+    small_run,
+    text_of,
+)
 
 BEGIN, END = "<!-- rd-table -->", "<!-- /rd-table -->"
 
@@ -16,20 +28,20 @@ def text(
 
     Args:
         records: of the main data set; must hold vaecodec and jpeg.
-        others: of other data sets: only their BD-rates by PSNR are shown.
+        others: of other data sets: only their BD-rates by the leading metric and by PSNR are shown.
         speed: what throughput.py has written, if it was run.
         picture: where the plot lies, seen from README.
     """
     by_name = {record.name: record for record in records}
-    ours, dataset = by_name[OURS], by_name[OURS].dataset
+    ours, dataset, lead = by_name[OURS], by_name[OURS].dataset, leading(by_name)
     lines = [
-        f"![PSNR against bits per pixel on {dataset['name']}]({picture})",
+        f"![{METRICS[lead]} against bits per pixel on {dataset['name']}]({picture})",
         "",
         *_table(records, others, speed),
         "",
-        "BD-rate: the difference of bytes at equal quality; negative is smaller."
-        f" Unless another set is named: {_count(ours)}. jpeg and avif: the defaults of"
-        f" {by_name[ANCHOR].codec['version'].split(',')[0]}. {_points(ours)}",
+        f"BD-rate: bytes of {OURS} against those of the other codec at equal quality; negative is smaller."
+        f" SSIMULACRA2 agrees best with people, PSNR least. Unless another set is named: {_count(ours)}. jpeg and"
+        f" avif: the defaults of {by_name[ANCHOR].codec['version'].split(',')[0]}.{_tuned(by_name)} {_points(ours)}",
     ]
     if speed is not None:
         lines.append(_speed(speed))
@@ -51,22 +63,24 @@ def put_between_markers(document: str, shown: str) -> str:
 
 
 def _table(records: Sequence[Record], others: Sequence[Sequence[Record]], speed: Mapping[str, Any] | None) -> list[str]:
-    """One row a codec."""
+    """One row a codec: by how much vaecodec differs from it in each metric."""
     by_name = {record.name: record for record in records}
-    used = {name: label for name, label in METRICS.items() if by_name[OURS].curve(name) and by_name[ANCHOR].curve(name)}
+    used = [name for name in METRICS if by_name[OURS].curve(name) and by_name[ANCHOR].curve(name)]
+    there = [{record.name: record for record in each} for each in others]
+    beside = [(each, metric) for each in there for metric in dict.fromkeys((leading(each), "psnr_db"))]
     timed = small_run(speed)["codecs"] if speed is not None else {}
     header = [
-        "bytes at equal quality", *(f"against JPEG, {label}" for label in used.values()),
-        *(f"the same, {each[0].dataset['name']}, PSNR" for each in others), f"{OURS} against it, PSNR",
+        f"{OURS}'s bytes against", *(METRICS[name] for name in used),
+        *(f"{each[OURS].dataset['name']}, {METRICS[metric]}" for each, metric in beside),
+        *([f"{OURS_PSNR}, PSNR"] if OURS_PSNR in by_name else []),
         *(("encode ms", "decode ms") if timed else ()),
     ]  # fmt: skip
     lines = [f"| {' | '.join(header)} |", "|---|" + "--:|" * (len(header) - 1)]
     for record in records:
-        cells = [text_of(between(by_name[ANCHOR], record, metric)) for metric in used]
-        for each in others:
-            there = {other.name: other for other in each}
-            cells.append(text_of(between(there.get(ANCHOR), there.get(record.name), "psnr_db")))
-        cells.append(text_of(between(record, by_name[OURS], "psnr_db")))
+        cells = [text_of(between(record, by_name[OURS], metric)) for metric in used]
+        cells += [text_of(between(each.get(record.name), each[OURS], metric)) for each, metric in beside]
+        if OURS_PSNR in by_name:
+            cells.append(text_of(between(record, by_name[OURS_PSNR], "psnr_db")))
         cells += _milliseconds(timed.get(record.name)) if timed else []
         name = f"**{record.name}**" if record.name == OURS else record.name
         lines.append(f"| {name} | {' | '.join(cells)} |")
@@ -84,9 +98,23 @@ def _count(record: Record) -> str:
     return f"{record.dataset['name']}, {len(record.dataset['images'])} pictures"
 
 
+def _tuned(by_name: Mapping[str, Record]) -> str:
+    """What the other settings of a codec are, in words."""
+    if "avif-tuned" not in by_name:
+        return ""
+    options = by_name["avif-tuned"].codec["settings"].get("advanced", {})
+    return f" avif-tuned: with {', '.join(f'{name}={value}' for name, value in options.items())}."
+
+
 def _points(ours: Record) -> str:
     means = {quality: ours.at(quality) for quality in QUALITIES}
-    points = (f"{q}: {mean['bpp']:.2f} bpp, {mean['psnr_db']:.1f} dB" for q, mean in means.items() if mean)
+    points = (
+        f"{quality}: {mean['bpp']:.2f} bpp, "
+        + (f"SSIMULACRA2 {mean['ssimulacra2']:.0f}, " if "ssimulacra2" in mean else "")
+        + f"{mean['psnr_db']:.1f} dB"
+        for quality, mean in means.items()
+        if mean
+    )
     return f"By quality: {'; '.join(points)}."
 
 

@@ -10,9 +10,8 @@ from typing import NamedTuple
 if not __package__:  # run as a file: the names in this folder (codecs, datasets) must not hide other packages' modules
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from benchmarks import codecs, complexity, gpu_throughput, rd_curve, report, throughput
+from benchmarks import codecs, complexity, gpu_throughput, quality_scale, rd_curve, report, throughput
 from benchmarks.results import ROOT
-from benchmarks.tables import OURS
 
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -32,19 +31,14 @@ class Plan(NamedTuple):
     shown: int
 
 
-# What costs most is measured least: SSIMULACRA2 at five qualities of the main codecs, and large pictures at five
-# qualities too, without it, and without MS-SSIM for the other codecs.
-MAIN = (OURS, "jpeg", "webp", "avif")
-FIVE = ("--points", "5")
+# What costs most is measured least: large pictures at fewer qualities, and only in PSNR for all but the main codecs.
+MAIN = (*codecs.TUNES, "jpeg", "webp", "avif", "avif-tuned")
+OTHERS = tuple(name for name in codecs.DEFAULT if name not in MAIN)
 PLANS = (
-    Plan(
-        "kodak",
-        (Pass(MAIN, FIVE), Pass(codecs.DEFAULT, ("--metrics", "psnr_db,ms_ssim"))),
-        shown=2,
-    ),
+    Plan("kodak", (Pass(codecs.DEFAULT, ("--points", "11")),), shown=2),
     Plan(
         "clic2025-valid",
-        (Pass(MAIN, (*FIVE, "--metrics", "psnr_db,ms_ssim")), Pass(codecs.DEFAULT, (*FIVE, "--metrics", "psnr_db"))),
+        (Pass(MAIN, ("--points", "7")), Pass(OTHERS, ("--points", "5", "--metrics", "psnr_db"))),
         shown=1,
     ),
 )
@@ -58,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     codes = [0]
     if "rd" in steps:
         codes += [_curves(plan, chosen, options.threads) for plan in PLANS]
+    if "scale" in steps:
+        codes.append(quality_scale.main(["--data", "kodak", "--out", str(RESULTS / "kodak" / "quality_scale.json")]))
     if "speed" in steps:
         codes.append(throughput.main(["--data", "kodak", "--out", str(RESULTS / report.SPEED)]))
     if "cuda" in steps:
@@ -86,8 +82,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--all", action="store_true", help="every codec: what has not changed is not measured again")
-    which.add_argument("--codecs", default=OURS, help="whose curves are measured")
-    parser.add_argument("--steps", default="rd,speed,complexity,report", help="of rd, speed, cuda, complexity, report")
+    which.add_argument("--codecs", default=",".join(codecs.TUNES), help="whose curves are measured")
+    steps = "rd,scale,speed,complexity,report"
+    parser.add_argument("--steps", default=steps, help="of rd, scale, speed, cuda, complexity, report")
     parser.add_argument("--threads", type=int, default=_processors(), help="of torch, for the curves")
     return parser
 

@@ -17,7 +17,9 @@ if not __package__:  # run as a file: the names in this folder (codecs, datasets
 from benchmarks import codecs, page, plots, published, readme, results, tables
 from benchmarks.results import Record
 
-PLOTS = {"psnr.png": "psnr_db", "ms-ssim.png": "ms_ssim", "ssimulacra2.png": "ssimulacra2"}
+PLOTS = {
+    "ssimulacra2.png": "ssimulacra2", "ms-ssim.png": "ms_ssim", "butteraugli.png": "butteraugli", "psnr.png": "psnr_db",
+}  # fmt: skip
 SPEED_PLOT = "speed.png"
 SPEED, CUDA = "throughput.json", "throughput-cuda.json"
 
@@ -67,7 +69,8 @@ def draw(records: Sequence[Record], folder: Path, speed: Mapping[str, Any] | Non
     points = tables.anchored(records, speed)
     if points:
         peer = tables.small_run(speed)["codecs"].get(tables.PEER) if speed is not None else None
-        plots.speed(points, folder / SPEED_PLOT, peer_ms=1000 * peer["decode_s"] if peer else None)
+        label = tables.METRICS[tables.leading({record.name: record for record in records})]
+        plots.speed(points, folder / SPEED_PLOT, label=label, peer_ms=1000 * peer["decode_s"] if peer else None)
         paths.append(folder / SPEED_PLOT)
     return paths
 
@@ -84,12 +87,14 @@ def readme_text(document: Path, records: Sequence[Record], folder: Path) -> str:
     here = records[0].dataset["name"]
     others = [each for each in beside if each and each[0].name == tables.OURS and each[0].dataset["name"] != here]
     speed = _read(folder.parent / SPEED)
-    return readme.text(records, others, speed, picture=plot_link(document, folder))
+    metric = tables.leading({record.name: record for record in records})
+    return readme.text(records, others, speed, picture=plot_link(document, folder, metric))
 
 
-def plot_link(document: Path, folder: Path) -> str:
-    """Where the PSNR plot lies, seen from README."""
-    return Path(os.path.relpath(folder / next(iter(PLOTS)), document.resolve().parent)).as_posix()
+def plot_link(document: Path, folder: Path, metric: str) -> str:
+    """Where the plot of a metric lies, seen from README."""
+    name = next(name for name, shown in PLOTS.items() if shown == metric)
+    return Path(os.path.relpath(folder / name, document.resolve().parent)).as_posix()
 
 
 def _read(path: Path) -> dict[str, Any] | None:

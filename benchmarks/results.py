@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.metrics import Point, can_measure, to_db
+from benchmarks.metrics import MEASURES, Point, can_measure, is_large_enough, quality_of
 
 Row = dict[str, Any]
 
@@ -65,23 +65,30 @@ class Record:
         }  # fmt: skip
         write_atomically(self.path, _one_row_a_line(head, self.rows))
 
+    def known(self, image: str) -> dict[int, Row]:
+        """By quality, what has been measured of a picture."""
+        return {row["quality"]: row for row in self.rows if row["image"] == image}
+
     def at(self, quality: int) -> dict[str, float]:
-        """Means over the pictures at one quality: bpp, psnr_db, encode_s, decode_s; empty if it was not measured."""
+        """Means over the pictures at one quality: bpp, times, and the measures that all of them have; empty if none."""
         rows = [row for row in self.rows if row["quality"] == quality and row["psnr_db"] is not None]
-        names = ("bpp", "psnr_db", "encode_s", "decode_s") if rows else ()
+        taken = [name for name in MEASURES if all(row.get(name) is not None for row in rows)]
+        names = ("bpp", *taken, "encode_s", "decode_s") if rows else ()
         return {name: sum(row[name] for row in rows) / len(rows) for name in names}
 
     def curve(self, metric: str = "psnr_db") -> list[Point]:
         """The mean curve: at each quality the means over pictures of bpp and of the metric, each taken a picture first.
 
-        MS-SSIM goes to dB after the mean. Pictures without this metric (too small for MS-SSIM) count for neither mean.
+        `quality_of` comes after the mean. Pictures that are too small for the metric count for neither mean; qualities
+        at which only some pictures are measured yet are left out, since other pictures are another curve.
         """
         points = []
         for quality in self.qualities:
-            rows = [row for row in self.rows if row["quality"] == quality and row[metric] is not None]
-            if rows:
+            at_quality = [row for row in self.rows if row["quality"] == quality]
+            rows = [row for row in at_quality if is_large_enough(metric, row["width"], row["height"])]
+            if rows and all(row.get(metric) is not None for row in rows):
                 rate, value = (sum(row[name] for row in rows) / len(rows) for name in ("bpp", metric))
-                points.append(Point(rate, to_db(value) if metric == "ms_ssim" else value))
+                points.append(Point(rate, quality_of(metric, value)))
         return points
 
 
@@ -166,7 +173,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def _lacks(row: Row, measures: Sequence[str]) -> bool:
-    return any(row[name] is None and can_measure(name, row["width"], row["height"]) for name in measures)
+    return any(row.get(name) is None and can_measure(name, row["width"], row["height"]) for name in measures)
 
 
 def _is_record(data: Any) -> bool:

@@ -2,8 +2,11 @@
 
 import functools
 import hashlib
+import inspect
+import io
 import json
 import math
+import os
 import re
 import sys
 import threading
@@ -16,7 +19,9 @@ import pytest
 from conftest import picture
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFilter, ImageFont, features
+
+import vaecodec
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT))  # benchmarks/ is not part of the installed package
@@ -60,6 +65,87 @@ def test_ms_ssim_is_one_for_equal_pictures_and_falls_with_noise() -> None:
     assert values[0] == pytest.approx(1, abs=1e-6)
     assert values[0] > values[1] > values[2]
     assert metrics.ms_ssim(image[:160], image[:160]) is None
+
+
+def noisy(image: np.ndarray, deviation: float) -> np.ndarray:
+    """Samples with Gaussian noise."""
+    return np.clip(image + np.random.default_rng(0).normal(0, deviation, image.shape), 0, 255).astype(np.uint8)
+
+
+def test_ssimulacra2_is_100_for_equal_pictures_and_falls_with_noise() -> None:
+    """SSIMULACRA2 is 100 for equals, lower for more noise, and undefined below 256 pixels."""
+    image = picture(256, 270)
+    values = [metrics.ssimulacra2(image, other) for other in (image, noisy(image, 5), noisy(image, 40))]
+    assert values[0] == 100
+    assert values[0] > values[1] > values[2]
+    assert metrics.ssimulacra2(image[:255], image[:255]) is None
+    assert metrics.can_measure("ssimulacra2", 256, 300) and not metrics.can_measure("ssimulacra2", 300, 255)
+
+
+def distorted(original: Image.Image) -> Iterator[Image.Image]:
+    """Ten pictures that were coded, blurred, disturbed or discoloured."""
+    coded = [("JPEG", 15), ("JPEG", 70), ("WEBP", 10), ("WEBP", 85)]
+    coded += [("AVIF", 30), ("AVIF", 75)] if features.check("avif") else [("JPEG", 5), ("JPEG", 95)]
+    for file_format, quality in coded:
+        file = io.BytesIO()
+        original.save(file, file_format, quality=quality)
+        yield Image.open(file).convert("RGB")
+    samples = np.asarray(original)
+    yield Image.fromarray(noisy(samples, 4))
+    yield original.filter(ImageFilter.GaussianBlur(0.7))
+    yield original.filter(ImageFilter.GaussianBlur(3))
+    yield Image.fromarray(np.clip(samples * np.array([0.93, 1.0, 1.0]) + [0, 0, 9], 0, 255).astype(np.uint8))
+
+
+@pytest.mark.slow
+def test_ssimulacra2_agrees_with_the_package() -> None:
+    """Within 0.3 points on 50 distorted pictures, drawn and photographed, of sides that six scales fit into."""
+    package = pytest.importorskip("ssimulacra2")
+    pytest.importorskip("matplotlib")
+    drawing = Image.linear_gradient("L").resize((290, 256)).convert("RGB")
+    ImageDraw.Draw(drawing).text(
+        (10, 10), "\n".join(["Quick brown foxes jump"] * 15), "teal", ImageFont.load_default(14)
+    )
+    originals = [*(Image.fromarray(picture(256, 301, seed=n)) for n in range(3)), drawing]
+    originals.append(datasets.find(None).pictures[0].load())
+    for original in originals:
+        for shown in distorted(original):
+            files = io.BytesIO(), io.BytesIO()
+            for file, image in zip(files, (original, shown), strict=True):
+                image.save(file, "PNG")
+            ours = metrics.ssimulacra2(np.asarray(original), np.asarray(shown))
+            assert ours == pytest.approx(package.compute_ssimulacra2(*files), abs=0.3)
+
+
+def test_butteraugli_is_no_distance_for_equal_pictures_and_rises_with_noise() -> None:
+    """The 3-norm, not the maximum that the program prints first."""
+    if reason := metrics.why_not("butteraugli"):
+        pytest.skip(reason)
+    image = picture(64, 80)
+    values = [metrics.butteraugli(image, other) for other in (image, noisy(image, 5), noisy(image, 40))]
+    assert values[0] == pytest.approx(0, abs=1e-3)
+    assert values[0] < values[1] < values[2]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a shell")
+def test_the_norm_is_read_and_a_failure_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program's 3-norm is what counts; one that fails or says something else is an error; none at all is None."""
+    image, program = picture(8, 8), tmp_path / "program"
+    monkeypatch.setattr(metrics, "BUTTERAUGLI", str(program))
+    assert metrics.butteraugli(image, image) is None and "not installed" in str(metrics.why_not("butteraugli"))
+    for lines, code in (("echo 6.5; echo 3-norm: 1.25", 0), ("echo 3-norm: 1.25; exit 1", 1), ("echo 6.5", 1)):
+        program.write_text(f"#!/bin/sh\n{lines}\n")
+        program.chmod(0o755)
+        if code:
+            with pytest.raises(RuntimeError, match="failed"):
+                metrics.butteraugli(image, image)
+        else:
+            assert metrics.butteraugli(image, image) == 1.25
+
+
+def test_all_measures_are_larger_for_better_on_curves() -> None:
+    """MS-SSIM is in dB, butteraugli's distance is negated, the others are as they are."""
+    assert [metrics.quality_of(name, 0.9) for name in metrics.MEASURES] == [0.9, pytest.approx(10), -0.9, 0.9]
 
 
 @given(CURVES, st.floats(0.2, 3))
@@ -205,3 +291,23 @@ def test_a_codec_whose_package_is_missing_is_left_out(name: str, package: str, m
         codecs.open_codec(name)
     with pytest.raises(codecs.UnavailableError, match="must be one of"):
         codecs.open_codec("jpg")
+
+
+def test_a_tune_is_passed_on_only_if_it_is_named(tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`vaecodec` is the default, whatever that is; the other name says its tune, in its settings too."""
+    given = []
+    plain = vaecodec.Codec
+
+    def tuned(model: Path | None, device: str, **options: str) -> vaecodec.Codec:
+        given.append(options)
+        return plain(model, device)
+
+    tuned.__signature__ = inspect.Signature([inspect.Parameter("tune", inspect.Parameter.KEYWORD_ONLY)])
+    monkeypatch.setattr(vaecodec, "Codec", tuned)
+    opened = [codecs.open_codec(name, model=tiny_weights) for name in codecs.TUNES]
+    assert given == [{}, {"tune": "psnr"}]
+    assert [codec.settings.get("tune") for codec in opened] == [None, "psnr"]
+    assert [codec.name for codec in opened] == ["vaecodec", "vaecodec-psnr"]
+    monkeypatch.setattr(vaecodec, "Codec", lambda model, device: plain(model, device))
+    with pytest.raises(codecs.UnavailableError, match="has no tune"):
+        codecs.open_codec("vaecodec-psnr", model=tiny_weights)

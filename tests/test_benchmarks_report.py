@@ -76,7 +76,7 @@ def made_up(name: str, cost: float, **changes: object) -> Record:
         {
             "image": image, "width": 512, "height": 512, "quality": quality, "file_bytes": int(cost * quality * 400),
             "bpp": cost * quality / 82, "psnr_db": 25 + quality / 8, "ms_ssim": 0.9 + quality / 1100,
-            "ssimulacra2": None, "encode_s": 0.1, "decode_s": 0.02,
+            "ssimulacra2": None, "butteraugli": 5 - quality / 25, "encode_s": 0.1, "decode_s": 0.02,
         }
         for image in ("a.png", "b.png") for quality in tables.QUALITIES
     ]  # fmt: skip
@@ -101,8 +101,12 @@ def test_means_are_taken_over_pictures_at_each_setting() -> None:
                    {**record.rows[0], "bpp": 2.0, "psnr_db": 40.0, "ms_ssim": 0.98}]  # fmt: skip
     assert record.curve() == [Point(1.5, 35.0)]
     assert record.curve("ms_ssim") == [Point(1.5, pytest.approx(-10 * math.log10(0.06)))]
-    record.rows[1]["ms_ssim"] = None
-    assert record.curve("ms_ssim") == [Point(1.0, pytest.approx(10))]
+    record.rows[1] |= {"ms_ssim": None, "width": 100}
+    assert record.curve("ms_ssim") == [Point(1.0, pytest.approx(10))], "too small for it"
+    record.rows[1]["width"] = 512
+    assert record.curve("ms_ssim") == [], "not measured yet"
+    record.rows = [{**record.rows[0], "butteraugli": 1.5}, {**record.rows[0], "butteraugli": 2.5}]
+    assert record.curve("butteraugli") == [Point(1.0, -2.0)]
 
 
 def test_a_report_shows_what_was_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,12 +122,43 @@ def test_a_report_shows_what_was_recorded(tmp_path: Path, capsys: pytest.Capture
     (tmp_path / "list.json").write_text("[{}]")
     assert report.main([str(tmp_path), "--no-page"]) == 0
     printed = capsys.readouterr()
-    assert "| vaecodec | \N{MINUS SIGN}50.0 % | \N{MINUS SIGN}50.0 % |" in printed.out
-    assert "| webp | \N{MINUS SIGN}20.0 % | \N{MINUS SIGN}20.0 % | \N{MINUS SIGN}37.5 %" in printed.out
+    assert "| codec | against jpeg, MS-SSIM | against jpeg, butteraugli | against jpeg, PSNR |" in printed.out
+    minus = "\N{MINUS SIGN}"
+    assert f"| vaecodec |{f' {minus}50.0 % |' * 3}" in printed.out
+    assert f"| webp |{f' {minus}20.0 % |' * 3} {minus}37.5 %" in printed.out
     assert "| avif |" not in printed.out and "avif: left out" in printed.err
-    for name in ("psnr.png", "ms-ssim.png", "speed.png"):
+    assert not (tmp_path / "ssimulacra2.png").exists()
+    for name in ("psnr.png", "ms-ssim.png", "butteraugli.png", "speed.png"):
         with Image.open(tmp_path / name) as plot:
             assert plot.width > 800
+
+
+def test_records_of_before_a_measure_are_shown_without_it(tmp_path: Path) -> None:
+    """Rows that do not name a measure have no curve in it, and everything else is as it was."""
+    pytest.importorskip("bjontegaard")
+    records = [made_up("vaecodec", 0.5), made_up("jpeg", 1)]
+    for record in records:
+        record.rows = [{name: row[name] for name in row if name != "butteraugli"} for row in record.rows]
+    table = tables.bd_table(records, with_times=False)
+    assert not any("butteraugli" in name for name in table.header)
+    assert records[0].curve("butteraugli") == [] and records[0].missing("a.png", [10], ["ms_ssim"]) == []
+    assert "butteraugli" not in [row[0] for row in tables.quality_table(records[0]).rows]
+
+
+def test_what_leads_is_what_people_see_best(tmp_path: Path) -> None:
+    """SSIMULACRA2 leads where vaecodec and JPEG have it, in the plot that README shows and in the plot of speed."""
+    pytest.importorskip("bjontegaard")
+    from benchmarks import report
+
+    records = {name: made_up(name, cost) for name, cost in (("vaecodec", 0.5), ("jpeg", 1))}
+    assert tables.leading(records) == "ms_ssim"
+    for record in records.values():
+        record.rows = [{**row, "ssimulacra2": row["quality"]} for row in record.rows]
+    assert tables.leading(records) == "ssimulacra2"
+    assert report.plot_link(tmp_path / "README.md", tmp_path / "kodak", "ssimulacra2") == "kodak/ssimulacra2.png"
+    rows = dict(row for row in ((row[0], row[1:]) for row in tables.quality_table(records["vaecodec"]).rows))
+    assert list(rows) == ["bits per pixel", "SSIMULACRA2", "MS-SSIM", "butteraugli", "PSNR"]
+    assert rows["SSIMULACRA2"] == ["10.0", "30.0", "50.0", "70.0", "90.0"]
 
 
 def test_the_page_needs_nothing_from_outside(folder: Path, tmp_path: Path, tiny_weights: Path) -> None:
@@ -152,7 +187,7 @@ def test_nearest_file_is_found_whichever_way_quality_runs() -> None:
     for sign in (1, -1):
         codec = SimpleNamespace(encode=lambda _, quality, sign=sign: bytes(1000 + sign * 7 * quality))
         image, wanted = Image.new("RGB", (8, 8)), 1000 + sign * 300
-        assert abs(len(page._nearest(codec, image, wanted, between=(1, 100))) - wanted) <= 4
+        assert abs(len(page.nearest(codec, image, wanted, between=(1, 100))) - wanted) <= 4
     for rising in ({10: 100, 20: 200, 30: 300}, {30: 100, 20: 200, 10: 300}):
         brackets = [page._bracket(rising, wanted) for wanted in (50, 150, 250, 900)]
         ends = (10, 10), (10, 20), (20, 30), (30, 30)
@@ -171,13 +206,19 @@ def test_readme_is_rewritten_between_its_markers_only() -> None:
 
 
 def test_readme_table_tells_the_records(tmp_path: Path) -> None:
-    """README's text has the BD-rates of every codec on every set, rate and PSNR by quality, and times in turn."""
+    """README's text has vaecodec's BD-rates against every codec on every set, points by quality, and times in turn."""
     pytest.importorskip("bjontegaard")
     from benchmarks import report
 
-    records = [made_up("vaecodec", 0.5), made_up("jpeg", 1), made_up("webp", 0.625), made_up("avif", 0.4)]
+    costs = {
+        "vaecodec": (0.5, 0.6), "vaecodec-psnr": (0.4, 0.5), "jpeg": (1, 1), "webp": (0.625, 0.75), "avif": (0.4, 0.3),
+        "heic": (1, 1),
+    }  # fmt: skip
+    records = [made_up(name, cost) for name, (cost, _) in costs.items()]
     other = {**records[0].dataset, "name": "clic2025-valid"}
-    for record, cost in zip(records, (0.6, 1, 0.7, 0.3), strict=True):
+    for record, (_, cost) in zip(records, costs.values(), strict=True):
+        if record.name != "heic":
+            record.rows = [{**row, "ssimulacra2": row["quality"]} for row in record.rows]
         write(record, tmp_path / "results" / "kodak")
         write(made_up(record.name, cost, dataset=other), tmp_path / "results" / "clic")
     (tmp_path / "results" / "throughput.json").write_text(json.dumps(SPEED))
@@ -185,11 +226,16 @@ def test_readme_table_tells_the_records(tmp_path: Path) -> None:
     document.write_text(f"a\n{readme.BEGIN}\n{readme.END}\nb\n")
     report.write_readme(document, records, tmp_path / "results" / "kodak")
     text = document.read_text()
-    half, minus = "\N{MINUS SIGN}50.0 %", "\N{MINUS SIGN}"
-    assert f"| **vaecodec** | {half} | {half} | {minus}40.0 % |  | 100 | 40 |" in text
-    assert f"| webp | {minus}37.5 % | {minus}37.5 % | {minus}30.0 % | {minus}20.0 % |  |  |" in text
-    assert f"| mbt2018-mean, {tables.TIMING_ONLY} |  |  |  |  | 500 | 400 |" in text
-    assert "30: 0.18 bpp, 28.8 dB" in text and "(results/kodak/psnr.png)" in text
+    minus = "\N{MINUS SIGN}"
+    header = "| SSIMULACRA2 | MS-SSIM | butteraugli | PSNR | clic2025-valid, MS-SSIM | clic2025-valid, PSNR |"
+    assert f"| vaecodec's bytes against {header} vaecodec-psnr, PSNR | encode ms | decode ms |" in text
+    assert f"| **vaecodec** |{'  |' * 6} {minus}20.0 % | 100 | 40 |" in text
+    assert f"| jpeg |{f' {minus}50.0 % |' * 4}{f' {minus}40.0 % |' * 2} {minus}60.0 % |  |  |" in text
+    assert f"| webp |{f' {minus}20.0 % |' * 6} {minus}36.0 % |  |  |" in text
+    assert f"| avif |{' +25.0 % |' * 4}{' +100.0 % |' * 2} +0.0 % |  |  |" in text
+    assert f"| heic |  |{f' {minus}50.0 % |' * 3}{f' {minus}40.0 % |' * 2} {minus}60.0 % |  |  |" in text
+    assert f"| mbt2018-mean, {tables.TIMING_ONLY} |{'  |' * 7} 500 | 400 |" in text
+    assert "30: 0.18 bpp, SSIMULACRA2 30, 28.8 dB" in text and "(results/kodak/ssimulacra2.png)" in text
     assert "encode 0.2 and decode 0.1 times CompressAI's mbt2018-mean" in text
 
 
@@ -259,13 +305,57 @@ def test_measured_jpeg_agrees_with_the_published_curve() -> None:
     assert difference.low_db < 24.5 and difference.high_db > 40
 
 
+# --- crops ------------------------------------------------------------------------------------------------------------
+
+
+def test_crops_show_codecs_at_equal_bytes(folder: Path, tmp_path: Path, tiny_weights: Path) -> None:
+    """A row for each picture, quality and box; every pixel is enlarged; the page needs nothing from outside."""
+    from benchmarks import crops
+
+    out, size = tmp_path / "crops", "16,12"
+    arguments = [str(folder / "0.png"), "--codecs", "vaecodec,webp,jpeg2000", "--qualities", "20,80", "--size", size]
+    assert crops.main([*arguments, "--out", str(out), "--model", str(tiny_weights)]) == 0
+    text = (out / "crops.html").read_text()
+    assert set(re.findall(r'src="([^:]*:)', text)) == {"data:"} and "url(" not in text
+    assert text.count("<h2>") == 2 * 2 and text.count("<img") == 4 * 4
+    with Image.open(out / "0.png") as sheet:
+        assert sheet.size == (4 * (2 * 16 + crops.GAP_PX), 4 * (2 * 12 + crops.GAP_PX + 2 * crops.LINE_PX))
+    assert crops.main([*arguments, "--box", "0,0,10,10", "--out", str(out), "--model", str(tiny_weights)]) == 0
+    assert (out / "crops.html").read_text().count("<h2>") == 2
+
+
+def test_crops_are_what_the_codec_shows_enlarged(folder: Path) -> None:
+    """A sheet holds the pixels themselves, each as a square."""
+    from benchmarks import crops
+    from benchmarks.page import Panel
+
+    image = Image.open(folder / "0.png")
+    sheet = crops.sheet([crops.Row("a", (8, 4, 24, 16), [Panel("original", image)])], 2)
+    left, top = crops.GAP_PX // 2, 2 * crops.LINE_PX
+    shown = sheet.crop((left, top, left + 32, top + 24))
+    assert shown.reduce(2).tobytes() == image.crop((8, 4, 24, 16)).tobytes()
+
+
+def test_crops_of_nothing_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No pictures, no such data, no such codec: exit code 2 and a reason."""
+    from benchmarks import crops
+
+    for arguments in ([], ["--data", str(tmp_path / "none")], ["a.png", "--codecs", "nonsense"]):
+        assert crops.main([*arguments, "--codecs", "jpeg"] if "--codecs" not in arguments else arguments) == 2
+        assert capsys.readouterr().err
+
+
 # --- the law ----------------------------------------------------------------------------------------------------------
 
 
 def test_codecs_are_compared_as_everybody_uses_them() -> None:
-    """What takes part in a comparison imports public names and `pictures.pixels`; the clocks alone reach inside."""
-    allowed = {"vaecodec", "vaecodec.pictures.pixels"} | {f"vaecodec.{name}" for name in vaecodec.__all__}
-    comparing = "adapter codecs datasets gpu_throughput metrics page peers rd_curve report results throughput timings"
+    """What takes part in a comparison imports public names and two measures; the clocks alone reach inside."""
+    allowed = {"vaecodec", "vaecodec.pictures.pixels", "vaecodec.pictures.ssimulacra2"} | {
+        f"vaecodec.{name}" for name in vaecodec.__all__
+    }
+    comparing = (
+        "adapter codecs crops datasets gpu_throughput metrics page peers rd_curve report results throughput timings"
+    )
     packages = ("vaecodec", "vaecodec.pictures")
     for name in comparing.split():
         found = set()

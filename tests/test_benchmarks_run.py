@@ -14,11 +14,11 @@ from PIL import Image
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT))  # benchmarks/ is not part of the installed package
 
-from benchmarks import codecs, datasets, rd_curve, results  # noqa: E402
+from benchmarks import codecs, datasets, metrics, rd_curve, results  # noqa: E402
 
 ROW_FIELDS = {
-    "image", "width", "height", "quality", "file_bytes", "bpp", "psnr_db", "ms_ssim", "ssimulacra2", "encode_s",
-    "decode_s",
+    "image", "width", "height", "quality", "file_bytes", "bpp", "ssimulacra2", "ms_ssim", "butteraugli", "psnr_db",
+    "encode_s", "decode_s",
 }  # fmt: skip
 
 
@@ -33,8 +33,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run(folder: Path, out: Path, *more: str) -> int:
-    """The command with the quick codecs."""
-    return rd_curve.main(["--data", str(folder), "--out", str(out), "--codecs", "jpeg,webp", "--repeats", "1", *more])
+    """The command with the quick codecs and the quick measures."""
+    common = ["--codecs", "jpeg,webp", "--metrics", "psnr_db,ms_ssim", "--repeats", "1"]
+    return rd_curve.main(["--data", str(folder), "--out", str(out), *common, *more])
 
 
 def test_a_run_leaves_one_file_a_codec(folder: Path, tmp_path: Path, tiny_weights: Path) -> None:
@@ -129,7 +130,7 @@ def test_measures_that_are_not_wanted_are_null(
     for arguments in (["--metrics", "psnr"], ["--points", "1"], ["--repeats", "-1"], ["--threads", "0"]):
         with pytest.raises(SystemExit):
             run(folder, tmp_path / "other", *arguments)
-    assert "must be of psnr_db, ms_ssim, ssimulacra2" in capsys.readouterr().err
+    assert "must be of ssimulacra2, ms_ssim, butteraugli, psnr_db" in capsys.readouterr().err
 
 
 def test_a_measure_that_was_missing_is_taken_later(folder: Path, tmp_path: Path) -> None:
@@ -141,6 +142,36 @@ def test_a_measure_that_was_missing_is_taken_later(folder: Path, tmp_path: Path)
     assert first.is_complete and all(row["psnr_db"] and row["ms_ssim"] is None for row in first.rows)
     run(*arguments, "--metrics", "ms_ssim,psnr_db")
     assert results.load(tmp_path / "out" / "webp.json").rows == first.rows
+
+
+def test_what_is_known_of_a_file_stays(folder: Path, tmp_path: Path) -> None:
+    """A measure that is added changes nothing else of a row, unless the file has another size now."""
+    path = tmp_path / "out" / "webp.json"
+    arguments = (folder, tmp_path / "out", "--codecs", "webp", "--points", "2", "--repeats", "0")
+    run(*arguments, "--metrics", "psnr_db")
+    record = results.load(path)
+    first = [{**row, "psnr_db": 12.5, "encode_s": 7.0} for row in record.rows]
+    first = [{name: value for name, value in row.items() if name != "made_up"} for row in first]
+    first[0]["file_bytes"] += 1
+    record.rows = []
+    record.add(first)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "MEASURES", {**metrics.MEASURES, "made_up": lambda a, b: 3.0})
+        run(*arguments, "--metrics", "made_up")
+        changed, *others = results.load(path).rows
+    assert all(row == {**old, "made_up": 3.0} for row, old in zip(others, first[1:], strict=True))
+    assert changed["made_up"] == 3.0 and changed["psnr_db"] is None and changed["encode_s"] != 7.0
+
+
+def test_a_measure_that_cannot_be_taken_is_told(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without libjxl's program the run says so, goes on, and leaves the field empty."""
+    monkeypatch.setattr(metrics, "BUTTERAUGLI", "no_such_program")
+    measures = "butteraugli,psnr_db"
+    run(folder, tmp_path / "out", "--codecs", "webp", "--points", "2", "--repeats", "0", "--metrics", measures)
+    assert "butteraugli: not measured: the program no_such_program is not installed" in capsys.readouterr().err
+    assert all(row["butteraugli"] is None and row["psnr_db"] for row in results.load(tmp_path / "out/webp.json").rows)
 
 
 def test_results_of_other_pictures_are_not_overwritten(folder: Path, tmp_path: Path) -> None:
@@ -171,5 +202,5 @@ def test_a_codec_that_does_not_decode_its_file_is_named(
 @pytest.mark.slow
 def test_the_scripts_run_as_files() -> None:
     """`python benchmarks/X.py` works from anywhere, and this folder's `codecs` does not hide Python's."""
-    for name in ("rd_curve.py", "throughput.py", "report.py", "record.py"):
+    for name in ("rd_curve.py", "throughput.py", "report.py", "record.py", "crops.py"):
         subprocess.run([sys.executable, ROOT / "benchmarks" / name, "--help"], check=True, capture_output=True, cwd="/")

@@ -52,7 +52,14 @@ def test_laws_that_are_broken_are_told() -> None:
     ]  # fmt: skip
     assert found["grid"]["outside"] == [["a", 15, 1.06], ["b", 10, 0.94]]
     assert found["grid"]["asked"] == 4
-    assert found["curve"]["5"] == [0.1, 24.5]
+    assert found["curve"]["5"] == [0.1, 24.5] and found["ssimulacra2"] == {}
+
+
+def test_a_quality_means_a_score() -> None:
+    """At each quality the mean of SSIMULACRA2, over those pictures that are large enough to have one."""
+    scores = {("a", 50): 60.0, ("a", 90): 85.0, ("b", 50): 64.5, ("b", 90): None}
+    rows = [Measured(name, quality, quality, quality, 1, score) for (name, quality), score in scores.items()]
+    assert verdict(rows)["ssimulacra2"] == {"50": 62.25, "90": 85.0}
 
 
 def test_the_command_records_what_it_measured(tiny_weights: Path, tmp_path: Path) -> None:

@@ -1,0 +1,151 @@
+"""Crops of pictures side by side at equal bytes, to look at by eye: `python benchmarks/crops.py PICTURE... --out DIR`.
+
+Of each picture there are the box with the most detail and the one with the least; or the one that --box names.
+"""
+
+import argparse
+import itertools
+import sys
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import NamedTuple
+
+if not __package__:  # run as a file: the names in this folder (codecs, datasets) must not hide other packages' modules
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from PIL import Image, ImageDraw, ImageFont
+
+from benchmarks import codecs, datasets, page, results
+from benchmarks.adapter import Codec, UnavailableError
+from benchmarks.page import Box, Panel
+from benchmarks.tables import OURS
+
+ZOOM, SIZE_PX, QUALITIES = 2, (240, 180), (15, 35, 60, 85)
+GAP_PX, LINE_PX, FONT_PX = 8, 20, 14
+PAGE = Template("""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<title>Crops at equal bytes</title>
+<style>
+body { font: 14px/1.3 system-ui, sans-serif; color: #ddd; background: #333; margin: 1rem; }
+.row { display: flex; gap: .5rem; margin-bottom: 1rem; }
+figure { margin: 0; } img { display: block; zoom: $zoom; image-rendering: pixelated; }
+</style>
+</head>
+<body>
+$rows
+</body>
+</html>
+""")
+
+
+class Row(NamedTuple):
+    """One box of a picture at one quality: the original, and what each codec makes of it."""
+
+    title: str
+    box: Box
+    panels: list[Panel]
+
+
+def compare(
+    picture: datasets.Picture, pair: Sequence[Codec], qualities: Sequence[int], boxes: Sequence[Box]
+) -> list[Row]:
+    """Every box at every quality of the first codec; the files of the others come nearest to its bytes."""
+    image = picture.load()
+    first, *others = pair
+    rows = []
+    for quality in qualities:
+        file = first.encode(image, quality)
+        files = {first: file} | {
+            codec: page.nearest(codec, image, len(file), between=_scale(codec)) for codec in others
+        }
+        panels = [Panel("original", image), *(page.panel_of(codec, image, each) for codec, each in files.items())]
+        rows += [Row(f"{picture.name}, {first.name} {quality}", box, panels) for box in boxes]
+    return rows
+
+
+def sheet(rows: Sequence[Row], zoom: int) -> Image.Image:
+    """All rows as one picture, every pixel enlarged, with what it is above each crop."""
+    font = ImageFont.load_default(FONT_PX)
+    cells = [[_enlarged(panel.image, row.box, zoom) for panel in row.panels] for row in rows]
+    columns = [max(cell.width for cell in column) + GAP_PX for column in zip(*cells, strict=True)]
+    heights = [max(cell.height for cell in each) + GAP_PX + 2 * LINE_PX for each in cells]
+    canvas = Image.new("RGB", (sum(columns), sum(heights)), "#333333")
+    draw = ImageDraw.Draw(canvas)
+    for row, each, top in zip(rows, cells, itertools.accumulate(heights, initial=0), strict=False):
+        draw.text((GAP_PX, top), row.title, "#dddddd", font)
+        for panel, cell, left in zip(row.panels, each, itertools.accumulate(columns, initial=0), strict=False):
+            draw.text((left + GAP_PX, top + LINE_PX), panel.caption, "#dddddd", font)
+            canvas.paste(cell, (left + GAP_PX // 2, top + 2 * LINE_PX))
+    return canvas
+
+
+def render(rows: Sequence[Row], zoom: int) -> str:
+    """All rows as a page without external resources."""
+    shown = []
+    for row in rows:
+        figures = (page.figure(page.inline_crop(panel.image, row.box), panel.caption) for panel in row.panels)
+        shown.append(f'<h2>{escape(row.title)}</h2>\n<div class="row">{"".join(figures)}</div>')
+    return PAGE.substitute(zoom=zoom, rows="\n".join(shown))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write DIR/crops.html and a sheet DIR/PICTURE.png of each picture; exit code 2 without pictures or codecs."""
+    options = _parser().parse_args(arguments)
+    try:
+        found = datasets.find(options.data).pictures if options.data else ()
+        pair = [codecs.open_codec(name, model=options.model) for name in options.codecs.split(",")]
+    except (FileNotFoundError, UnavailableError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    pictures = [*found, *(datasets.Picture(path.name, path) for path in options.pictures)]
+    if not pictures:
+        print("name pictures, or a data set with --data", file=sys.stderr)
+        return 2
+    options.out.mkdir(parents=True, exist_ok=True)
+    everything = []
+    for picture in pictures:
+        by_detail = [options.box] if options.box else page.by_detail(picture.load(), options.size)
+        boxes = list(dict.fromkeys((by_detail[-1], by_detail[0])))
+        rows = compare(picture, pair, options.qualities, boxes)
+        sheet(rows, options.zoom).save(options.out / f"{Path(picture.name).stem}.png")
+        everything += rows
+        results.write_atomically(options.out / "crops.html", render(everything, options.zoom))
+    print(options.out / "crops.html")
+    return 0
+
+
+def _scale(codec: Codec) -> tuple[int, int]:
+    """All of a codec's qualities."""
+    return min(1, *codec.qualities), max(100, *codec.qualities)
+
+
+def _enlarged(image: Image.Image, box: Box, zoom: int) -> Image.Image:
+    crop = image.crop(box)
+    return crop.resize((zoom * crop.width, zoom * crop.height), Image.Resampling.NEAREST)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split(",")))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("pictures", nargs="*", type=Path, help="lossless pictures")
+    parser.add_argument("--data", help="a folder or a data set, all of whose pictures are shown too")
+    parser.add_argument("--codecs", default=f"{OURS},avif", help="the bytes of the first are those of the others")
+    parser.add_argument("--qualities", type=_numbers, default=QUALITIES, help="of the first codec")
+    parser.add_argument("--size", type=_numbers, default=SIZE_PX, help="width,height of a crop before it is enlarged")
+    parser.add_argument("--box", type=_numbers, help="left,top,right,bottom: this crop of every picture")
+    parser.add_argument("--zoom", type=int, default=ZOOM, help="enlarge every pixel so many times")
+    parser.add_argument("--model", type=Path, help="weights of vaecodec; the built-in file if not given")
+    parser.add_argument("--out", type=Path, default=Path("out", "crops"), help="folder of what is written")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
