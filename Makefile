@@ -6,11 +6,13 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 # A worker a core, each with one thread (tests/conftest.py); one that is done takes work of the others.
 PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+CORE := build_core.py $(wildcard vaecodec/model/native_engine/core/*)
 IMG ?=
 # The CPU build of torch is small; a GPU build that is already in the environment is kept.
 TORCH ?= torch==2.13.0
 
-.PHONY: help demo test check bench record fuzz stress laws exactness wheel clean
+.PHONY: help demo test check bench record fuzz stress laws exactness core sanitize wheel wheels clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -18,9 +20,16 @@ help:  ## this list
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed-%: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH) || $(BIN)/python -m pip install --quiet torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$*]"
+# An installation compiles the native core, where there is a compiler; demo then needs no torch.
+$(VENV)/.installed-demo: pyproject.toml $(CORE) | $(BIN)/python
+	$(PIP) --editable ".[demo]"
+	@$(BIN)/python build_core.py --check || { $(PIP) $(TORCH) || $(PIP) torch; $(PIP) --editable ".[demo,torch]"; }
+	@touch $@
+
+$(VENV)/.installed-%: pyproject.toml $(CORE) | $(BIN)/python
+	$(PIP) $(TORCH) || $(PIP) torch
+	$(PIP) --editable ".[$*]"
+	@$(BIN)/python build_core.py --check || true
 	@touch $@
 
 demo: $(VENV)/.installed-demo  ## encode a photograph at three qualities; IMG=photo.jpg for your own
@@ -61,8 +70,18 @@ laws: $(VENV)/.installed-test  ## 20,000 drawn round trips, and every size up to
 exactness: $(VENV)/.installed-test  ## one hash of the latents under every setting and TORCHES="python ..." of other versions
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m exactness.driver $(foreach python,$(TORCHES),--python $(python))
 
+core:  ## compile the native core in place, without an environment
+	$(PYTHON) build_core.py
+
+sanitize: $(VENV)/.installed-test  ## conformance vectors and damaged payloads through a core that checks every access
+	$(BIN)/python tests/sanitized_core.py
+
 wheel: $(VENV)/.installed-release  ## build sdist and wheel into dist/
 	$(BIN)/python -m build
+
+wheels: $(VENV)/.installed-release  ## wheels for Linux, macOS and Windows into dist/, compiled with zig
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check ziglang
+	$(BIN)/python build_wheels.py
 
 clean:  ## remove what the targets above made
 	rm -rf $(VENV) $(FUZZ_VENV) build dist out

@@ -8,14 +8,18 @@ from typing import Any
 
 from vaecodec.entropy import coder
 from vaecodec.model import coding
+from vaecodec.model.native_engine import NativeEngine, rans
 from vaecodec.model.torch_engine.engine import TorchEngine
 
 REST = "colour, tiles, checks and I/O"
 STAGES: dict[str, list[tuple[Any, str]]] = {
-    "analysis": [(TorchEngine, "analyze")],
+    "analysis": [(engine, "analyze") for engine in (NativeEngine, TorchEngine)],
     "hyper and context": [(coding, name) for name in ("quantize", "read", "dequantize")],
-    "entropy coding": [(coder, "encode"), (coder.Decoder, "read"), (coder.Decoder, "finish")],
-    "synthesis": [(TorchEngine, "synthesize"), (TorchEngine, "synthesize_like")],
+    "entropy coding": [(each, name) for each in (coder.Decoder, rans.Decoder) for name in ("read", "finish")]
+    + [(coder, "encode"), (rans, "encode")],
+    "synthesis": [
+        (engine, name) for engine in (NativeEngine, TorchEngine) for name in ("synthesize", "synthesize_like")
+    ],
 }
 
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from slow_decoder import CorruptError, SlowDecoder
 
 from vaecodec.entropy import coder
-from vaecodec.entropy.coder import PRECISION, SENTINEL, Decoder, Pass, Tables, encode, from_pmfs, ideal_bits
+from vaecodec.entropy.coder import Decoder, encode
+from vaecodec.entropy.tables import PRECISION, SENTINEL, Pass, Tables, from_pmfs, ideal_bits
 from vaecodec.errors import VaecCorruptError
 
 TOTAL = 2**PRECISION

@@ -22,6 +22,7 @@ from PIL import Image, ImageFile
 from vaecodec import Codec
 from vaecodec.cli import main
 from vaecodec.entropy import coder
+from vaecodec.entropy.tables import SENTINEL
 from vaecodec.errors import VaecError
 from vaecodec.format import container, records
 from vaecodec.format.records import Tile
@@ -304,4 +305,4 @@ def test_dictionary_is_of_this_format() -> None:
         words[name] = value[1:-1].encode().decode("unicode_escape").encode("latin-1")
     assert records.MAGIC in words.values()
     assert set(records.CHUNK_TYPES) <= set(words.values())
-    assert coder.SENTINEL.to_bytes(4, "little") in words.values()
+    assert SENTINEL.to_bytes(4, "little") in words.values()

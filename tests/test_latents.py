@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vaecodec import Codec
-from vaecodec.entropy.coder import ESCAPE_LIMIT, Tables, from_pmfs, ideal_bits, symbol_bits
+from vaecodec.entropy.tables import ESCAPE_LIMIT, Tables, from_pmfs, ideal_bits, symbol_bits
 from vaecodec.errors import VaecChecksumError, VaecImageError, VaecLimitError, VaecModelError
 from vaecodec.format import container, records
 from vaecodec.format.records import TileMode

@@ -68,8 +68,9 @@ def _offending_call(call: ast.Call) -> Iterator[str]:
 
 @pytest.mark.parametrize("path", RUN_TIME_FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_run_time_code_has_no_dangerous_call(path: Path) -> None:
-    """No pickle, evaluation, program, network module, address, or assert as a check."""
-    assert list(offences(path.read_text())) == []
+    """No pickle, evaluation, program, network module, address, or assert as a check; ctypes for our own core only."""
+    is_core = path.parent.name == "native_engine"
+    assert [each for each in offences(path.read_text()) if not (is_core and "ctypes" in each)] == []
 
 
 @pytest.mark.parametrize(

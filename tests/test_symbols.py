@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from vaecodec import Codec
 from vaecodec.entropy import coder
-from vaecodec.entropy.coder import Tables
+from vaecodec.entropy.tables import Tables
 from vaecodec.model import coding
 from vaecodec.model.coding import BASE_GROUPS, Symbols, groups
 from vaecodec.model.torch_engine.engine import TorchEngine

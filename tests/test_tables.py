@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from vaecodec.entropy.coder import (
+from vaecodec.entropy.tables import (
     ESCAPE_COUNTS,
     ESCAPE_LIMIT,
     PRECISION,

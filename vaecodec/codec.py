@@ -14,7 +14,7 @@ from vaecodec.format import container, sources
 from vaecodec.format.container import Assembled
 from vaecodec.format.records import DEFAULT_MAX_PIXELS, Bitstream, Header, Info, Tile, TileMode
 from vaecodec.format.stored_tiles import SpooledTiles, StoredTiles
-from vaecodec.model import weights
+from vaecodec.model import engines, weights
 from vaecodec.model.architecture import BUILT_IN, DEFAULT_TUNE, built_in_tune
 from vaecodec.model.engine import Engine
 from vaecodec.pictures import pixels, readers, ssimulacra2, writers
@@ -36,12 +36,14 @@ class Codec:
 
     Args:
         model: path of a weights file; None is the built-in ones.
-        device: "auto" (CUDA where there is one, else CPU) or a torch device such as "cpu" or "cuda:1".
+        device: "auto" (CUDA if torch is loaded and has it, else CPU) or a torch device such as "cpu" or "cuda:1".
         tune: which of the built-in weights encode: "eye" looks best at equal bytes, "psnr" has the least squared error.
             Files name theirs, and decode with either.
+        engine: what computes. "native" is a small library for CPUs, without torch; "torch" is for GPUs, too; "auto" is
+            what the environment variable VAECODEC_ENGINE says, else the native one on CPUs if it is installed.
 
     Raises:
-        VaecImageError: (ARGUMENT) there is no such tune.
+        VaecImageError: (ARGUMENT) there is no such tune or engine.
 
     The weights are loaded at the first picture that needs them. Torch's global settings stay as they are, with one
     exception: a process that was forked while torch was loaded gets one torch thread, as workers of torch's DataLoader
@@ -55,14 +57,16 @@ class Codec:
         (768, 512)
     """
 
-    def __init__(self, model: str | Path | None = None, device: str = "auto", tune: str = DEFAULT_TUNE) -> None:
+    def __init__(
+        self, model: str | Path | None = None, device: str = "auto", tune: str = DEFAULT_TUNE, engine: str = "auto"
+    ) -> None:
         if tune not in BUILT_IN:
             raise VaecImageError(f"tune is {tune!r}, must be one of {', '.join(BUILT_IN)}", code="ARGUMENT")
         self.model = None if model is None else str(model)
-        self.device, self.tune = device, tune
+        self.device, self.tune, self.kind = device, tune, engines.check(engine)
 
     def __repr__(self) -> str:
-        return f"Codec(model={self.model!r}, device={self.device!r}, tune={self.tune!r})"
+        return f"Codec(model={self.model!r}, device={self.device!r}, tune={self.tune!r}, engine={self.kind!r})"
 
     @property
     def engine(self) -> Engine:
@@ -493,14 +497,16 @@ class Codec:
 
     def _engine(self, tune: str) -> Engine:
         if self.device == "cpu":
-            return first_that_fits(lambda: _load_engine(self.model, tune, "cpu"))
-        return first_that_fits(lambda: _load_engine(self.model, tune, self.device), lambda: self._engine_on_cpu(tune))
+            return first_that_fits(lambda: _load_engine(self.model, tune, "cpu", self.kind))
+        return first_that_fits(
+            lambda: _load_engine(self.model, tune, self.device, self.kind), lambda: self._engine_on_cpu(tune)
+        )
 
     def _engine_on_cpu(self, tune: str) -> Engine:
         warnings.warn(
             f"not enough memory on the device {self.device!r}: computing on the CPU", UserWarning, stacklevel=2
         )
-        return _load_engine(self.model, tune, "cpu")
+        return _load_engine(self.model, tune, "cpu", self.kind)
 
     def _arrays(self, output: Output) -> Any:
         """The kind of arrays that pictures come out as: tensors never leave their device."""
@@ -591,16 +597,11 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_lock)
 
 
-def _load_engine(model: str | None, tune: str, device: str) -> Engine:
-    from vaecodec.model.torch_engine import engine  # deferred, as below: torch takes a second to load
-
+def _load_engine(model: str | None, tune: str, device: str, kind: str) -> Engine:
     with _loading:
-        engine.settle_after_fork()
-        return _cached_engine(model, tune, device)
+        return _cached_engine(model, tune, device, engines.choose(kind, device).kind)
 
 
-@functools.lru_cache(maxsize=4)
-def _cached_engine(model: str | None, tune: str, device: str) -> Engine:
-    from vaecodec.model.torch_engine import engine
-
-    return engine.load(weights.load(None if model is None else Path(model), tune), device)
+@functools.lru_cache(maxsize=8)
+def _cached_engine(model: str | None, tune: str, device: str, kind: str) -> Engine:
+    return engines.load(weights.load(None if model is None else Path(model), tune), device, kind)

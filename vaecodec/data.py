@@ -75,7 +75,11 @@ class Decoder:
             VaecError: a file cannot be decoded; the message names it. Code and class as of `Codec.decode`.
             OSError: a file cannot be read.
         """
+        from torch.utils.data import get_worker_info  # torch loads with the first picture
+
         codec, contents = Codec(self.model, self.device), [sources.read_all(file) for file in files]
+        if get_worker_info():  # beside others, one for each core
+            codec.engine.use_one_thread()
         try:
             tensors = codec.decode_batch(contents, output="torch", max_pixels=self.max_pixels)
         except VaecError:

@@ -10,7 +10,7 @@ from scenes import drawing, photo
 from valid import XMP, Vector, chunk, header_of, learned_tile, resealed, solid_tile, with_chunks, zlib_tile
 
 from vaecodec.entropy import coder
-from vaecodec.entropy.coder import Tables
+from vaecodec.entropy.tables import Pass, Tables
 from vaecodec.format import container
 from vaecodec.format.records import HEADER, Tile, TileMode
 from vaecodec.model import coding
@@ -190,7 +190,7 @@ class _Needless(Tables):
 def _needless_escape(engine: Engine) -> tuple[bytes, str]:
     size, quality = (-(-40 // LATENT_STRIDE), -(-56 // LATENT_STRIDE)), 60
     (symbols,) = coding.read(engine, *size, [quality], [lambda _, indexes: np.zeros(indexes.size, np.int32)])
-    hyper, *groups = (coder.Pass(*coded) for coded in coding.coded(engine, symbols, *size, quality))
+    hyper, *groups = (Pass(*coded) for coded in coding.coded(engine, symbols, *size, quality))
     tables = _Needless(hyper.tables.radius, hyper.tables.counts, hyper.tables.first_coded_row)
     return coder.encode([hyper._replace(tables=tables), *groups]), "an escape for a symbol that needs none"
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scenes import Samples, drawing, noise, photo
 
-from vaecodec.entropy.coder import ESCAPE_LIMIT, Tables
+from vaecodec.entropy.tables import ESCAPE_LIMIT, Tables
 from vaecodec.format import container, records
 from vaecodec.format.records import CHUNK, HEADER, INDEX_ENTRY, Header, PixelFormat, Tile, TileMode
 from vaecodec.model import coding

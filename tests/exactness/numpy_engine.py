@@ -7,6 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exactness import oracle
+from vaecodec.entropy import coder
+from vaecodec.entropy.tables import Pass, Tables
+from vaecodec.model import coding
 from vaecodec.model.coding import hyper_size
 from vaecodec.model.weights import Weights
 
@@ -29,6 +32,21 @@ class NumpyEngine:
 
     def self_test(self) -> None:
         """Int64 is exact everywhere."""
+
+    @staticmethod
+    def reader(payload: bytes) -> coder.Decoder:
+        """Reads the symbols of a payload."""
+        return coder.Decoder(payload)
+
+    @staticmethod
+    def write(passes: Sequence[Pass]) -> bytes:
+        """The payload of symbols."""
+        return coder.encode(passes)
+
+    @staticmethod
+    def rdoq(residual: NDArray[np.float32], indexes: NDArray[np.uint8], tables: Tables) -> NDArray[np.int32]:
+        """Symbols of residuals."""
+        return coding.rdoq(residual, indexes, tables)
 
     def table_indexes(
         self, z: Sequence[NDArray[np.int16]], rows: int, columns: int, qualities: Sequence[int],

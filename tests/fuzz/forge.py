@@ -11,7 +11,7 @@ from fuzz.mutators import FORGED, Mutant
 from fuzz.parts import LEARNED, ZLIB, Entry, Parts, assemble, reseal, sound_entry
 from vaecodec import Codec
 from vaecodec.entropy import lossless
-from vaecodec.entropy.coder import ESCAPE_LIMIT, Tables
+from vaecodec.entropy.tables import ESCAPE_LIMIT, Tables
 from vaecodec.format import container
 from vaecodec.format.records import Header, PixelFormat, Tile, TileBox, TileMode
 from vaecodec.model import coding

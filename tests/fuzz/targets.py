@@ -10,7 +10,7 @@ from fuzz.mutators import FORGED, Mutant
 from fuzz.parts import LEARNED, reseal
 from vaecodec import Codec
 from vaecodec.entropy import coder, lossless
-from vaecodec.entropy.coder import Tables, from_pmfs
+from vaecodec.entropy.tables import Pass, Tables, from_pmfs
 from vaecodec.errors import VaecCorruptError
 from vaecodec.format import container, records
 from vaecodec.format.records import Header, PixelFormat, Tile, TileMode
@@ -78,7 +78,7 @@ def _check_symbols(payload: bytes) -> None:
     decoder = coder.Decoder(payload)
     passes = []
     for tables, rows in _passes():
-        passes.append(coder.Pass(tables, rows, decoder.read(tables, rows)))
+        passes.append(Pass(tables, rows, decoder.read(tables, rows)))
     decoder.finish()
     written = coder.encode(passes)
     if written != payload:

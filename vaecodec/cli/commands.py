@@ -131,7 +131,10 @@ def encode(ctx: click.Context, /, inputs: tuple[str, ...], **given: Any) -> None
         rates, _kept(given), given["max_pixels"], given["auto_orient"], given["background"], given["verify"],
     )  # fmt: skip
     _convert(
-        ctx, jobs, partial(conversion.encode, Codec(given["model"], given["device"], given["tune"]), options), given
+        ctx,
+        jobs,
+        partial(conversion.encode, Codec(given["model"], given["device"], given["tune"], given["engine"]), options),
+        given,
     )
 
 
@@ -169,7 +172,12 @@ def decode(ctx: click.Context, /, inputs: tuple[str, ...], **given: Any) -> None
         form, given["box"], SCALES.get(given["scale"], 1), _kept(given), given["max_pixels"], given["auto_orient"],
         given["keep_going"],
     )  # fmt: skip
-    _convert(ctx, jobs, partial(conversion.decode, Codec(given["model"], given["device"]), options), given)
+    _convert(
+        ctx,
+        jobs,
+        partial(conversion.decode, Codec(given["model"], given["device"], engine=given["engine"]), options),
+        given,
+    )
 
 
 @main.command()
@@ -212,7 +220,7 @@ def verify(ctx: click.Context, /, inputs: tuple[str, ...], deep: bool, max_pixel
 @codec_options
 @console_options
 @click.pass_context
-def compare(ctx: click.Context, /, reference: str, inputs: tuple[str, ...], model: str | None, device: str) -> None:
+def compare(ctx: click.Context, /, reference: str, inputs: tuple[str, ...], model: str | None, **where: str) -> None:
     """Measure how near pictures, .vaec or other, are to the picture REF.
 
     PSNR, SSIMULACRA2 and bits per pixel; MS-SSIM if pytorch-msssim is installed.
@@ -220,7 +228,7 @@ def compare(ctx: click.Context, /, reference: str, inputs: tuple[str, ...], mode
     from vaecodec.cli import comparison, pictures
     from vaecodec.codec import Codec
 
-    codec = Codec(model, device)
+    codec = Codec(model, **where)
     try:
         expected, _ = pictures.load_samples(codec, reference)
     except Exception as error:  # reported as for any other file

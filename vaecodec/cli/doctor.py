@@ -15,10 +15,14 @@ from vaecodec.codec import Codec
 from vaecodec.errors import VaecModelError
 from vaecodec.format import records, sources
 from vaecodec.format.records import TileMode
+from vaecodec.model import engines
 from vaecodec.model.architecture import BUILT_IN
+from vaecodec.model.engines import has_torch
+from vaecodec.model.native_engine.library import is_available
 from vaecodec.pictures import pixels
 
-PACKAGES = ("torch", "numpy", "pillow", "constriction", "safetensors", "click")
+PACKAGES = ("numpy", "pillow", "safetensors", "click", "rich")
+TORCH_PACKAGES = ("torch", "constriction")
 _LEAST_PSNR_DB = 25.0
 
 
@@ -33,15 +37,15 @@ def checks(*, with_vectors: bool = False) -> list[Check]:
     """Returns all checks, from the ground up: one that fails usually fails those below it.
 
     Args:
-        with_vectors: also decode the conformance vectors, which takes some seconds, on every device.
+        with_vectors: also decode the conformance vectors, which takes some seconds, with every engine on every device.
     """
-    packages = [Check(name, partial(version, name)) for name in PACKAGES]
+    packages = [Check(name, partial(version, name)) for name in (*PACKAGES, *(TORCH_PACKAGES if has_torch() else ()))]
     return [
         Check("vaecodec", lambda: f"{vaecodec.__version__}, format {records.VERSION}"),
         Check("python", lambda: f"{platform.python_version()}, {platform.platform()}"),
         *packages,
         Check("pillow plugin", _plugin),
-        Check("devices", lambda: ", ".join(_devices())),
+        Check("engine", _engine),
         Check("weights", _weights),
         Check("exact arithmetic", _exact_arithmetic),
         Check("round trip", _round_trip),
@@ -57,38 +61,53 @@ def _plugin() -> str:
 
 
 def _weights() -> str:
-    ids = {tune: Codec(device="cpu", tune=tune).engine.model_id.hex() for tune in BUILT_IN}
-    return ", ".join(f"{tune} {model_id}" for tune, model_id in ids.items())
+    return ", ".join(f"{tune} {Codec(device='cpu', tune=tune).engine.model_id.hex()}" for tune in BUILT_IN)
 
 
-def _devices() -> list[str]:
-    from vaecodec.model.torch_engine.engine import pick_device  # loads torch
+def _engine() -> str:
+    chosen = engines.choose("auto", "auto")
+    others = [place for place in _places() if place[0] != chosen.kind]
+    also = f"; also there: {', '.join(map(' on '.join, others))}" if others else ""
+    return f"{chosen.kind}, because {chosen.reason}{also}"
 
-    return list(dict.fromkeys(("cpu", str(pick_device("auto")))))
+
+def _places() -> list[tuple[str, str]]:
+    """The engines that can be used here, and the devices that they can be used on."""
+    found = [("native", "cpu")] if is_available() else []
+    if has_torch():
+        from vaecodec.model.torch_engine.engine import pick_device
+
+        found += [("torch", device) for device in dict.fromkeys(("cpu", str(pick_device("auto"))))]
+    return found
+
+
+def _codecs() -> dict[str, Codec]:
+    """A codec for each of these places, by its name."""
+    return {" on ".join(place): Codec(device=place[1], engine=place[0]) for place in _places()}
 
 
 def _exact_arithmetic() -> str:
-    devices = _devices()
-    for device in devices:
-        Codec(device=device).engine.self_test()
-    return f"{', '.join(devices)} as int64"
+    codecs = _codecs()
+    for codec in codecs.values():
+        codec.engine.self_test()
+    return f"{', '.join(codecs)}: as int64"
 
 
 def _round_trip() -> str:
-    """Encodes on the CPU what only the network packs well, and decodes it on every device."""
+    """Encodes what only the network packs well, and decodes it everywhere."""
     noise = np.random.default_rng(0).integers(0, 256, (12, 18, 3), np.uint8)
     samples = np.asarray(Image.fromarray(noise).resize((288, 192), Image.Resampling.BICUBIC))
     data = Codec(device="cpu").encode(samples)
     if {entry.mode for entry in sources.info(data).index} != {TileMode.LEARNED}:
         raise VaecModelError("the network packs a smooth picture worse than zlib does", code="ROUND_TRIP")
     found = []
-    for device in _devices():
-        psnr_db = pixels.psnr_db(samples, Codec(device=device).decode(data, output="numpy"))
+    for place, codec in _codecs().items():
+        psnr_db = pixels.psnr_db(samples, codec.decode(data, output="numpy"))
         if psnr_db < _LEAST_PSNR_DB:
-            raise VaecModelError(f"PSNR on {device} is {psnr_db:.1f} dB, must be {_LEAST_PSNR_DB}", code="ROUND_TRIP")
-        found.append(f"{psnr_db:.1f} dB on {device}")
+            raise VaecModelError(f"PSNR by {place} is {psnr_db:.1f} dB, must be {_LEAST_PSNR_DB}", code="ROUND_TRIP")
+        found.append(f"{psnr_db:.1f} dB by {place}")
     return f"{len(data)} bytes, {', '.join(found)}"
 
 
 def _conformance() -> str:
-    return "; ".join(f"{device}: {conformance.check_all(Codec(device=device))}" for device in _devices())
+    return "; ".join(f"{place}: {conformance.check_all(codec)}" for place, codec in _codecs().items())

@@ -106,6 +106,13 @@ console_options = _together(
 codec_options = _together(
     click.option("--model", metavar="PATH", help="A weights file instead of the built-in one."),
     click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ..."),
+    click.option(
+        "--engine",
+        type=click.Choice(["auto", "native", "torch"]),
+        default="auto",
+        show_default=True,
+        help="What computes: a small library for CPUs, or torch.",
+    ),
 )
 max_pixels_option = click.option(
     "--max-pixels", type=click.IntRange(min=1), default=DEFAULT_MAX_PIXELS, show_default=True, metavar="N",

@@ -61,7 +61,7 @@ def sample(ctx: click.Context, /, output: str, force: bool, **given: Any) -> Non
     form = pictures.output_format(output if output != STDIO else None, None)
 
     def make() -> Made:
-        codec = Codec(given["model"], given["device"])
+        codec = Codec(given["model"], given["device"], engine=given["engine"])
         options = {name: given[name] for name in ("seed", "temperature", "quality")}
         image = codec.explore.sample(given["size"], **options)
         facts = {"width": image.width, "height": image.height, **options}
@@ -91,7 +91,7 @@ def rate_map(ctx: click.Context, /, source: str, output: str, force: bool, **giv
     form = pictures.output_format(output if output != STDIO else None, None)
 
     def make() -> Made:
-        codec = Codec(given["model"], given["device"])
+        codec = Codec(given["model"], given["device"], engine=given["engine"])
         image, data = _coded(codec, source, given["quality"], given["max_pixels"])
         bits = codec.explore.rate_map_from_bytes(data)
         facts = {"width": image.width, "height": image.height, "block_px": 16, "bits": round(float(bits.sum()))}
@@ -118,7 +118,7 @@ def html(ctx: click.Context, /, inputs: tuple[str, ...], output: str, force: boo
     paths = list(dict.fromkeys(found.source for argument in inputs for found in expand(argument)))
 
     def make() -> Made:
-        codec = Codec(given["model"], given["device"])
+        codec = Codec(given["model"], given["device"], engine=given["engine"])
         shown = [_shown(codec, path, given["quality"], given["max_pixels"]) for path in paths]
         text = page.render(shown, title=title, version=__version__, model=codec.engine.model_id.hex())
         return text.encode(), {"pictures": len(shown)}

@@ -1,1 +1,1 @@
-"""Integers in, bytes out: the entropy coder and its tables (no torch)."""
+"""Integers in, bytes out: probability tables, the entropy coder, and packing without loss (no torch)."""

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from vaecodec.entropy.coder import ESCAPE_LIMIT, Tables
+from vaecodec.entropy.tables import ESCAPE_LIMIT, Tables
 from vaecodec.errors import VaecModelError
 from vaecodec.model.architecture import BASE_SHARE, HYPER_STRIDE, QUALITIES
 from vaecodec.model.engine import Array, Engine
@@ -198,7 +198,7 @@ def quantize(engine: Engine, y: Array, quality: int) -> tuple[Symbols, Array]:
         told = cast(NDArray[np.float32], residual)  # because there are steps
         for group in groups(rows, columns, engine.arch.latent_channels):
             if group.number == number:
-                chosen = rdoq(group.take(told), group.take(indexes), engine.latent_tables[number])
+                chosen = engine.rdoq(group.take(told), group.take(indexes), engine.latent_tables[number])
                 group.put(symbols, chosen)
         return [symbols]
 

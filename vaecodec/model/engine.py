@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vaecodec.entropy.coder import Tables
+from vaecodec.entropy.tables import Pass, Tables
 from vaecodec.model.architecture import Architecture
 
 Array = Any
@@ -15,6 +15,13 @@ Array = Any
 Choose = Callable[[int, NDArray[np.float32] | None], Sequence[NDArray[np.int16]]]
 """Asked in each pass, 0 and 1, for the symbols int16 [rows columns, C] of every tile; those of the other pass do not
 matter. Encoders are told the residual float32 [rows columns, C]: the distance of the latents from their means."""
+
+
+class PayloadReader(Protocol):
+    """Reads one payload, pass by pass: see `coder.Decoder`."""
+
+    def read(self, tables: Tables, indexes: NDArray[np.uint8]) -> NDArray[np.int32]: ...
+    def finish(self) -> None: ...
 
 
 class Engine(Protocol):
@@ -63,6 +70,22 @@ class Engine(Protocol):
         Raises:
             VaecModelError: (SELF_TEST) it is not exact.
         """
+        ...
+
+    def reader(self, payload: bytes) -> PayloadReader:
+        """Reads the symbols of a payload, as `coder.Decoder`.
+
+        Raises:
+            VaecCorruptError: (CODER_WORDS, CODER_STATE) no encoder wrote it.
+        """
+        ...
+
+    def write(self, passes: Sequence[Pass]) -> bytes:
+        """The payload of symbols, as `coder.encode`: the same bytes from every engine."""
+        ...
+
+    def rdoq(self, residual: NDArray[np.float32], indexes: NDArray[np.uint8], tables: Tables) -> NDArray[np.integer]:
+        """Symbols [n] of residuals, as `coding.rdoq`: the same from every engine."""
         ...
 
     def table_indexes(

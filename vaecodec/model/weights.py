@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as parse_safetensors
 from safetensors.numpy import save as format_safetensors
 
-from vaecodec.entropy.coder import Tables
+from vaecodec.entropy.tables import Tables
 from vaecodec.errors import VaecModelError
 from vaecodec.model.architecture import BUILT_IN, DEFAULT_TUNE, Architecture, float_shapes, integer_shapes
 from vaecodec.model.scales import IntegerLayer, IntegerScales
@@ -51,6 +51,15 @@ class Weights:
     latent_tables: tuple[Tables, ...]
     model_id: bytes = b""
 
+    def arrays(self) -> Arrays:
+        """Floats and the integers of the scale network, by the names that they have in a file."""
+        found: Arrays = dict(self.floats)
+        for number, layer in enumerate(self.scales.layers):
+            found[f"scales.{number}.weight"], found[f"scales.{number}.bias"] = layer.weight, layer.bias
+        found["scales.shift"] = np.array([layer.shift for layer in self.scales.layers], np.int32)
+        found["scales.dequantize"], found["scales.row_offset"] = self.scales.dequantize, self.scales.row_offset
+        return found
+
 
 def built_in_path(tune: str = DEFAULT_TUNE) -> Path:
     """Where the built-in weights of a tune lie: inside an installed package, or beside it in a checkout."""
@@ -61,11 +70,7 @@ def built_in_path(tune: str = DEFAULT_TUNE) -> Path:
 
 def save(path: Path, weights: Weights) -> str:
     """Write a weights file atomically; returns its SHA-256 in hex. Floats are stored as they are."""
-    arrays: Arrays = dict(weights.floats)
-    for number, layer in enumerate(weights.scales.layers):
-        arrays[f"scales.{number}.weight"], arrays[f"scales.{number}.bias"] = layer.weight, layer.bias
-    arrays["scales.shift"] = np.array([layer.shift for layer in weights.scales.layers], np.int32)
-    arrays["scales.dequantize"], arrays["scales.row_offset"] = weights.scales.dequantize, weights.scales.row_offset
+    arrays = weights.arrays()
     for name, group in (("hyper_tables", weights.hyper_tables), ("latent_tables", weights.latent_tables)):
         arrays[f"{name}.radius"] = np.stack([tables.radius.astype(np.int32) for tables in group])
         width = max(tables.counts.shape[1] for tables in group)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from vaecodec.entropy.coder import Tables, symbol_bits
+from vaecodec.entropy.tables import Tables, symbol_bits
 from vaecodec.errors import VaecImageError, translated_errors
 from vaecodec.format import container, records, sources
 from vaecodec.format.records import DEFAULT_MAX_PIXELS, Bitstream, Header, Tile, TileMode

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from vaecodec.entropy import coder, lossless
-from vaecodec.entropy.coder import Tables
+from vaecodec.entropy import lossless
+from vaecodec.entropy.tables import Pass, Tables
 from vaecodec.errors import VaecCorruptError, VaecMismatchError
 from vaecodec.format.records import Tile, TileBox, TileMode
 from vaecodec.model import coding
@@ -43,8 +43,8 @@ def encode_latents(engine: Engine, y: Array, quality: int) -> tuple[Tile, Array]
 
 def encode_symbols(engine: Engine, symbols: Symbols, size: tuple[int, int], quality: int) -> Tile:
     """The tile of `size` latents, rows and columns, that has these symbols."""
-    passes = [coder.Pass(*coded) for coded in coding.coded(engine, symbols, *size, quality)]
-    return Tile(TileMode.LEARNED, coder.encode(passes), _crc_of(symbols))
+    passes = [Pass(*coded) for coded in coding.coded(engine, symbols, *size, quality)]
+    return Tile(TileMode.LEARNED, engine.write(passes), _crc_of(symbols))
 
 
 def read_symbols(
@@ -63,7 +63,7 @@ def read_symbols(
         Of each tile its symbols; or VaecCorruptError, if the payload is not one that an encoder wrote, and
         VaecMismatchError, if it does not decode to the latents that were encoded.
     """
-    readers = [_Reader(tile) for tile in tiles]
+    readers = [_Reader(engine, tile) for tile in tiles]
     found = coding.read(engine, *size, qualities, [reader.answer for reader in readers], base_only=base_only)
     errors = [
         reader.error or (None if base_only else reader.end(each)) for reader, each in zip(readers, found, strict=True)
@@ -74,11 +74,11 @@ def read_symbols(
 class _Reader:
     """One payload; where it cannot be read, zeros answer in its place, and `error` says why."""
 
-    def __init__(self, tile: Tile) -> None:
+    def __init__(self, engine: Engine, tile: Tile) -> None:
         self._tile = tile
         self.error: VaecCorruptError | None = None
         try:
-            self._coder = coder.Decoder(tile.payload)
+            self._coder = engine.reader(tile.payload)
         except VaecCorruptError as error:
             self.error = error
 

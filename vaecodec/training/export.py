@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vaecodec.entropy.coder import ESCAPE_LIMIT, MAX_RADIUS, Tables, from_pmfs
+from vaecodec.entropy.tables import ESCAPE_LIMIT, MAX_RADIUS, Tables, from_pmfs
 from vaecodec.model import coding, weights
 from vaecodec.model.architecture import LOG_SCALE_STEP, QUALITIES, SCALE_MIN, SCALE_TABLE
 from vaecodec.model.coding import Coded, quality_level

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vaecodec.entropy.coder import Tables
+from vaecodec.entropy.tables import Tables
 from vaecodec.model import weights
 from vaecodec.model.architecture import LOG_SCALE_STEP, Architecture
 from vaecodec.model.scales import ROW_FRACTION_BITS, IntegerLayer

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from vaecodec.entropy.coder import Tables
+from vaecodec.entropy import coder
+from vaecodec.entropy.tables import Pass, Tables
 from vaecodec.errors import VaecModelError, keep_freed_memory
+from vaecodec.model import coding
 from vaecodec.model.architecture import (
     CUTS_IN_ALL,
     HYPER_STRIDE,
@@ -352,6 +354,21 @@ class TorchEngine:
     def self_test(self) -> None:
         """Compare the integer network with int64 arithmetic; raises VaecModelError (SELF_TEST)."""
         self.scales.self_test()
+
+    @staticmethod
+    def reader(payload: bytes) -> coder.Decoder:
+        """Reads the symbols of a payload."""
+        return coder.Decoder(payload)
+
+    @staticmethod
+    def write(passes: Sequence[Pass]) -> bytes:
+        """The payload of symbols."""
+        return coder.encode(passes)
+
+    @staticmethod
+    def rdoq(residual: NDArray[np.float32], indexes: NDArray[np.uint8], tables: Tables) -> NDArray[np.int32]:
+        """Symbols of residuals, rate-distortion optimized."""
+        return coding.rdoq(residual, indexes, tables)
 
     def zeros(self, rows: int, columns: int) -> Tensor:
         """Latents [M, rows, columns] of value 0."""

@@ -1,0 +1,101 @@
+"""Which engines there are, which one computes and why, and putting weights to work on it."""
+
+import importlib.util
+import os
+import sys
+from typing import NamedTuple
+
+from vaecodec.errors import VaecImageError, VaecModelError
+from vaecodec.model.engine import Engine
+from vaecodec.model.weights import Weights
+
+VARIABLE = "VAECODEC_ENGINE"
+KINDS = ("auto", "native", "torch")
+
+
+class Choice(NamedTuple):
+    """An engine, "native" or "torch", and the reason why it is the one."""
+
+    kind: str
+    reason: str
+
+
+def check(kind: str) -> str:
+    """The kind of engine.
+
+    Raises:
+        VaecImageError: (ARGUMENT) there is no such kind.
+    """
+    if kind not in KINDS:
+        raise VaecImageError(f"engine is {kind!r}, must be one of {', '.join(KINDS)}", code="ARGUMENT")
+    return kind
+
+
+def choose(kind: str, device: str) -> Choice:
+    """The engine that computes.
+
+    Where nothing else is asked for, the native one on CPUs if it is installed: it starts in a tenth of the time. A GPU
+    is looked for only if the process has loaded torch, because loading it takes seconds.
+
+    Args:
+        kind: one of `KINDS`.
+        device: "auto" or a torch device.
+
+    Raises:
+        VaecModelError: (NATIVE_MISSING, NATIVE_VERSION, NATIVE_LEVEL) the native one is wanted and cannot be used,
+            (DEVICE) or is wanted for another device, (ENGINE) or the environment names one that does not exist.
+    """
+    from vaecodec.model.native_engine.library import library  # deferred: it loads at the first use
+
+    reason = "it was asked for"
+    if kind == "auto" and (named := os.environ.get(VARIABLE)):
+        if named not in KINDS:
+            raise VaecModelError(f"{VARIABLE} is {named!r}, must be one of {', '.join(KINDS)}", code="ENGINE")
+        kind, reason = named, f"{VARIABLE} says so"
+    if kind == "native":
+        if device not in ("auto", "cpu"):
+            raise VaecModelError(f"the native engine computes on the CPU, not on {device!r}", code="DEVICE")
+        library()
+    if kind != "auto":
+        return Choice(kind, reason)
+    if device not in ("auto", "cpu"):
+        return Choice("torch", f"the device is {device}")
+    if device == "auto" and _has_cuda():
+        return Choice("torch", "torch is loaded and has a GPU")
+    try:
+        library()
+    except VaecModelError as error:
+        return Choice("torch", str(error))
+    return Choice("native", "the device is a CPU")
+
+
+def has_torch() -> bool:
+    """Whether torch is installed; does not load it."""
+    return importlib.util.find_spec("torch") is not None
+
+
+def load(weights: Weights, device: str, kind: str) -> Engine:
+    """Put weights to work on the engine that `choose` gave.
+
+    Raises:
+        VaecModelError: (IMPORT) torch is wanted and not installed; or as the engines do.
+    """
+    if kind == "native":
+        from vaecodec.model.native_engine import NativeEngine
+
+        return NativeEngine(weights)
+    try:
+        from vaecodec.model.torch_engine import engine
+    except ImportError as error:
+        raise VaecModelError(
+            f"this needs torch: pip install 'vaecodec[torch]' ({error}). Pictures on CPUs do not need it where the "
+            "native engine is installed: `vaecodec doctor` says whether it is",
+            code="IMPORT",
+        ) from error
+    engine.settle_after_fork()
+    return engine.load(weights, device)
+
+
+def _has_cuda() -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.cuda.is_available()

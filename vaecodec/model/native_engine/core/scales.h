@@ -1,0 +1,43 @@
+// The integer network that chooses tables; the same results as vaecodec.model.exact for every input.
+#pragma once
+#include "weights.h"
+
+namespace vaec {
+
+class Scales {
+  public:
+    Scales(const Weights& weights, size_t hyper, size_t width, size_t latents);
+
+    // Table rows of z [positions of ceil(rows / 4) x ceil(columns / 4), hyper] -> out [rows * columns, channels].
+    void rows(const int16_t* z, size_t rows, size_t columns, int quality, size_t channels, uint8_t* out,
+              size_t threads) const;
+    // Compares every layer with plain int64 arithmetic; the number of the first that differs, or -1.
+    int self_test(const Weights& weights) const;
+
+    static constexpr size_t LAYERS = 4;
+    static constexpr int32_t HYPER_LIMIT = 127, ACTIVATION_LIMIT = 4095, LAST_ROW = 63;
+
+  private:
+    // Outputs of a layer that are computed together: all of them, or of layers before a shuffle one of its four parts.
+    struct Part {
+        Packed<int32_t> pairs;
+        Packed<double> doubles;
+        std::vector<int64_t> constant;  // added to sums before they are divided
+    };
+    struct Layer {
+        size_t side, inputs, outputs;  // outputs of a part
+        int shift;
+        bool is_narrow;  // sums are known modulo 2^32, from products of int16
+        std::vector<Part> parts;
+    };
+    // One row of a layer's outputs [width, outputs] from its inputs [height, width, inputs].
+    template <class In>
+    void run_row(const Layer& layer, const Part& part, const In* in, size_t height, size_t width, size_t y,
+                 size_t outputs, const int64_t* constant, int shift, int32_t largest, int16_t* out) const;
+
+    size_t hyper_, width_, latents_;
+    Layer layers_[LAYERS];
+    std::vector<int32_t> dequantize_, row_offset_;  // [100, hyper], [100, latents]
+};
+
+}  // namespace vaec

@@ -1,0 +1,135 @@
+"""The compiled library: finding it, its functions, and its faults as errors of this package."""
+
+import ctypes
+import functools
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vaecodec.errors import VaecCorruptError, VaecModelError, VaecResourceError
+
+ABI_VERSION = 1
+LEVEL_VARIABLE = "VAECODEC_LEVEL"  # of the environment: an instruction set to use instead of the best
+
+_SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
+
+# Arguments by letters: p a pointer, n a size, i int32, s text, and contiguous arrays: b uint8, h int16, w int32,
+# l int64, u uint32, f float32.
+_FUNCTIONS = {
+    "vaec_abi_version": ("i", ""),
+    "vaec_message": ("s", ""),
+    "vaec_level": ("s", "s"),
+    "vaec_level_name": ("s", "n"),
+    "vaec_tables_new": ("p", "llnnn"),
+    "vaec_tables_free": ("", "p"),
+    "vaec_reader_start": ("i", "ppn"),
+    "vaec_reader_read": ("i", "ppnpbnw"),
+    "vaec_writer_push": ("i", "punpbwn"),
+    "vaec_writer_finish": ("i", "pun"),
+    "vaec_rdoq": ("i", "fbnplnnnh"),
+    "vaec_model_new": ("p", "wnpppp"),
+    "vaec_model_free": ("", "p"),
+    "vaec_self_test": ("i", "p"),
+    "vaec_table_rows": ("i", "phnnninbnn"),
+    "vaec_analyze": ("i", "pbnnifnn"),
+    "vaec_hyper_analyze": ("i", "pfnnifnfnn"),
+    "vaec_start_prediction": ("i", "phnnninfnfnn"),
+    "vaec_refine": ("i", "phfnnninffnn"),
+    "vaec_complete": ("i", "phnninffn"),
+    "vaec_residual": ("i", "pffninfn"),
+    "vaec_synthesize": ("i", "pfnnniibnpn"),
+    "vaec_synthesize_like": ("i", "pfnnnibnnnnbnppn"),
+    "vaec_preview": ("i", "pfnnnnnbnn"),
+}
+_ARRAYS = {"b": np.uint8, "h": np.int16, "w": np.int32, "l": np.int64, "u": np.uint32, "f": np.float32}
+_TYPES: dict[str, Any] = {
+    "p": ctypes.c_void_p, "n": ctypes.c_size_t, "i": ctypes.c_int32, "s": ctypes.c_char_p, "": None,
+    **{letter: np.ctypeslib.ndpointer(dtype, flags="C_CONTIGUOUS") for letter, dtype in _ARRAYS.items()},
+}  # fmt: skip
+
+
+def library_path() -> Path:
+    """Where the compiled library lies, if it was built."""
+    return Path(__file__).parent / f"libvaec_core{_SUFFIX}"
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """The library, loaded once.
+
+    Raises:
+        VaecModelError: it was not built or cannot be loaded (NATIVE_MISSING), or is that of another version of this
+            package (NATIVE_VERSION).
+    """
+    path = library_path()
+    try:
+        loaded = ctypes.CDLL(str(path))
+        version = loaded.vaec_abi_version()
+    except (OSError, AttributeError) as error:
+        message = f"no native engine: {path.name} is missing or broken ({error})"
+        raise VaecModelError(message, code="NATIVE_MISSING") from error
+    if version != ABI_VERSION:
+        raise VaecModelError(
+            f"{path.name} has interface {version}, this package needs {ABI_VERSION}: build or install it anew",
+            code="NATIVE_VERSION",
+        )
+    for name, (result, arguments) in _FUNCTIONS.items():
+        function = getattr(loaded, name)
+        function.restype, function.argtypes = _TYPES[result], [_TYPES[letter] for letter in arguments]
+    wanted = os.environ.get(LEVEL_VARIABLE)
+    if wanted and not loaded.vaec_level(wanted.encode()):
+        raise VaecModelError(f"{LEVEL_VARIABLE} is {wanted!r}: no such instruction set here", code="NATIVE_LEVEL")
+    return loaded
+
+
+def is_available() -> bool:
+    """Whether the library is there and fits."""
+    try:
+        library()
+    except VaecModelError:
+        return False
+    return True
+
+
+def levels() -> tuple[str, ...]:
+    """The instruction sets that can be used here, from the plainest to the best."""
+    found, number = [], 0
+    while (name := library().vaec_level_name(number)) is not None:
+        found.append(name.decode())
+        number += 1
+    return tuple(found)
+
+
+def use_level(name: str | None = None) -> str:
+    """The instruction set in use in this process; `name` changes it. Results are the same with all of them."""
+    found = library().vaec_level(name and name.encode())
+    if found is None:
+        raise VaecModelError(f"no instruction set {name!r} here: {', '.join(levels())}", code="NATIVE_LEVEL")
+    return str(found.decode())
+
+
+_CORRUPT = {
+    1: ("CODER_WORDS", "payload is empty or not a whole number of words"),
+    2: ("CODER_STATE", "payload ends with the word 0; any other word is allowed"),
+    3: ("ESCAPE_RANGE", "escaped symbol has a value that its row codes without escape"),
+}
+_NOT_A_NUMBER, _NO_MEMORY = 6, 7
+
+
+def call(function: Callable[..., int], *arguments: Any) -> None:
+    """Call a function of the library and raise what its fault stands for."""
+    fault = function(*arguments)
+    if fault == 0:
+        return
+    if fault in _CORRUPT:
+        code, text = _CORRUPT[fault]
+        raise VaecCorruptError(text, code=code)
+    if fault == _NOT_A_NUMBER:
+        raise VaecModelError("the weights turn this picture into latents that are NaN", code="MODEL_VALUES")
+    if fault == _NO_MEMORY:
+        raise VaecResourceError("out of memory")
+    raise ValueError(f"native engine: {library().vaec_message().decode()} (fault {fault})")
