@@ -37,7 +37,7 @@ def macs(module: nn.Module, call: Callable[[], object]) -> int:
 @torch.inference_mode()
 def count() -> dict[str, Any]:
     """Thousand multiply-accumulates per pixel by part, their sums for decoder and encoder, and parameters."""
-    engine = Codec(None, "cpu").engine
+    engine = Codec(None, "cpu", engine="torch").engine
     vae, level = engine.vae, torch.tensor([0.5])
     grid = SIDE_PX // 16
     y = torch.zeros(1, vae.arch.latent_channels, grid, grid)

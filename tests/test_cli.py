@@ -423,7 +423,7 @@ def test_doctor_exits_with_1_if_anything_is_wrong(run: Run, monkeypatch: pytest.
     failed = set() if has_weights else {"weights", "exact arithmetic", "round trip"}
     assert result.exit_code == bool(failed), result.output
     assert {name for name, status in found.items() if status == "failed"} == failed
-    assert found.keys() >= {"vaecodec", "python", "torch", "pillow plugin", "devices"}
+    assert found.keys() >= {"vaecodec", "python", "torch", "pillow plugin", "engine"}
 
 
 def test_help_version_info_and_verify_do_not_load_torch(tmp_path: Path) -> None:

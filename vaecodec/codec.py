@@ -518,32 +518,40 @@ class Codec:
 
 
 def encode(image: pixels.Source, quality: int | None = None, *, model: str | Path | None = None, device: str = "auto",
-           tune: str = DEFAULT_TUNE, **options: Any) -> bytes:  # fmt: skip
-    """Encode a picture to .vaec bytes: `Codec(model, device, tune).encode(image, quality, **options)`."""
-    return Codec(model, device, tune).encode(image, quality, **options)
+           tune: str = DEFAULT_TUNE, engine: str = "auto", **options: Any) -> bytes:  # fmt: skip
+    """Encode a picture to .vaec bytes: `Codec(model, device, tune, engine).encode(image, quality, **options)`."""
+    return Codec(model, device, tune, engine).encode(image, quality, **options)
 
 
-def decode(source: sources.Source, *, model: str | Path | None = None, device: str = "auto", **options: Any) -> Any:
-    """Decode .vaec bytes, a path or a file: `Codec(model, device).decode(source, **options)`."""
-    return Codec(model, device).decode(source, **options)
+def decode(
+    source: sources.Source,
+    *,
+    model: str | Path | None = None,
+    device: str = "auto",
+    engine: str = "auto",
+    **options: Any,
+) -> Any:
+    """Decode .vaec bytes, a path or a file: `Codec(model, device, engine=engine).decode(source, **options)`."""
+    return Codec(model, device, engine=engine).decode(source, **options)
 
 
 def encode_file(source: readers.Source, target: Target, quality: int | None = None, *, model: str | Path | None = None,
-                device: str = "auto", tune: str = DEFAULT_TUNE, **options: Any) -> Info:  # fmt: skip
-    """Encode a picture of any size into a file: `Codec(model, device, tune).encode_file(source, target, ...)`."""
-    return Codec(model, device, tune).encode_file(source, target, quality, **options)
+                device: str = "auto", tune: str = DEFAULT_TUNE, engine: str = "auto",
+                **options: Any) -> Info:  # fmt: skip
+    """Encode a picture of any size into a file: `Codec(...).encode_file(source, target, quality, **options)`."""
+    return Codec(model, device, tune, engine).encode_file(source, target, quality, **options)
 
 
 def decode_file(source: sources.Source, target: Target, *, model: str | Path | None = None, device: str = "auto",
-                **options: Any) -> Info:  # fmt: skip
-    """Decode a file of any size into a picture file: `Codec(model, device).decode_file(source, target, **options)`."""
-    return Codec(model, device).decode_file(source, target, **options)
+                engine: str = "auto", **options: Any) -> Info:  # fmt: skip
+    """Decode a file of any size into a picture file: `Codec(...).decode_file(source, target, **options)`."""
+    return Codec(model, device, engine=engine).decode_file(source, target, **options)
 
 
 def decode_region(source: sources.Source, box: tuple[int, int, int, int], *, model: str | Path | None = None,
-                  device: str = "auto", **options: Any) -> Any:  # fmt: skip
-    """Decode a rectangle of a picture: `Codec(model, device).decode_region(source, box, **options)`."""
-    return Codec(model, device).decode_region(source, box, **options)
+                  device: str = "auto", engine: str = "auto", **options: Any) -> Any:  # fmt: skip
+    """Decode a rectangle of a picture: `Codec(model, device, engine=engine).decode_region(source, box, **options)`."""
+    return Codec(model, device, engine=engine).decode_region(source, box, **options)
 
 
 def verify(
@@ -553,6 +561,7 @@ def verify(
     max_pixels: int | None = DEFAULT_MAX_PIXELS,
     model: str | Path | None = None,
     device: str = "auto",
+    engine: str = "auto",
 ) -> Info:
     """Check every CRC of a file, and with `deep` also decode it.
 
@@ -566,7 +575,7 @@ def verify(
         data = sources.read_all(source)
         container.read(data, max_pixels=max_pixels)
         if deep:
-            decode(data, model=model, device=device, output="numpy", max_pixels=max_pixels)
+            decode(data, model=model, device=device, engine=engine, output="numpy", max_pixels=max_pixels)
         return sources.info(data, max_pixels=max_pixels)
 
 
