@@ -23,12 +23,15 @@ FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off
 SANITIZED = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g", "-O1")
 RACES = ("-fsanitize=thread", "-g", "-O1")  # ThreadSanitizer does not go with the others
 
+AVX512 = ("-DVAEC_AVX512", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma")
+
 # The instruction sets of each processor: what kernels.cpp is compiled for.
 LEVELS = {
     "x86_64": {
         "baseline": (),
         "avx2": ("-DVAEC_AVX2", "-mavx2", "-mfma"),
-        "avx512": ("-DVAEC_AVX512", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"),
+        "avx512": AVX512,
+        "avx512_bf16": (*AVX512, "-DVAEC_BFLOAT16", "-mavx512bf16"),
     },
     "aarch64": {"baseline": (), "neon": ("-DVAEC_NEON",)},
 }

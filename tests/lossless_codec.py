@@ -3,10 +3,12 @@
 import io
 import zlib
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from vaecodec import Codec
 from vaecodec.entropy import lossless
@@ -45,6 +47,10 @@ class LosslessCodec(Codec):
         """The picture in zlib tiles, whatever quality or target is asked for."""
         self.calls.append(options if quality is None else options | {"quality": quality})
         overrides = {key: options[key] for key in metadata_rules.METADATA_KEYS if key in options}
-        opened = pixels.open_source(image)
-        metadata = metadata_rules.merge_metadata(pixels.metadata_of(opened), **overrides)
-        return vaec(pixels.to_samples(opened), metadata, quality=quality or 75)
+        with ExitStack() as files:
+            opened = pixels.open_source(image)
+            if opened is not image and isinstance(opened, Image.Image):
+                files.callback(opened.close)
+            metadata = metadata_rules.merge_metadata(pixels.metadata_of(opened), **overrides)
+            pixels.tell_losses(opened, overrides)
+            return vaec(pixels.to_samples(opened), metadata, quality=quality or 75)

@@ -23,13 +23,16 @@ TABLE = {
     "runtime": ({"errors"}, set()),
     "format": ({"errors", "runtime"}, set()),
     "entropy": ({"errors"}, {"numpy", "constriction"}),
-    "pictures": ({"errors", "format", "runtime"}, {"numpy", "PIL", "pyvips"}),
+    "pictures": (
+        {"errors", "format", "runtime"},
+        {"numpy", "PIL", "pillow_avif", "pillow_heif", "pillow_jxl", "pyvips"},
+    ),
     "model": ({"entropy", "errors", "runtime"}, {"numpy", "safetensors"}),
     "model/native_engine": ({"entropy", "errors", "model"}, {"numpy"}),
     "model/torch_engine": ({"entropy", "errors", "model", "runtime"}, {"numpy", "torch"}),
     "tiling": ({"entropy", "errors", "format", "model", "pictures", "runtime"}, {"numpy"}),
     "codec": ({"errors", "format", "model", "pictures", "runtime", "tiling"}, set()),
-    "pillow_plugin": ({"codec", "errors", "format"}, {"PIL"}),
+    "pillow_plugin": ({"codec", "errors", "format", "pictures", "runtime"}, {"PIL"}),
     "data": ({"codec", "errors", "format"}, {"torch"}),
     "cli": (
         {"codec", "errors", "format", "model", "pictures", "runtime", "training"},

@@ -170,7 +170,7 @@ def test_reports_come_in_order_and_warnings_stay_with_their_input(kinds: list[st
         def fail(self, label: dict[str, str], error: Exception) -> None:
             told.append((int(label["path"]), "failed", ()))
 
-        def sum_up(self, counts: Any) -> None:
+        def sum_up(self, counts: Any, total_bytes: object = None) -> None:
             pass
 
     def compute(number: int) -> int:

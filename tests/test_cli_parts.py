@@ -180,4 +180,4 @@ def test_a_big_animation_still_warns(run: Run, tiny_weights: Path) -> None:
     frames = [Image.new("L", (8, 8), level) for level in (0, 100)]
     frames[0].save("a.gif", save_all=True, append_images=frames[1:])
     result = run("encode", "a.gif", "-f", "--model", str(tiny_weights))
-    assert "only the first of its frames" in result.stderr
+    assert "1 further frame" in result.stderr

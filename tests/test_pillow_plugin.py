@@ -4,6 +4,7 @@ import gc
 import io
 import json
 import mimetypes
+import os
 import pickle
 import struct
 import subprocess
@@ -465,10 +466,47 @@ def test_save_keeps_metadata_unless_told_otherwise(encode: Mock, path: Path) -> 
 
 def test_save_warns_of_unknown_options(encode: Mock, path: Path) -> None:
     """A misspelt option is named in a warning that points at the caller's line, and is ignored."""
-    with pytest.warns(UserWarning, match=r"ignored: lossless, qualty;") as caught:
-        Image.new("L", (3, 2)).save(path, qualty=9, lossless=True, optimize=True)
+    with pytest.warns(UserWarning, match=r"ignored: qualty, speed;") as caught:
+        Image.new("L", (3, 2)).save(path, qualty=9, speed=3, lossless=False, optimize=True)
     assert caught[0].filename == __file__
     encode.assert_called_once_with(ANY, max_pixels=None)
+
+
+def test_save_refuses_to_be_lossless(path: Path) -> None:
+    """Rather than write a lossy file."""
+    with pytest.raises(VaecError, match="lossless") as caught:
+        Image.new("L", (3, 2)).save(path, lossless=True)
+    assert caught.value.code == "ARGUMENT"
+
+
+@pytest.mark.parametrize("options", [{"quality": "keep"}, {"append": True}, {"lossless": True}, {"model": "nowhere"}])
+def test_a_save_that_fails_keeps_the_old_file(path: Path, options: dict[str, Any]) -> None:
+    """Whatever fails; nothing else is left in the folder."""
+    for target in (path, str(path), os.fsencode(path)):
+        with pytest.raises(OSError, match="."):
+            Image.new("L", (3, 2)).save(target, **options)
+    assert path.read_bytes() == DATA and os.listdir(path.parent) == [path.name]
+
+
+@pytest.mark.usefixtures("encode")
+def test_a_save_replaces_the_file_whole(path: Path) -> None:
+    """Also under a name without our suffix, and through a link; other formats are saved as ever."""
+    link = path.with_name("link.vaec")
+    link.symlink_to(path)
+    saved = vaec(np.zeros((2, 3, 1), np.uint8))
+    Image.new("L", (3, 2)).save(link)
+    assert link.is_symlink() and path.read_bytes() == saved
+    Image.new("L", (3, 2)).save(other := path.with_name("other"), format="vaec")
+    assert other.read_bytes() == saved
+    Image.new("L", (3, 2)).save(other, "PNG")
+    assert other.read_bytes().startswith(b"\x89PNG")
+
+
+def test_registering_again_wraps_save_once() -> None:
+    """Or each call would add a turn."""
+    before = Image.Image.save
+    pillow_plugin.register()
+    assert Image.Image.save is before
 
 
 def test_save_is_silent_about_options_of_other_formats(encode: Mock, path: Path) -> None:

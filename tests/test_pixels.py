@@ -264,7 +264,7 @@ class NoTorchTensor:
     detach = cpu = numpy = print
 
 
-@pytest.mark.parametrize("source", [None, 5, b"bytes", [[1, 2]], io.BytesIO(b""), NoTorchTensor()])
+@pytest.mark.parametrize("source", [None, 5, [[1, 2]], object(), NoTorchTensor()])
 def test_other_types_are_refused(source: object) -> None:
     """What is no picture is TYPE."""
     assert code_of(pixels.open_source, source) == "TYPE"

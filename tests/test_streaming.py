@@ -1,5 +1,6 @@
 """Laws of pictures that need not fit into memory: by rows as in one piece, windows as crops, whole files or none."""
 
+import contextlib
 import io
 import os
 from collections.abc import Callable
@@ -158,10 +159,12 @@ def test_a_picture_file_holds_what_decode_shows(
             tiny.decode_file(data, target)
         assert (caught.value.code, os.listdir(tmp_path)) == ("SAVE", [])
         return
-    assert tiny.decode_file(data, target) == vaecodec.info(data)
-    expected = tiny.decode(data)
-    by_pillow = io.BytesIO()
-    writers.save(expected.copy(), by_pillow, Image.registered_extensions()[f".{suffix}"])
+    expected, by_pillow = tiny.decode(data), io.BytesIO()
+    told = pytest.warns(UserWarning, match="PPM has no place for") if suffix == "ppm" else contextlib.nullcontext()
+    with told:
+        assert tiny.decode_file(data, target) == vaecodec.info(data)
+    with told:
+        writers.save(expected.copy(), by_pillow, Image.registered_extensions()[f".{suffix}"])
     with Image.open(target) as image, Image.open(by_pillow) as other:
         assert np.array_equal(np.asarray(image), np.asarray(other))
         assert (image.mode, pixels.metadata_of(image)) == (other.mode, pixels.metadata_of(other))

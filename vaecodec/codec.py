@@ -18,7 +18,7 @@ from vaecodec.model import engines, weights
 from vaecodec.model.architecture import BUILT_IN, DEFAULT_TUNE, built_in_tune
 from vaecodec.model.engine import Engine
 from vaecodec.pictures import pixels, readers, ssimulacra2, writers
-from vaecodec.pictures.metadata import merge_metadata
+from vaecodec.pictures.metadata import merge_metadata, without_thumbnails
 from vaecodec.pictures.rows import Rows
 from vaecodec.runtime import files, threads
 from vaecodec.tiling import decode as decoding
@@ -102,8 +102,8 @@ class Codec:
         """Encode a picture.
 
         Args:
-            image: Pillow image, path, uint8 array [H, W] or [H, W, C] (C: 1 L, 2 LA, 3 RGB, 4 RGBA), or uint8 torch
-                tensor [C, H, W]. Alpha is kept losslessly.
+            image: Pillow image, path, bytes of a picture file, open binary file, uint8 array [H, W] or [H, W, C] (C: 1
+                L, 2 LA, 3 RGB, 4 RGBA), or uint8 torch tensor [C, H, W]. Alpha is kept losslessly.
             quality: 1 (smallest) to 100 (about 43 dB on photographs); 75 if neither it nor a target is given.
             target_bytes: the largest quality whose file, metadata included, fits into this many bytes.
             target_bpp: the same in bits per pixel.
@@ -128,7 +128,10 @@ class Codec:
             >>> data = Codec().encode("photo.png", target_bpp=0.5, exif=None)
         """
         goal = rate_goal(quality, bytes=target_bytes, bpp=target_bpp, psnr=target_psnr, ssimulacra2=target_ssimulacra2)
-        with translated_errors(), closing(readers.open_rows(image, max_pixels=max_pixels)) as rows:
+        with (
+            translated_errors(),
+            closing(readers.open_rows(image, max_pixels=max_pixels, overrides=metadata)) as rows,
+        ):
             extra = merge_metadata(rows.metadata, **metadata)
             return b"".join(goal.search(lambda quality: self._attempt(rows, quality, extra, _empty_tiles)))
 
@@ -158,12 +161,13 @@ class Codec:
             target: path of the .vaec file, which is written whole or not at all; or an open binary file.
             quality: as for `encode`, as are the targets (each attempt of their search reads the
                 picture again), max_pixels and **metadata.
-            overwrite: whether a file of that name may be replaced.
+            overwrite: whether a file of that name may be replaced. A new one has the source's permissions.
 
         Returns:
             What `vaecodec.info` tells of the file.
 
         Raises:
+            VaecImageError: (SAME_FILE) the target is the source.
             VaecError: as `encode`.
             OSError: a file cannot be read or written; FileExistsError if it may not be replaced.
 
@@ -172,8 +176,10 @@ class Codec:
             48213377
         """
         goal = rate_goal(quality, bytes=target_bytes, bpp=target_bpp, psnr=target_psnr, ssimulacra2=target_ssimulacra2)
+        _check_distinct(source, target)
+        mode = files.mode_of(source)  # before it is read: a pipe or an image may be closed then
         with translated_errors(), ExitStack() as opened:
-            rows = opened.enter_context(closing(readers.open_rows(source, max_pixels=max_pixels)))
+            rows = opened.enter_context(closing(readers.open_rows(source, max_pixels=max_pixels, overrides=metadata)))
             extra = merge_metadata(rows.metadata, **metadata)
 
             def spooled(count: int) -> SpooledTiles:
@@ -181,7 +187,7 @@ class Codec:
                 return opened.enter_context(closing(SpooledTiles(count, beside)))
 
             assembled = goal.search(lambda quality: self._attempt(rows, quality, extra, spooled))
-            with _writable(target, overwrite) as file:
+            with _writable(target, overwrite, mode) as file:
                 file.writelines(assembled)
             return assembled.info
 
@@ -231,6 +237,7 @@ class Codec:
             psnr_db=lambda: pixels.decibels(squared_error, samples),
             ssimulacra2=score,
             pixels=width * height,
+            metadata_bytes=sum(map(len, metadata.values())),
         )
 
     # --- decoding ---
@@ -286,14 +293,15 @@ class Codec:
                 and from 16 megapixels on PNG, PGM and PPM, are written by rows; otherwise Pillow collects the picture
                 in memory, 4 bytes a pixel, and writes it, without loss where the format can.
             max_pixels: as for `decode`.
-            overwrite: whether a file of that name may be replaced.
+            overwrite: whether a file of that name may be replaced. A new one has the source's permissions.
             **metadata: exif, icc_profile, xmp: bytes replace what the .vaec file carries, None drops it.
 
         Returns:
             What `vaecodec.info` tells of the source.
 
         Raises:
-            VaecImageError: (SUFFIX, FORMAT) there is no such format, (SAVE) it cannot hold the picture.
+            VaecImageError: (SUFFIX, FORMAT) there is no such format, (SAVE) it cannot hold the picture, (SAME_FILE) the
+                target is the source.
             VaecError: as `decode`.
             OSError: a file cannot be read or written; FileExistsError if it may not be replaced.
 
@@ -302,12 +310,14 @@ class Codec:
             16384
         """
         chosen = writers.format_of(target) if format is None else writers.check_format(format)
+        _check_distinct(source, target)
+        mode = files.mode_of(source)
         with translated_errors(), sources.open_binary(source) as file:
             stored = StoredTiles(file, max_pixels=max_pixels)
             header = stored.info.header
             shape = header.height, header.width, header.pixel_format.channels
             kept = merge_metadata(stored.info.metadata, **metadata)
-            with _writable(target, overwrite) as output:
+            with _writable(target, overwrite, mode) as output:
                 start = output.tell() if output.seekable() else 0
 
                 def write(engine: Engine | None) -> None:
@@ -356,7 +366,8 @@ class Codec:
                 header, stored.modes,
                 lambda engine: Decoder(stored, header, engine, window=window, arrays=arrays).picture(),
             )  # fmt: skip
-            return self.present(picture, stored.info.metadata, wanted.output)
+            metadata = without_thumbnails(stored.info.metadata)  # which would show what was cut off
+            return self.present(picture, metadata, wanted.output)
 
     def decode_batch(
         self,
@@ -421,7 +432,8 @@ class Codec:
         picture = self._run_for(stream.header, [tile.mode for tile in stream.tiles if tile], decode)
         for error in (*stream.damage, *damage):
             warnings.warn(str(error), UserWarning, stacklevel=3)
-        return self.present(picture, stream.metadata, wanted.output)
+        metadata = stream.metadata if wanted.scale == 1 else without_thumbnails(stream.metadata)
+        return self.present(picture, metadata, wanted.output)
 
     def _decode_alike(self, streams: dict[int, Bitstream], wanted: Presentation) -> dict[int, Any]:
         """Pictures, or errors, of those that can be decoded with others, unless memory does not suffice for that."""
@@ -584,10 +596,17 @@ def _empty_tiles(count: int) -> list[Tile]:
     return [Tile(TileMode.SOLID, b"", 0)] * count
 
 
+def _check_distinct(source: object, target: object) -> None:
+    """Refuses to write a file over the one it is made of: what is lost could never be had again."""
+    if files.is_same(source, target):
+        message = f"target is the source, {files.path_of(target)!r}, must be another file: originals are kept"
+        raise VaecImageError(message, code="SAME_FILE")
+
+
 @contextmanager
-def _writable(target: Target, overwrite: bool) -> Iterator[BinaryIO]:
+def _writable(target: Target, overwrite: bool, mode: int | None) -> Iterator[BinaryIO]:
     if isinstance(target, str | os.PathLike):
-        with files.writing(target, overwrite=overwrite) as file:
+        with files.writing(target, overwrite=overwrite, mode=mode) as file:
             yield file
     else:
         yield target

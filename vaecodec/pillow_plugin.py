@@ -4,16 +4,17 @@ Opening reads header, tile index and metadata and allocates no pixels; loading a
 which is imported only then. Whatever is wrong with a file or an image comes as an OSError, mostly a VaecError, because
 that is what users of Pillow catch. Pixels are shown as stored: EXIF orientation is left to `ImageOps.exif_transpose`.
 
-`Image.save` empties a file of that name before it asks the plugin, whatever the format, so this is the one way of
-writing that is not whole or nothing: where encoding fails, the disk is full or the program is stopped, the old file is
-gone, and an empty or short one may be left, which no reader takes for a picture. `vaecodec.encode` and the command line
-have no such gap.
+`Image.save` empties a file of that name before it asks a plugin, whatever the format. So that a save that fails keeps
+the old file, registering puts a function before it that, for paths of .vaec files only, encodes into memory first and
+then writes the file whole or not at all; every other save goes through untouched.
 """
 
+import functools
 import io
 import mimetypes
+import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, Any, BinaryIO, cast
 
@@ -21,6 +22,8 @@ from PIL import Image, ImageFile
 
 from vaecodec.errors import VaecError, VaecFormatError, VaecImageError, VaecModelError, VaecResourceError
 from vaecodec.format import container, records
+from vaecodec.pictures import exif
+from vaecodec.runtime import files
 
 FORMAT = "VAEC"
 EXTENSION = ".vaec"
@@ -32,9 +35,9 @@ SAVE_OPTIONS = (
 """Keywords of `Image.save` that are handed to `vaecodec.encode`, where they are explained."""
 
 # People pass these to whatever format a file name happens to choose, so a warning would only be noise.
-_SILENT_OPTIONS = ("optimize", "progressive", "dpi", "comment", "subsampling", "method")
+_SILENT_OPTIONS = ("optimize", "progressive", "dpi", "comment", "subsampling", "method", "lossless")
 _FRAME_OPTIONS = ("save_all", "append_images", "append")
-_EXIF_PREFIX = b"Exif\0\0"
+_MARK = "_vaecodec_writes_whole"
 _DRAFT_SCALES = (8, 4, 2)
 
 
@@ -122,8 +125,11 @@ class VaecImageFile(ImageFile.ImageFile):
         self.tile = [ImageFile._Tile("vaec", (0, 0, *self._size), start, (1, *self._size))]
         self.info.update({key: value for key, value in metadata.items() if value})
         if "exif" in self.info:
+            dpi = exif.resolution_dpi(self.info["exif"])
             # Savers of other formats want the prefix that Pillow's JPEG reader leaves in place.
-            self.info["exif"] = _EXIF_PREFIX + self.info["exif"]
+            self.info["exif"] = exif.PREFIX + self.info["exif"]
+            if dpi:
+                self.info["dpi"] = dpi
         self.info["vaec"] = {
             "quality": header.quality,
             "bpp": 8 * file_bytes / (header.width * header.height),
@@ -174,7 +180,39 @@ def register() -> None:
     Image.register_save_all(FORMAT, _save_all)
     Image.register_extension(FORMAT, EXTENSION)
     Image.register_mime(FORMAT, MIME_TYPE)
+    if not hasattr(Image.Image.save, _MARK):
+        Image.Image.save = _saving_whole(Image.Image.save)  # type: ignore[method-assign]
     mimetypes.add_type(MIME_TYPE, EXTENSION)
+
+
+def _saving_whole(save: Callable[..., None]) -> Callable[..., None]:
+    """`Image.save`, but that a path of a .vaec file is written whole or not at all."""
+
+    @functools.wraps(save)
+    def saving(image: Image.Image, fp: Any, format: str | None = None, **params: Any) -> None:
+        if not _is_ours(fp, format):
+            save(image, fp, format, **params)
+            return
+        content = io.BytesIO()
+        save(image, content, FORMAT, **params)
+        path = os.fspath(fp)
+        if os.path.exists(path) and not os.path.isfile(path):  # a device or a pipe: nothing there to replace
+            with open(path, "wb") as file:
+                file.write(content.getbuffer())
+        else:
+            files.write_whole(os.fsdecode(path), content.getvalue(), mode=files.mode_of(image))
+
+    setattr(saving, _MARK, True)
+    return saving
+
+
+def _is_ours(fp: Any, format: str | None) -> bool:
+    """Whether `Image.save` would make a .vaec file under a path."""
+    if not isinstance(fp, str | bytes | os.PathLike):
+        return False
+    if format is not None:
+        return isinstance(format, str) and format.upper() == FORMAT
+    return os.path.splitext(os.fsdecode(fp))[1].lower() == EXTENSION
 
 
 def _read_front(file: BinaryIO, start: int) -> tuple[records.Header, dict[str, bytes], int]:
@@ -195,10 +233,12 @@ def _read_front(file: BinaryIO, start: int) -> tuple[records.Header, dict[str, b
 def _save(image: Image.Image, file: IO[bytes], filename: str | bytes) -> None:
     """Pillow has emptied the target before it calls this, so nothing is written until everything has been encoded."""
     options = image.encoderinfo
+    if options.get("lossless"):
+        raise VaecImageError("lossless is set: .vaec files are lossy, save a PNG or a lossless WebP", code="ARGUMENT")
     unknown = sorted(options.keys() - {*SAVE_OPTIONS, *_SILENT_OPTIONS, *_FRAME_OPTIONS})
     if unknown:
         known = ", ".join(SAVE_OPTIONS)
-        warnings.warn(f"save options ignored: {', '.join(unknown)}; {FORMAT} has {known}", UserWarning, stacklevel=3)
+        warnings.warn(f"save options ignored: {', '.join(unknown)}; {FORMAT} has {known}", UserWarning, stacklevel=4)
     if options.get("append"):
         raise _only_one_frame("append is set")
     with _others_as_vaec_errors():

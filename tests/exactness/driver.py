@@ -137,18 +137,23 @@ def compare(rows: Sequence[Row], samples: Sequence[int]) -> Comparison:
 def compare_native(rows: Sequence[Row], first: Row, samples: Sequence[int]) -> Row:
     """The native engine's settings against torch's first: integers are its own, pixels near it, and all alike.
 
+    What encoders compute is alike but where they analyze in bfloat16, and there.
+
     Args:
         rows: of `native.observe`.
         first: torch's, with table rows.
         samples: how many each file has.
     """
     told = ("instructions", "threads", "seconds")
+    encoders = {native.analyzes_in_bfloat16(row): row["encoded"] for row in reversed(rows)}
     return {
         "settings": len(rows), "files": len(samples), "latent_hashes": sum(len(row["latents"]) for row in rows),
         "latent_differences": sum(_differ(row["latents"], first["latents"]) for row in rows),
         "row_differences": sum(row["field_rows"] != first["field_rows"] for row in rows),
         "pixel_differences": sum(_differ(row["pixels"], rows[0]["pixels"]) for row in rows),
-        "encoder_differences": sum(_differ(row["encoded"], rows[0]["encoded"]) for row in rows),
+        "encoder_differences": sum(
+            _differ(row["encoded"], encoders[native.analyzes_in_bfloat16(row)]) for row in rows
+        ),
         "largest_pixel_difference": max(max(row["largest_difference"]) for row in rows),
         "worst_file_share": max(
             n / size for row in rows for n, size in zip(row["differing_samples"], samples, strict=True)

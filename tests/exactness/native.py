@@ -31,6 +31,11 @@ def observe(items: Sequence[Item]) -> Iterator[dict[str, Any]]:
         use_level(before)
 
 
+def analyzes_in_bfloat16(row: dict[str, Any]) -> bool:
+    """Encoders may choose as they like, and are quicker where an instruction set has it."""
+    return str(row["instructions"]).endswith("bf16")
+
+
 def _of(engine: NativeEngine, items: Sequence[Item]) -> dict[str, Any]:
     start = time.perf_counter()
     engine.self_test()

@@ -179,6 +179,7 @@ class Console:
     def say(self, line: str) -> None:
         """Writes a line for people, above the progress bar if there is one."""
         if hasattr(self._bar, "console"):
+            line = streams.encodable(line, self._bar.console.file)
             self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:
             streams.say(f"\r\033[K{line}" if self._bar else line)
@@ -198,10 +199,13 @@ class Console:
             finally:
                 self._bar = None
 
-    def sum_up(self, counts: Counter[str]) -> None:
-        """Tells how many inputs came to what."""
+    def sum_up(self, counts: Counter[str], total_bytes: Counter[str] | None = None) -> None:
+        """Tells how many inputs came to what, and the bytes of those that were converted, before and after."""
         if not self.is_quiet and not self.is_json:
-            self.say(", ".join(f"{count} {status}" for status, count in counts.items()) or "no input found")
+            text = ", ".join(f"{count} {status}" for status, count in counts.items()) or "no input found"
+            before, after = ((total_bytes or Counter())[key] for key in ("input_bytes", "output_bytes"))
+            change = f"; {before:,} -> {after:,} bytes ({after / before - 1:+.0%})" if before else ""
+            self.say(text + change)
 
     def _print_json(self, record: dict[str, Any]) -> None:
         self._answer(json.dumps(record, allow_nan=False))
@@ -230,6 +234,7 @@ def run(items: Sequence[Item], task: Task[Item, Value], *, console: Console, thr
     """
     errors: list[Exception] = []
     counts: Counter[str] = Counter()
+    total_bytes: Counter[str] = Counter()
     with (
         _hearing() as hear,
         console.progress(len(items)) as advance,
@@ -247,10 +252,12 @@ def run(items: Sequence[Item], task: Task[Item, Value], *, console: Console, thr
             else:
                 errors += [report.error] if report.error else []
                 counts[report.status] += 1
+                if "input_bytes" in report.facts:  # where it is not known, there is no comparison
+                    total_bytes.update({key: report.facts[key] for key in ("input_bytes", "output_bytes")})
                 console.report(label, report, is_answer=task.answers, heard=heard)
             advance()
     if len(items) != 1 and not task.answers:
-        console.sum_up(counts)
+        console.sum_up(counts, total_bytes)
     return exit_code(errors, len(items))
 
 

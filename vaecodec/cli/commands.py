@@ -146,6 +146,8 @@ def encode(ctx: click.Context, /, inputs: tuple[str, ...], **given: Any) -> None
     help="Only this part, in pixels; decodes no more than it needs.",
 )  # fmt: skip
 @click.option("--scale", type=click.Choice(list(SCALES)), help="A preview, in about half of the time; 1/8 is quicker.")
+@click.option("-q", "--quality", type=click.IntRange(1, 100), help="Of JPEG, WebP, AVIF and other lossy formats.")
+@click.option("--background", metavar="COLOR", help="Drop transparency: lay the picture on this colour.")
 @click.option(
     "--keep-going", is_flag=True, help="Write damaged pictures, too, grey where damaged; the exit code tells."
 )
@@ -161,6 +163,7 @@ def decode(ctx: click.Context, /, inputs: tuple[str, ...], **given: Any) -> None
     from vaecodec.cli import conversion, pictures
     from vaecodec.codec import Codec
 
+    pictures.check_colour(given["background"])
     if given["box"] and (given["scale"] or given["keep_going"] or given["auto_orient"]):
         raise click.UsageError("--crop excludes --scale, --keep-going and --auto-orient")
     wanted = (given["format"] or "").lower().lstrip(".")
@@ -170,8 +173,9 @@ def decode(ctx: click.Context, /, inputs: tuple[str, ...], **given: Any) -> None
     form = pictures.output_format(jobs[0].target if jobs else STDIO, wanted)
     options = conversion.DecodeOptions(
         form, given["box"], SCALES.get(given["scale"], 1), _kept(given), given["max_pixels"], given["auto_orient"],
-        given["keep_going"],
+        given["keep_going"], given["background"], given["quality"],
     )  # fmt: skip
+    pictures.check_quality(options.quality, form)
     _convert(
         ctx,
         jobs,
@@ -284,23 +288,28 @@ def _kept(given: dict[str, Any]) -> frozenset[str]:
     kept: frozenset[str] = given["metadata"]
     if given["strip"] and kept != frozenset(METADATA_KEYS.values()):
         raise click.UsageError("--strip and --metadata exclude each other: give one")
-    return frozenset() if given["strip"] else kept
+    return frozenset({"icc_profile"}) if given["strip"] else kept
 
 
 def _convert(ctx: click.Context, jobs: list[Job], make: Callable[[str, str], "Product"], given: dict[str, Any]) -> None:
     """Makes and writes the outputs of all jobs, and exits."""
+    from vaecodec.cli import pictures
+
     console = ctx.ensure_object(Console)
 
     def compute(job: Job) -> "Product | None":
         if job.refused:
             raise job.refused
-        return None if job.is_skipped or given["dry_run"] else make(job.source, job.target)
+        if job.is_skipped and pictures.is_whole(job.target):
+            return None
+        return None if given["dry_run"] else make(job.source, job.target)
 
     def finish(job: Job, product: "Product | None") -> Report:
         if product is not None:
             times_ns = _times_ns(job.source) if given["preserve"] else None
             with product.content:
-                write_output(job, product.content, overwrite=given["force"], times_ns=times_ns)
+                overwrites = given["force"] or job.is_skipped  # one that is there, and not whole
+                write_output(job, product.content, overwrite=overwrites, times_ns=times_ns)
         return reports.of_job(job, product, verbosity=console.verbosity)
 
     threads = given["jobs"]
@@ -314,8 +323,14 @@ def _answer(
     ctx: click.Context, inputs: Sequence[str], look: Callable[[str], Any], tell: Callable[[str, Any], Report]
 ) -> None:
     """Looks at all files, prints what was found, and exits."""
-    paths = list(dict.fromkeys(found.source for argument in inputs for found in expand(argument)))
-    ctx.exit(run(paths, Task(str, look, tell, answers=True), console=ctx.ensure_object(Console)))
+    found = {each.source: each for argument in inputs for each in expand(argument)}
+
+    def compute(path: str) -> Any:
+        if refused := found[path].refused:
+            raise refused
+        return look(path)
+
+    ctx.exit(run(list(found), Task(str, compute, tell, answers=True), console=ctx.ensure_object(Console)))
 
 
 def _source(path: str) -> sources.Source:

@@ -1,6 +1,7 @@
 """Encoding and decoding one picture of the command line, from a file or stdin to what will be written."""
 
 import io
+import os
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ImageOps
 
 from vaecodec.cli.batch import OutputError, finding_damage, reading
 from vaecodec.cli.comparison import finite
@@ -52,7 +53,10 @@ class EncodeOptions:
 
 @dataclass(frozen=True)
 class DecodeOptions:
-    """How to decode, and into which of Pillow's formats; `box` or `scale` ask for less than the whole picture."""
+    """How to decode, and into which of Pillow's formats; `box` or `scale` ask for less than the whole picture.
+
+    `background` takes the place of transparency; `quality` is that of the format.
+    """
 
     format: str = "PNG"
     box: tuple[int, int, int, int] | None = None
@@ -61,11 +65,14 @@ class DecodeOptions:
     max_pixels: int = records.DEFAULT_MAX_PIXELS
     is_upright: bool = False
     keeps_going: bool = False
+    background: str | None = None
+    quality: int | None = None
 
     @property
     def is_plain(self) -> bool:
         """Whether nothing is asked for but the picture as it is stored."""
-        return self.box is None and self.scale == 1 and not self.is_upright
+        is_whole = self.box is None and self.scale == 1 and not self.is_upright
+        return is_whole and self.background is None and self.quality is None
 
 
 def encode(codec: Codec, options: EncodeOptions, source: str, target: str) -> Product:
@@ -85,7 +92,7 @@ def encode(codec: Codec, options: EncodeOptions, source: str, target: str) -> Pr
     start_s = time.perf_counter()
     with ExitStack() as on_error:
         content = on_error.enter_context(_spool(target))
-        if source != STDIO and not options.needs_whole_picture and _is_big_picture(source):
+        if _is_regular(source) and not options.needs_whole_picture and _is_big_picture(source):
             psnr = _encode_rows(codec, options, source, content)
         else:
             psnr = _encode_whole(codec, options, source, content)
@@ -98,6 +105,7 @@ def encode(codec: Codec, options: EncodeOptions, source: str, target: str) -> Pr
         "height": header.height,
         "mode": header.pixel_format.mode,
         "quality": header.quality,
+        **_size_of(source),
         "output_bytes": info.file_bytes,
         "bpp": round(8 * info.file_bytes / (header.width * header.height), 4),
     }
@@ -134,7 +142,7 @@ def decode(codec: Codec, options: DecodeOptions, source: str, target: str) -> Pr
             image = codec.decode(file, scale=options.scale, max_pixels=options.max_pixels, on_error="partial")
             facts = _save(image, options, content)
         on_error.pop_all()
-    facts |= {"format": options.format, "output_bytes": content.seek(0, io.SEEK_END)}
+    facts |= {"format": options.format, **_size_of(source), "output_bytes": content.seek(0, io.SEEK_END)}
     content.seek(0)
     return Product(content, facts | {"seconds": round(time.perf_counter() - start_s, 3)}, damage)
 
@@ -143,10 +151,20 @@ def _spool(target: str) -> BinaryIO:
     return files.spool(None if target == STDIO else target)
 
 
+def _is_regular(source: str) -> bool:
+    """Whether this is a file that can be read more than once; one that is not there is told when it is opened."""
+    return source != STDIO and (os.path.isfile(source) or not os.path.exists(source))
+
+
+def _size_of(source: str) -> dict[str, int]:
+    """The input's bytes, for reports; of pipes and stdin nothing is known any more."""
+    return {"input_bytes": os.path.getsize(source)} if source != STDIO and os.path.isfile(source) else {}
+
+
 def _is_big_picture(source: str) -> bool:
     """Whether memory is worth saving, and all of the file is one picture."""
     try:
-        with reading(), Image.open(source) as image:
+        with reading(), pixels.open_image(source) as image:
             return image.width * image.height >= pillow.BIG_PX and not getattr(image, "is_animated", False)
     except VaecLimitError:  # Pillow's own limit, which need not hold for what is read without it
         return True
@@ -155,16 +173,18 @@ def _is_big_picture(source: str) -> bool:
 def _encode_rows(codec: Codec, options: EncodeOptions, source: str, content: BinaryIO) -> dict[str, Any]:
     with finding_damage():
         with reading():
-            rows = readers.open_rows(source, max_pixels=options.max_pixels)
+            rows = readers.open_rows(source, max_pixels=options.max_pixels, overrides=_dropped(options.kept))
         codec.encode_file(rows, content, **_arguments(options))
     return {}
 
 
 def _encode_whole(codec: Codec, options: EncodeOptions, source: str, content: BinaryIO) -> dict[str, Any]:
     """Returns what --verify has found."""
-    opened = read_file(source) if source == STDIO else source
+    opened = source if _is_regular(source) else read_file(source)
     with open_picture(opened, max_pixels=options.max_pixels, upright=options.is_upright) as picture:
         image = picture if options.background is None else pixels.flatten_alpha(picture, options.background)
+        if image is not picture:
+            pixels.tell_losses(picture, _dropped(options.kept))
         data = codec.encode(image, **_arguments(options))
         content.write(data)
         return {"psnr_db": _verified_psnr_db(codec, image, data)} if options.is_verified else {}
@@ -197,7 +217,9 @@ def _decode_into(codec: Codec, options: DecodeOptions, file: BinaryIO, content: 
 def _save(image: Picture, options: DecodeOptions, content: BinaryIO) -> dict[str, Any]:
     if options.is_upright:
         image = _upright(image)
-    content.write(save_picture(image, options.format, kept=options.kept))
+    if options.background is not None:
+        image = pixels.flatten_alpha(image, options.background)
+    content.write(save_picture(image, options.format, kept=options.kept, quality=options.quality))
     return {"width": image.width, "height": image.height, "mode": image.mode}
 
 

@@ -1,8 +1,10 @@
 """Bits by block as a heat map over the picture they were spent on."""
 
+import contextlib
+
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 BLOCK_PX = 16
 HEAT = 0.7  # share of the colour; the rest is the picture in grey
@@ -17,7 +19,7 @@ def heat_map(image: Image.Image, bits: NDArray[np.floating]) -> Image.Image:
     """The picture in grey under its heat map, with a legend below where there is room for it.
 
     Args:
-        image: the picture, W x H pixels, any mode.
+        image: the picture, W x H pixels, any mode; the map is turned as its EXIF says, and has its ICC profile.
         bits: [ceil(H / 16), ceil(W / 16)], bits a block of 16x16 pixels, at least 0.
 
     Returns:
@@ -34,7 +36,18 @@ def heat_map(image: Image.Image, bits: NDArray[np.floating]) -> Image.Image:
     heat = _colours(np.clip(bits / top, 0, 1)).repeat(BLOCK_PX, 0).repeat(BLOCK_PX, 1)[: image.height, : image.width]
     grey = np.asarray(image.convert("L"), np.float64)[..., None]
     mixed = Image.fromarray((HEAT * heat + (1 - HEAT) * grey).round().astype(np.uint8))
+    mixed.info = image.info.copy()
+    mixed = upright(mixed)
     return _with_legend(mixed, f"{top:.0f} bits and more a block of {BLOCK_PX} x {BLOCK_PX}")
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The picture as its EXIF turns it, with its ICC profile if that is for RGB, and no other metadata."""
+    icc_profile = image.info.get("icc_profile")
+    with contextlib.suppress(Exception):  # Pillow's reader of EXIF fails in many ways
+        image = ImageOps.exif_transpose(image)
+    image.info = {"icc_profile": icc_profile} if icc_profile and icc_profile[16:20] == b"RGB " else {}
+    return image
 
 
 def _colours(shares: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -47,6 +60,7 @@ def _with_legend(picture: Image.Image, text: str) -> Image.Image:
     if picture.width < LEGEND_MIN_PX:
         return picture
     sheet = Image.new("RGB", (picture.width, picture.height + LEGEND_PX), "white")
+    sheet.info = picture.info
     sheet.paste(picture)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(FONT_PX)
     middle = picture.height + LEGEND_PX // 2

@@ -123,7 +123,7 @@ file_options = _together(
     click.option("--out-dir", metavar="DIR", help="Folder for outputs; keeps the tree below an input folder."),
     click.option("-r", "--recursive", is_flag=True, help="Take the files in folders."),
     click.option("-f", "--force", is_flag=True, help="Overwrite outputs (never inputs)."),
-    click.option("--skip-existing", is_flag=True, help="Leave inputs alone whose output is there."),
+    click.option("--skip-existing", is_flag=True, help="Leave inputs alone whose output is there, and whole."),
     click.option("-n", "--dry-run", is_flag=True, help="Only tell what would be written."),
     click.option("-p", "--preserve", is_flag=True, help="Give the output the times of the input."),
     click.option("-j", "--jobs", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
@@ -131,6 +131,8 @@ file_options = _together(
     max_pixels_option,
     click.option("--metadata", type=metadata_keys, default="all", show_default=True, metavar="NAMES",
                  help="What to keep: all, none, or some of icc,exif,xmp."),
-    click.option("--strip", is_flag=True, help="Keep no metadata (with --auto-orient, to keep photos upright)."),
+    click.option("--strip", is_flag=True,
+                 help="Keep no metadata but the ICC profile, which belongs to the colours (with --auto-orient, to keep"
+                 " photos upright)."),
     click.option("--auto-orient", is_flag=True, help="Turn the pixels as EXIF says, and drop that tag."),
 )  # fmt: skip

@@ -5,6 +5,7 @@ import io
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,7 +17,7 @@ import click
 from vaecodec.cli.batch import InputError, OutputError, printable
 from vaecodec.cli.streams import write_stdout
 from vaecodec.errors import VaecError
-from vaecodec.runtime.files import writing
+from vaecodec.runtime.files import mode_of, writing
 
 STDIO = "-"
 _PATTERN_MARK = re.compile(r"[*?\[]")
@@ -35,6 +36,7 @@ class Placement:
         recursive: take the files in folders.
         force: overwrite.
         skip_existing: leave inputs alone whose output is there.
+        has_recursive: whether there is an option to take the files in folders.
     """
 
     suffix: str
@@ -45,6 +47,7 @@ class Placement:
     recursive: bool = False
     force: bool = False
     skip_existing: bool = False
+    has_recursive: bool = True
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ def plan(arguments: Sequence[str], place: Placement) -> list[Job]:
         click.UsageError: the options contradict each other or the number of inputs.
     """
     inputs, place = _split(list(arguments), place)
-    look = partial(expand, recursive=place.recursive, picks=place.picks)
+    look = partial(expand, recursive=place.recursive, picks=place.picks, has_recursive=place.has_recursive)
     found = {each.source: each for argument in inputs for each in look(argument)}
     if place.output is not None and len(found) > 1:
         raise click.UsageError(f"{place.output!r} is one output for {len(found)} inputs: give --out-dir")
@@ -99,19 +102,28 @@ def plan(arguments: Sequence[str], place: Placement) -> list[Job]:
 
 
 def expand(
-    argument: str, *, recursive: bool = False, picks: Callable[[str], bool] = lambda name: True
+    argument: str,
+    *,
+    recursive: bool = False,
+    picks: Callable[[str], bool] = lambda name: True,
+    has_recursive: bool = False,
 ) -> Iterator[Found]:
     """Yields the inputs that one argument names: itself, the files of a folder, or those that match a pattern.
 
     Args:
         argument: as on the command line; an existing file is never a pattern.
         recursive: take the files in folders.
-        picks: tells by its name whether a file found in a folder is an input; hidden ones never are.
+        picks: tells by its name whether a file found in a folder is an input; hidden ones never are, nor are pipes.
+        has_recursive: whether the command could have been asked to take the files in folders.
     """
     if argument == STDIO:
         yield Found(argument)
     elif os.path.isdir(argument):
-        yield from _in_folder(argument, os.path.normpath(argument), picks if recursive else None)
+        if recursive:
+            yield from _in_folder(argument, os.path.normpath(argument), picks)
+        else:
+            advice = "-r takes the files in it" if has_recursive else f"name the files in it ({printable(argument)}/*)"
+            yield Found(argument, refused=InputError(f"is a folder: {advice}"))
     elif not _is_pattern(argument):
         yield Found(argument)
     else:
@@ -121,13 +133,14 @@ def expand(
         root = os.path.dirname(_PATTERN_MARK.split(argument)[0]) or os.curdir
         for match in matches:
             if not os.path.isdir(match):
-                yield Found(match, root)
+                if not _is_special(match):
+                    yield Found(match, root)
             elif recursive:
                 yield from _in_folder(match, root, picks)
 
 
 def write_output(job: Job, data: bytes | BinaryIO, *, overwrite: bool, times_ns: tuple[int, int] | None = None) -> None:
-    """Writes an output: the whole of it under its name, or nothing.
+    """Writes an output: the whole of it under its name, or nothing. A new file has the permissions of the input.
 
     Args:
         job: whose target to write, "-" for stdout.
@@ -150,7 +163,7 @@ def write_output(job: Job, data: bytes | BinaryIO, *, overwrite: bool, times_ns:
             with path.open("wb") as file:  # a device or a pipe: nothing there to replace
                 shutil.copyfileobj(content, file)
         else:
-            with writing(path, overwrite=overwrite, times_ns=times_ns) as file:
+            with writing(path, overwrite=overwrite, times_ns=times_ns, mode=mode_of(job.source)) as file:
                 shutil.copyfileobj(content, file)
     except OSError as error:
         if isinstance(error, FileExistsError) and os.path.isfile(job.target):
@@ -196,15 +209,21 @@ def _identity(path: str) -> object:
     return status.st_dev, status.st_ino
 
 
-def _in_folder(folder: str, root: str, picks: Callable[[str], bool] | None) -> Iterator[Found]:
-    if picks is None:
-        yield Found(folder, refused=InputError("is a folder: -r takes the files in it"))
-        return
+def _is_special(path: str) -> bool:
+    """Whether this is a pipe, a socket or a device: opening one may wait for ever, and nobody has named it."""
+    try:
+        return not stat.S_ISREG(os.stat(path).st_mode)
+    except OSError:  # told when it is opened
+        return False
+
+
+def _in_folder(folder: str, root: str, picks: Callable[[str], bool]) -> Iterator[Found]:
     unreadable: list[OSError] = []
     for parent, folders, files in os.walk(folder, onerror=unreadable.append):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         picked = (name for name in sorted(files) if picks(name) and not name.startswith("."))
-        yield from (Found(os.path.join(parent, name), root) for name in picked)
+        paths = (os.path.join(parent, name) for name in picked)
+        yield from (Found(path, root) for path in paths if not _is_special(path))
     for error in unreadable:
         yield Found(str(error.filename), root, InputError(f"cannot read the folder: {error.strerror}"))
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vaecodec.cli.heatmap import heat_map
+from vaecodec.cli.heatmap import heat_map, upright
 
 TEMPLATE = Path(__file__).with_name("page.html")
 SLIDER_MAX_PX = 1280  # wider or taller pictures are shown smaller, or the page becomes too large to send
@@ -94,7 +94,9 @@ def _row(shown: Shown) -> str:
 
 
 def _section(shown: Shown) -> str:
-    original, decoded = (_opaque(image) for image in (shown.original, shown.decoded))
+    stored = _fitted(_opaque(shown.original))
+    heat = _figure(heat_map(stored, _pooled(shown.bits, stored.size)), "Where the bits of the file lie.")
+    original, decoded = (upright(_opaque(image)) for image in (shown.original, shown.decoded))
     before, after = _fitted(original), _fitted(decoded)
     scale = "" if before.size == original.size else f" Shown at {before.width} x {before.height} pixels."
     caption = f"quality {shown.quality}: {shown.file_bytes:,} bytes, {shown.psnr_text}"
@@ -103,7 +105,6 @@ def _section(shown: Shown) -> str:
         _figure(image.crop(box), f"{name}, at {box[0]}, {box[1]}")
         for box in boxes for name, image in (("original", original), (f"quality {shown.quality}", decoded))
     )  # fmt: skip
-    heat = _figure(heat_map(before, _pooled(shown.bits, before.size)), "Where the bits of the file lie.")
     return f"""<h2>{escape(shown.name)}</h2>
 {slider(before, after, ("original", caption))}
 <p class="note">Move the line: the original is left of it.{scale}</p>
@@ -119,6 +120,7 @@ def _opaque(image: Image.Image) -> Image.Image:
         return image.convert("RGB")
     sheet = Image.new("RGBA", image.size, "white")
     sheet.alpha_composite(image.convert("RGBA"))
+    sheet.info = {key: image.info[key] for key in image.info.keys() & {"icc_profile", "exif"}}
     return sheet.convert("RGB")
 
 
@@ -165,5 +167,5 @@ def _figure(image: Image.Image, caption: str) -> str:
 def _inline(image: Image.Image) -> str:
     """The picture as a data address, without further loss."""
     file = io.BytesIO()
-    image.save(file, "WEBP", lossless=True)
+    image.save(file, "WEBP", lossless=True, icc_profile=image.info.get("icc_profile"))
     return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -2,22 +2,21 @@
 
 import io
 import os
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import click
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vaecodec.cli.batch import OutputError, reading
 from vaecodec.cli.outputs import STDIO
 from vaecodec.cli.streams import read_stdin
 from vaecodec.codec import Codec
-from vaecodec.errors import VaecImageError
+from vaecodec.errors import VaecImageError, VaecLimitError
 from vaecodec.format import container, records
-from vaecodec.pictures import pixels, writers
+from vaecodec.pictures import originals, pixels, writers
 
 Picture = Image.Image
 VAEC = "VAEC"
@@ -27,7 +26,7 @@ SUFFIX = ".vaec"
 _PICTURE_SUFFIXES = frozenset(
     f".{name}"
     for name in (
-        *("avif", "bmp", "gif", "heic", "heif", "jfif", "jp2", "jpe", "jpeg", "jpg", "jxl"),
+        *("avif", "bmp", "gif", "heic", "heif", "hif", "jfif", "jp2", "jpe", "jpeg", "jpg", "jxl"),
         *("pgm", "png", "pnm", "ppm", "tga", "tif", "tiff", "webp"),
     )
 )
@@ -52,11 +51,9 @@ def open_picture(source: str | bytes, *, max_pixels: int, upright: bool = False)
         VaecLimitError: it has more pixels.
     """
     with reading():
-        image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+        image = pixels.open_image(io.BytesIO(source) if isinstance(source, bytes) else source)
         try:
             records.check_size(*image.size, max_pixels=max_pixels)
-            if getattr(image, "is_animated", False) and image.format != "MPO":  # a photo that holds its own preview
-                warnings.warn("only the first of its frames is taken", UserWarning, stacklevel=2)
             image.load()
             if upright:
                 ImageOps.exif_transpose(image, in_place=True)
@@ -66,13 +63,14 @@ def open_picture(source: str | bytes, *, max_pixels: int, upright: bool = False)
         return image
 
 
-def save_picture(image: Picture, format: str, *, kept: frozenset[str]) -> bytes:
+def save_picture(image: Picture, format: str, *, kept: frozenset[str], quality: int | None = None) -> bytes:
     """Returns the bytes of a picture file.
 
     Args:
         image: the picture with its metadata in `info`, as decoded.
         format: one of Pillow's.
         kept: keys of the metadata to keep, as far as the format can.
+        quality: of formats that have one, 1 to 100; None is that of `pictures.pillow`.
 
     Raises:
         OutputError: the format cannot hold the picture (SAVE).
@@ -80,8 +78,36 @@ def save_picture(image: Picture, format: str, *, kept: frozenset[str]) -> bytes:
     file = io.BytesIO()
     image.info = {key: image.info[key] for key in kept if key in image.info}
     with output_errors():
-        writers.save(image, file, format)
+        writers.save(image, file, format, quality=quality)
     return file.getvalue()
+
+
+def as_stored(image: Picture) -> Picture:
+    """A picture as a .vaec file without loss would show it, in mode, colours and metadata."""
+    return pixels.to_image(pixels.to_samples(image), pixels.metadata_of(image))
+
+
+def is_whole(target: str) -> bool:
+    """Whether an output that is there needs not be made again: a .vaec file with intact checksums, or any picture.
+
+    A file that is neither, nor the beginning of one, is somebody else's, and is left alone, too.
+    """
+    try:
+        data = Path(target).read_bytes()
+    except OSError:  # told by whoever opens it next
+        return True
+    try:
+        if container.is_vaec(data):
+            container.read(data, max_pixels=None)
+        elif data:
+            pixels.open_image(io.BytesIO(data)).load()
+    except UnidentifiedImageError:
+        return True
+    except VaecLimitError:  # Pillow's own limit
+        return True
+    except (OSError, SyntaxError):
+        return False
+    return bool(data)
 
 
 def output_format(target: str | None, wanted: str | None) -> str:
@@ -94,6 +120,7 @@ def output_format(target: str | None, wanted: str | None) -> str:
     Raises:
         click.UsageError: Pillow cannot write the format, or the two contradict each other.
     """
+    originals.register_for(target or f"x.{wanted}")
     known = Image.registered_extensions()
     suffix = os.path.splitext(target or "")[1].lower()
     by_option, by_target = known.get(f".{wanted}".lower()), known.get(suffix)
@@ -122,6 +149,12 @@ def check_colour(colour: str | None) -> None:
             pixels.flatten_alpha(Image.new("L", (1, 1)), colour)
     except VaecImageError as error:
         raise click.UsageError(str(error)) from error
+
+
+def check_quality(quality: int | None, format: str) -> None:
+    """Refuses a quality for a format that has none; raises click.UsageError."""
+    if quality is not None and format not in writers.LOSSY_FORMATS:
+        raise click.UsageError(f"-q is for lossy formats, {format} is none: leave it out, or give --format jpg")
 
 
 def is_picture_name(name: str) -> bool:

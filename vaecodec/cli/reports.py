@@ -62,7 +62,8 @@ def of_comparison(path: str, facts: dict[str, Any]) -> Report:
 
 
 def _product_text(facts: dict[str, Any], verbosity: int) -> str:
-    parts = [f"{facts['width']} x {facts['height']}", f"{facts['output_bytes']:,} bytes"]
+    before = f"{facts['input_bytes']:,} -> " if "input_bytes" in facts else ""
+    parts = [f"{facts['width']} x {facts['height']}", f"{before}{facts['output_bytes']:,} bytes"]
     if "quality" in facts:
         parts += [f"{facts['bpp']:.3f} bpp", f"quality {facts['quality']}"]
     if "psnr_db" in facts:

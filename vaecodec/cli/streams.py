@@ -42,14 +42,23 @@ def write_stdout(content: BinaryIO) -> None:
 
 def print_answer(text: str) -> None:
     """Prints a line that was asked for on standard output; raises OSError."""
-    with _delivering(sys.stdout):
-        click.echo(text)
+    with _delivering(sys.stdout) as stdout:
+        click.echo(encodable(text, stdout))
 
 
 def say(text: str) -> None:
     """Prints a line for people on standard error. If it cannot reach anybody, the work goes on."""
-    with contextlib.suppress(OSError), _delivering(sys.stderr):
-        click.echo(text, err=True)
+    with contextlib.suppress(OSError), _delivering(sys.stderr) as stderr:
+        click.echo(encodable(text, stderr), err=True)
+
+
+def encodable(text: str, stream: TextIO) -> str:
+    """The text with escapes for what the stream cannot print, such as names in another script than its code page's."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    try:
+        return text.encode(encoding, "backslashreplace").decode(encoding)
+    except LookupError:
+        return text.encode("ascii", "backslashreplace").decode("ascii")
 
 
 def is_terminal(stream: TextIO | None) -> bool:

@@ -95,7 +95,7 @@ def rate_map(ctx: click.Context, /, source: str, output: str, force: bool, **giv
         image, data = _coded(codec, source, given["quality"], given["max_pixels"])
         bits = codec.explore.rate_map_from_bytes(data)
         facts = {"width": image.width, "height": image.height, "block_px": 16, "bits": round(float(bits.sum()))}
-        return pictures.save_picture(heat_map(image, bits), form, kept=frozenset()), facts
+        return pictures.save_picture(heat_map(image, bits), form, kept=frozenset({"icc_profile"})), facts
 
     _make_one(ctx, [source], output, force, make)
 
@@ -135,7 +135,7 @@ def _make_one(ctx: click.Context, inputs: Sequence[str], output: str, force: boo
         raise click.UsageError("the output would go to the terminal: give -o, or redirect it")
     if os.path.isdir(output):
         raise click.BadParameter(f"{output!r} is a folder, must be a file.", param_hint="-o")
-    place = Placement("", lambda _: False, lambda _: False, output=output, force=force)
+    place = Placement("", lambda _: False, lambda _: False, output=output, force=force, has_recursive=False)
     jobs = [plan([source], place)[0] for source in inputs or [STDIO]]
     job = next((each for each in jobs if each.refused), jobs[0])
 
@@ -160,8 +160,8 @@ def _coded(codec: "Codec", source: str, quality: int, max_pixels: int) -> tuple[
     data = pictures.read_file(source)
     if container.is_vaec(data):
         return codec.decode(data, max_pixels=max_pixels), data
-    image = pictures.open_picture(data, max_pixels=max_pixels)
-    return image, codec.encode(image, quality, max_pixels=max_pixels)
+    with pictures.open_picture(data, max_pixels=max_pixels) as image:
+        return pictures.as_stored(image), codec.encode(image, quality, max_pixels=max_pixels)
 
 
 def _shown(codec: "Codec", path: str, quality: int, max_pixels: int) -> "Shown":
@@ -171,8 +171,8 @@ def _shown(codec: "Codec", path: str, quality: int, max_pixels: int) -> "Shown":
     from vaecodec.cli.page import Shown
     from vaecodec.pictures import pixels
 
-    image = pictures.open_picture(pictures.read_file(path), max_pixels=max_pixels)
-    data = codec.encode(image, quality, max_pixels=max_pixels)
+    with pictures.open_picture(pictures.read_file(path), max_pixels=max_pixels) as opened:
+        image, data = pictures.as_stored(opened), codec.encode(opened, quality, max_pixels=max_pixels)
     decoded = codec.decode(data, max_pixels=max_pixels)
     psnr_db = pixels.psnr_db(pixels.to_samples(image), np.atleast_3d(np.asarray(decoded)))
     bits = codec.explore.rate_map_from_bytes(data)

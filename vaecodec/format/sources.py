@@ -27,7 +27,7 @@ def open_binary(source: Source) -> Iterator[BinaryIO]:
         yield io.BytesIO(source)
     elif isinstance(source, str | os.PathLike):
         with open(source, "rb") as file:
-            yield file
+            yield file if file.seekable() else io.BytesIO(_claimed(file))  # a pipe can be read once only
     elif hasattr(source, "read"):
         seekable = getattr(source, "seekable", None)
         yield source if seekable and seekable() else io.BytesIO(_claimed(source))

@@ -1,5 +1,7 @@
 """Pillow's formats: pictures that it holds in memory, read and written by rows, and how each format keeps metadata."""
 
+import io
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, BinaryIO
@@ -9,18 +11,31 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from vaecodec.errors import VaecImageError
-from vaecodec.pictures import pixels
-from vaecodec.pictures.metadata import METADATA_KEYS, as_info
+from vaecodec.pictures import exif, pixels
+from vaecodec.pictures.metadata import METADATA_KEYS, NAMES, as_info
 from vaecodec.pictures.rows import ArrayRows, Rows, Samples
 
+ICO_MAX_PX = 256
 BIG_PX = 1 << 24  # from here on, what Pillow would hold in memory is worth avoiding: files are read and written by rows
 
 # Lossless where the format can: Pillow's own defaults would lose quality a second time.
 _SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     "AVIF": {"quality": 90},
+    "HEIF": {"quality": 90},
     "JPEG": {"quality": 95, "subsampling": 0},
+    "JXL": {"lossless": True},
+    "MPO": {"quality": 95, "subsampling": 0},
     "WEBP": {"lossless": True, "exact": True},  # exact: also the colours of what is transparent
 }
+
+LOSSY_FORMATS = ("JPEG", "MPO", "WEBP", "AVIF", "HEIF", "JXL")
+_KNOWN_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "PPM")  # what others hold is looked at in the written file
+
+_OPAQUE_FORMATS = ("JPEG", "MPO", "PPM")
+_SEGMENT_BYTES = 65533  # of JPEG
+_XMP_HEAD_BYTES = 29
+_MAX_ICC_BYTES = 255 * (_SEGMENT_BYTES - 14)
+_OPAQUE = 255
 
 
 class PillowRows:
@@ -69,13 +84,14 @@ class PillowSink:
         self._image.close()
 
 
-def save(image: Image.Image, file: BinaryIO, format: str) -> None:
-    """Writes a picture with the metadata in its `info`, as far as the format can hold it, without loss if it can.
+def save(image: Image.Image, file: BinaryIO, format: str, *, quality: int | None = None) -> None:
+    """Writes a picture with the metadata in its `info`, without loss if the format can; warns of what it cannot hold.
 
     Args:
         image: its `info` is emptied.
         file: where to.
         format: one of Pillow's.
+        quality: of one of `LOSSY_FORMATS`, 1 to 100.
 
     Raises:
         VaecImageError: (SAVE) the format cannot hold the picture.
@@ -83,14 +99,28 @@ def save(image: Image.Image, file: BinaryIO, format: str) -> None:
     """
     metadata = {key: image.info[key] for key in METADATA_KEYS if key in image.info}
     image.info = {}  # some of Pillow's writers take metadata from there unasked
-    options = _SAVE_OPTIONS.get(format, {}) | metadata
-    if "xmp" in metadata and format == "PNG":
+    image = _without_useless_alpha(image, format)
+    kept = _fitting_metadata(metadata, format)
+    options = _SAVE_OPTIONS.get(format, {}) | kept
+    if quality is not None:
+        options = options | {"quality": quality, "lossless": False}
+    if "xmp" in kept and format == "PNG":
         options["pnginfo"] = PngInfo()
-        options["pnginfo"].add_itxt("XML:com.adobe.xmp", metadata["xmp"].decode(errors="replace"))
+        options["pnginfo"].add_itxt("XML:com.adobe.xmp", kept["xmp"].decode(errors="replace"))
+    if format in ("PNG", "JPEG", "MPO", "BMP") and "exif" in kept:
+        options |= _resolution_of(kept["exif"])
+    if format == "ICO" and max(image.size) <= ICO_MAX_PX:
+        options["sizes"] = [image.size]
+    lost = [NAMES[key] for key in metadata if key not in kept]
     with saving(format):
-        if format == "PPM" and "A" in image.mode:  # which Pillow would drop
-            raise ValueError("it has no transparency")
-        image.save(file, format, **options)
+        if format in _KNOWN_FORMATS:
+            image.save(file, format, **options)
+        else:
+            written = io.BytesIO()
+            image.save(written, format, **options)
+            lost += _losses(image, written, format, kept)
+            file.write(written.getvalue())
+    tell_lost(format, lost)
 
 
 @contextmanager
@@ -106,10 +136,78 @@ def saving(format: str) -> Iterator[None]:
         raise VaecImageError(f"cannot write it as {format}: {error}", code="SAVE") from error
 
 
-def rows_of(image: Image.Image) -> Rows:
-    """The rows of an image that was opened for this, and is closed when it is not needed; raises as `to_samples`."""
+def rows_of(image: Image.Image, overrides: Mapping[str, object] | None = None) -> Rows:
+    """The rows of an image that was opened for this, and is closed when it is not needed; raises as `to_samples`.
+
+    Args:
+        image: the image.
+        overrides: as for `pixels.tell_losses`.
+    """
     metadata = pixels.metadata_of(image)  # loads it
+    pixels.tell_losses(image, overrides, stacklevel=6)
     if image.mode in pixels.MODES and "transparency" not in image.info:
         return PillowRows(image, metadata)
     with image:
         return ArrayRows(pixels.to_samples(image), metadata)
+
+
+# --- what a format can hold: the rest is refused, or named in one warning ---------------------------------------------
+
+
+def _without_useless_alpha(image: Image.Image, format: str) -> Image.Image:
+    """The picture without alpha where the format has none, and nothing shows through it.
+
+    Raises:
+        VaecImageError: (SAVE) something does.
+    """
+    if format not in _OPAQUE_FORMATS or "A" not in image.getbands():
+        return image
+    if image.getchannel("A").getextrema() != (_OPAQUE, _OPAQUE):
+        hint = "--background COLOR lays the picture on one (flatten_alpha), png and webp have transparency"
+        raise VaecImageError(f"cannot write it as {format}, which has no transparency: {hint}", code="SAVE")
+    return image.convert(image.mode.removesuffix("A"))
+
+
+def _fitting_metadata(metadata: Mapping[str, bytes], format: str) -> dict[str, bytes]:
+    """What fits into the format."""
+    if format == "PPM":
+        return {}
+    if format not in ("JPEG", "MPO"):
+        return dict(metadata)
+    limits = {"exif": _SEGMENT_BYTES, "xmp": _SEGMENT_BYTES - _XMP_HEAD_BYTES, "icc_profile": _MAX_ICC_BYTES}
+    return {key: data for key, data in metadata.items() if len(data) <= limits[key]}
+
+
+def _resolution_of(block: bytes) -> dict[str, Any]:
+    """The resolution that EXIF tells, as an option of Pillow's writers."""
+    dpi = exif.resolution_dpi(block.removeprefix(exif.PREFIX))
+    return {"dpi": dpi} if dpi else {}
+
+
+def _losses(image: Image.Image, written: io.BytesIO, format: str, metadata: Mapping[str, bytes]) -> list[str]:
+    """Names of what a file that was written does not hold of a picture and its metadata.
+
+    Raises:
+        VaecImageError: (SAVE) it shows another size.
+    """
+    written.seek(0)
+    try:
+        with pixels.open_image(written) as found:
+            size, info = found.size, dict(found.info)
+            shown = found.convert(image.mode) if size == image.size and format not in LOSSY_FORMATS else None
+    except (OSError, ValueError):  # Pillow writes formats that it does not read, such as PDF
+        return ["what cannot be read back: nobody has looked whether the picture is as it was"]
+    if size != image.size:
+        found_size, wanted = (f"{width} x {height}" for width, height in (size, image.size))
+        raise VaecImageError(f"cannot write it as {format}: it would become {found_size} of {wanted}", code="SAVE")
+    lost = [NAMES[key] for key in metadata if not info.get(key)]
+    if shown is not None:
+        psnr_db = pixels.psnr_db(np.atleast_3d(np.asarray(image)), np.atleast_3d(np.asarray(shown)))
+        lost += [f"all of its colours ({psnr_db:.1f} dB are left)"] if np.isfinite(psnr_db) else []
+    return lost
+
+
+def tell_lost(format: str, lost: list[str]) -> None:
+    """Warns, once, of what a format does not hold."""
+    if lost:
+        warnings.warn(f"{format} has no place for {', '.join(lost)}", UserWarning, stacklevel=4)

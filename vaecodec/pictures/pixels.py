@@ -3,20 +3,24 @@
 One direction is `open_source` -> `size_of` -> `to_samples` and `metadata_of`; the other is `to_image`. In between stand
 the sample helpers that encoder, benchmarks and tests must share: `pad_edge` and `psnr_db`.
 Pixels are stored as given: EXIF orientation travels as metadata and is never applied here.
+What looks into files, at metadata and at colours is imported by the first picture that has such.
 """
 
+import io
 import math
 import os
+import stat
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, BinaryIO, Protocol, Self, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageCms, ImageColor
+from PIL import Image, ImageCms, ImageColor, ImageFile, UnidentifiedImageError
 
 from vaecodec.errors import VaecImageError, VaecLimitError
-from vaecodec.pictures.metadata import METADATA_KEYS, as_info, carried_metadata
+from vaecodec.pictures.metadata import METADATA_KEYS, as_info, without_thumbnails
 
 MODES = ("L", "LA", "RGB", "RGBA")
 
@@ -35,7 +39,9 @@ class Tensor(Protocol):
     def numpy(self) -> npt.NDArray[Any]: ...
 
 
-Source: TypeAlias = Image.Image | str | os.PathLike[str] | npt.NDArray[Any] | Tensor
+Source: TypeAlias = (
+    Image.Image | str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | npt.NDArray[Any] | Tensor
+)
 
 _STORED_MODE = (
     dict.fromkeys(("1", "L"), "L")
@@ -53,8 +59,9 @@ def open_source(source: Source) -> Opened:
 
     Args:
         source: a Pillow image (returned as is); a path (opened lazily; Pillow closes the file once a single-frame image
-            is loaded); a uint8 array [H, W] or [H, W, C] or a bool array [H, W] (False is 0, True is 255); or a uint8
-            torch tensor [C, H, W] or [H, W] on any device. C is 1 (L), 2 (LA), 3 (RGB) or 4 (RGBA).
+            is loaded); the bytes of a picture file, or an open binary file; a uint8 array [H, W] or [H, W, C] or a bool
+            array [H, W] (False is 0, True is 255); or a uint8 torch tensor [C, H, W] or [H, W] on any device. C is 1
+            (L), 2 (LA), 3 (RGB) or 4 (RGBA).
 
     Returns:
         A Pillow image, or a uint8 array [H, W, C] that may share memory with the source.
@@ -67,6 +74,8 @@ def open_source(source: Source) -> Opened:
     """
     if isinstance(source, (str, os.PathLike)):
         return open_image(source)
+    if isinstance(source, bytes | bytearray | memoryview):
+        return open_image(io.BytesIO(source))
     if isinstance(source, Image.Image):
         if min(source.size) <= 0:
             raise _no_pixels(*source.size)
@@ -75,15 +84,45 @@ def open_source(source: Source) -> Opened:
         return _from_array(np.asarray(source), channel_axis=2)
     if isinstance(source, Tensor) and any(base.__module__.startswith("torch") for base in type(source).__mro__):
         return _from_tensor(source)
-    raise VaecImageError(
-        f"image is a {type(source).__name__}, must be a PIL image, a path, a numpy array or a torch tensor", code="TYPE"
-    )
+    if isinstance(source, io.IOBase) or hasattr(source, "read"):
+        return open_image(source)  # type: ignore[arg-type]
+    allowed = "a PIL image, a path, bytes, an open binary file, a numpy array or a torch tensor"
+    raise VaecImageError(f"image is a {type(source).__name__}, must be {allowed}", code="TYPE")
 
 
 def open_image(file: str | os.PathLike[str] | BinaryIO) -> Image.Image:
-    """Opens a picture file with Pillow; errors are those of `open_source`."""
+    """Opens a picture file with Pillow, or with the package that it needs; errors are those of `open_source`.
+
+    A pipe, which can be read once only, is read as a whole.
+
+    Raises:
+        VaecImageError: (PACKAGE) a package for HEIC or JPEG XL is missing.
+    """
+    from vaecodec.pictures import originals
+
     with _reading():
-        return Image.open(file)
+        file = seekable(file)
+        image: Image.Image
+        try:
+            image = Image.open(file)
+        except UnidentifiedImageError:
+            found = originals.open_with_package(file)
+            if found is None:
+                raise
+            image = found
+        originals.look(image, is_file=True)
+        return image
+
+
+def seekable(file: str | os.PathLike[str] | BinaryIO) -> str | os.PathLike[str] | BinaryIO:
+    """The same file, or what is in it where that cannot be read twice, as of pipes; raises OSError."""
+    if isinstance(file, str | os.PathLike):
+        if stat.S_ISREG(os.stat(file).st_mode):
+            return file
+        with open(file, "rb") as opened:
+            return io.BytesIO(opened.read())
+    can_seek = getattr(file, "seekable", None)
+    return file if can_seek and can_seek() else io.BytesIO(file.read())
 
 
 def size_of(opened: Opened) -> tuple[int, int]:
@@ -106,14 +145,17 @@ def to_samples(opened: Opened) -> Samples:
         C-contiguous uint8 array [H, W, C], C = 1, 2, 3 or 4 for the modes of `MODES`. Its memory is writable, as torch
         wants it, but may be that of the caller's array: copy before writing.
 
+    CMYK goes through its ICC profile to sRGB, or Pillow's own way if it has none that can be used.
+
     Raises:
-        VaecImageError: more than 8 bits a sample (BIT_DEPTH), an unknown mode (MODE), a malformed
-            `info["transparency"]` (TRANSPARENCY), a conversion that Pillow refuses (CONVERT), or a damaged file that
-            Pillow stumbles over (READ).
+        VaecImageError: more than 8 bits a sample (BIT_DEPTH), also if Pillow cuts them to 8, an unknown mode (MODE), a
+            malformed `info["transparency"]` (TRANSPARENCY), a conversion that Pillow refuses (CONVERT), or a damaged
+            file that Pillow stumbles over (READ).
         OSError: Pillow cannot decode the file.
     """
     if not isinstance(opened, Image.Image):
         return np.require(opened, requirements=("C", "W"))
+    _examine(opened)
     _load(opened)
     samples = np.array(_converted(opened, _stored_mode(opened)))
     return np.atleast_3d(samples)
@@ -138,8 +180,42 @@ def metadata_of(opened: Opened) -> dict[str, bytes]:
     """
     if not isinstance(opened, Image.Image):
         return {}
+    _examine(opened)
     _load(opened)
-    return carried_metadata(opened, _stored_mode(opened))
+    if not _may_carry(opened):
+        return {}
+    from vaecodec.pictures import carried
+
+    return carried.carried_metadata(opened, _stored_mode(opened))
+
+
+def tell_losses(
+    opened: Opened, overrides: Mapping[str, object] | None = None, *, is_loaded: bool = True, stacklevel: int = 3
+) -> None:
+    """Warns, once, of what a picture holds and a .vaec file does not: further frames, IPTC, a video, a gain map.
+
+    Args:
+        opened: what `open_source` returned. Further frames are told of files only: who passes an image that Pillow
+            has opened means the frame that it shows.
+        overrides: as for `merge_metadata`: who drops EXIF and XMP does not ask for other metadata.
+        is_loaded: False leaves the pixels alone, of files that tell all without them.
+        stacklevel: as for `warnings.warn`.
+
+    Raises:
+        VaecImageError, OSError: as `metadata_of`.
+    """
+    if not isinstance(opened, Image.Image) or not _may_carry(opened):
+        return
+    from vaecodec.pictures import carried
+
+    _examine(opened)
+    if is_loaded:
+        _load(opened)
+    lost, lost_metadata = carried.left_out(opened, _stored_mode(opened))
+    if overrides is None or any(overrides.get(key, "kept") for key in ("exif", "xmp")):
+        lost += lost_metadata
+    if lost:
+        warnings.warn(f"a .vaec file has no place for {', '.join(lost)}", UserWarning, stacklevel=stacklevel)
 
 
 def to_image(samples: Samples, metadata: Mapping[str, bytes]) -> Image.Image:
@@ -171,10 +247,19 @@ def pad_edge(samples: Samples, multiple: int) -> Samples:
 
 
 def reduced(samples: Samples, scale: int) -> Samples:
-    """The means of blocks of scale x scale pixels; at the right and bottom edges the picture goes on as it ends."""
+    """The means of blocks of scale x scale pixels; at the right and bottom edges the picture goes on as it ends.
+
+    Colours count as much as their alpha: what is transparent has some colour, too, and nobody has seen it.
+    """
     padded = pad_edge(samples, scale)
     height, width, channels = padded.shape
-    means = padded.reshape(height // scale, scale, width // scale, scale, channels).mean((1, 3), dtype=np.float32)
+    blocks = padded.reshape(height // scale, scale, width // scale, scale, channels)
+    means = blocks.mean((1, 3), dtype=np.float32)
+    if channels in (2, 4):
+        alpha = blocks[..., -1:].astype(np.float32)
+        weights = alpha.sum((1, 3))
+        shown = (blocks[..., :-1] * alpha).sum((1, 3)) / np.maximum(weights, 1)
+        means[..., :-1] = np.where(weights > 0, shown, means[..., :-1])
     return means.round().astype(np.uint8)
 
 
@@ -228,18 +313,21 @@ def flatten_alpha(image: Image.Image, background: str | tuple[int, ...]) -> Imag
     Raises:
         VaecImageError: the background is not an opaque colour (BACKGROUND), or the image as in `to_samples`.
     """
-    colour = _opaque_colour(background)
+    paint = _opaque_colour(background)
+    _examine(image)
     _load(image)
     stored_mode = _stored_mode(image)
     if stored_mode not in _ALPHA_MODE.values():
         return image
     source = _converted(image, stored_mode)
-    is_grey = stored_mode == "LA" and len(set(colour)) == 1
-    flat = Image.new("L" if is_grey else "RGB", image.size, colour[0] if is_grey else colour)
-    flat.paste(source.convert(flat.mode), mask=source.getchannel("A"))
-    metadata = metadata_of(image)
-    if stored_mode == "LA" and not is_grey:
-        metadata.pop("icc_profile", None)
+    is_grey = stored_mode == "LA" and len(set(paint)) == 1
+    flat = Image.new("L" if is_grey else "RGB", image.size, paint[0] if is_grey else paint)
+    metadata, opaque = without_thumbnails(metadata_of(image)), None
+    if stored_mode == "LA" and not is_grey and (icc_profile := metadata.pop("icc_profile", b"")):
+        from vaecodec.pictures import colour
+
+        opaque = colour.to_srgb(source.getchannel("L"), icc_profile)
+    flat.paste(opaque or source.convert(flat.mode), mask=source.getchannel("A"))
     flat.info = {key: image.info[key] for key in image.info.keys() - {"transparency", *METADATA_KEYS}}
     flat.info.update(as_info(metadata))
     return flat
@@ -262,6 +350,28 @@ def _reading() -> Iterator[None]:
 def _load(image: Image.Image) -> None:
     with _reading():
         image.load()
+
+
+def _examine(image: Image.Image) -> None:
+    """Looks into the file of an image while that is open, and refuses what Pillow would cut to 8 bits."""
+    if not isinstance(image, ImageFile.ImageFile):
+        return
+    from vaecodec.pictures import originals
+
+    original = originals.look(image)
+    if original.is_too_deep and not _is_deep_mode(image.mode):  # of which `_stored_mode` tells
+        message = f"the file has {original.bits} bits a sample, must have 8: convert it (magick IN -depth 8 OUT)"
+        raise VaecImageError(f"{message}, or pass image.copy(), which Pillow has cut to 8", code="BIT_DEPTH")
+
+
+def _may_carry(image: Image.Image) -> bool:
+    """Whether there may be more than pixels: it is a file's, or something was put into `info` or `getexif()`."""
+    is_file = isinstance(image, ImageFile.ImageFile)
+    return is_file or bool(image.info) or getattr(image, "_exif", None) is not None
+
+
+def _is_deep_mode(mode: str) -> bool:
+    return mode in ("I", "F") or mode.startswith("I;")
 
 
 def _no_pixels(width: int, height: int) -> VaecImageError:
@@ -296,8 +406,10 @@ def _from_array(array: npt.NDArray[Any], *, channel_axis: int) -> Samples:
 def _stored_mode(image: Image.Image) -> str:
     """Names the mode of `MODES` that holds everything of a loaded image."""
     mode = image.mode
-    if mode in ("I", "F") or mode.startswith("I;"):
-        hint = "scale to 0..255 first, e.g. Image.fromarray((numpy.asarray(image) / 257).round().astype(numpy.uint8))"
+    if _is_deep_mode(mode):
+        hint = "scale to 0..255 first, round, and convert to uint8"
+        if mode.startswith("I;16"):
+            hint += ": Image.fromarray((numpy.asarray(image) / 257).round().astype(numpy.uint8)) if 65535 is white"
         raise VaecImageError(f"image mode is {mode}, must have 8 bits a sample: {hint}", code="BIT_DEPTH")
     if mode not in _STORED_MODE:
         raise VaecImageError(f"image mode is {mode}, must be one of {', '.join(_STORED_MODE)}", code="MODE")
@@ -324,6 +436,17 @@ def _converted(image: Image.Image, mode: str) -> Image.Image:
         return image
     # Pillow writes info["transparency"] into the palette of the image that it converts.
     source = image.copy() if image.mode == "P" else image
+    if image.mode == "CMYK" and (icc_profile := image.info.get("icc_profile")):
+        from vaecodec.pictures import colour
+
+        converted = colour.to_srgb(image, icc_profile)
+        if converted is not None:
+            return converted
+    if image.mode == "L" and image.format == "PNG" and isinstance(image.info.get("transparency"), int):
+        from vaecodec.pictures import originals
+
+        source = image.copy()  # Pillow spreads grey levels of few bits over 0..255, but not the transparent one
+        source.info["transparency"] *= 255 // (2 ** min(8, originals.look(image).bits) - 1)
     try:
         return source.convert(mode)
     except (ValueError, TypeError, ImportError, ImageCms.PyCMSError) as error:

@@ -24,8 +24,15 @@ _LENGTH = struct.Struct(">I")
 _SIZE = struct.Struct(">II")
 
 
-def metadata_of(path: str | os.PathLike[str], channels: int) -> dict[str, bytes]:
+def metadata_of(
+    path: str | os.PathLike[str], channels: int, overrides: Mapping[str, object] | None = None
+) -> dict[str, bytes]:
     """Metadata of a PNG file as `pixels.metadata_of` gives it, before or behind its pixels, which are skipped.
+
+    Args:
+        path: of the file.
+        channels: of its samples, of 8 bits.
+        overrides: as for `pixels.tell_losses`, which warns here.
 
     Raises:
         VaecImageError: (READ) the file is damaged.
@@ -42,7 +49,9 @@ def metadata_of(path: str | os.PathLike[str], channels: int) -> dict[str, bytes]
             else:
                 small.write(chunk)
     small.seek(0)
-    return pixels.metadata_of(pixels.open_image(small))
+    image = pixels.open_image(small)
+    pixels.tell_losses(image, overrides, stacklevel=7)
+    return pixels.metadata_of(image)
 
 
 class PngSink:

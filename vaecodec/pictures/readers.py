@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,13 +17,14 @@ from vaecodec.pictures.rows import ArrayRows, Rows
 Source = pixels.Source | Any
 
 
-def open_rows(source: Source, *, max_pixels: int | None) -> Rows:
+def open_rows(source: Source, *, max_pixels: int | None, overrides: Mapping[str, object] | None = None) -> Rows:
     """Opens a picture; its pixels are read later, and by rows if it can be.
 
     Args:
         source: what `pixels.open_source` takes; besides, anything with `shape`, `dtype` and slices of rows that become
             arrays: memory-mapped arrays, and those of zarr and h5py; and `Rows` themselves.
         max_pixels: as for `records.check_size`.
+        overrides: as for `pixels.tell_losses`, which warns here.
 
     Returns:
         Its rows. PGM and PPM with 8 bits, and arrays, need no memory of their own. PNG, JPEG and TIFF of more than 16
@@ -32,7 +34,7 @@ def open_rows(source: Source, *, max_pixels: int | None) -> Rows:
         VaecError, OSError: as `pixels.open_source`, `records.check_size`, `pixels.to_samples`.
     """
     if isinstance(source, str | os.PathLike):
-        return _open_file(os.fspath(source), max_pixels)
+        return _open_file(source, max_pixels, overrides)
     if isinstance(source, Rows):
         return _checked(source, max_pixels)
     if _is_array_like(source):
@@ -40,19 +42,33 @@ def open_rows(source: Source, *, max_pixels: int | None) -> Rows:
     opened = pixels.open_source(source)
     records.check_size(*pixels.size_of(opened), max_pixels=max_pixels)
     if isinstance(opened, Image.Image):
-        return ArrayRows(pixels.to_samples(opened), pixels.metadata_of(opened))
+        rows = ArrayRows(pixels.to_samples(opened), pixels.metadata_of(opened))
+        pixels.tell_losses(opened, overrides, stacklevel=4)
+        return rows
     return ArrayRows(opened)
 
 
-def _open_file(path: str, max_pixels: int | None) -> Rows:
+def _open_file(path: str | os.PathLike[str], max_pixels: int | None, overrides: Mapping[str, object] | None) -> Rows:
+    file = pixels.seekable(path)
+    if not isinstance(file, str | os.PathLike):  # a pipe: memory has all of it
+        return _open_file_with_pillow(pixels.open_image(file), max_pixels, overrides)
+    name = os.fspath(file)
     with contextlib.suppress(VaecImageError):
-        return _checked(PnmRows(path), max_pixels)
-    image = pixels.open_image(path)
+        return _checked(PnmRows(name), max_pixels)
+    image = pixels.open_image(name)
+    is_big = image.width * image.height >= pillow.BIG_PX
+    return _open_file_with_pillow(image, max_pixels, overrides, vips_path=name if is_big else None)
+
+
+def _open_file_with_pillow(
+    image: Image.Image, max_pixels: int | None, overrides: Mapping[str, object] | None, vips_path: str | None = None
+) -> Rows:
+    """The rows of an image that is closed when it is not needed, or of its file, if libvips reads that."""
     try:
         records.check_size(*image.size, max_pixels=max_pixels)
-        by_rows = vips.open_rows(path, image) if image.width * image.height >= pillow.BIG_PX else None
+        by_rows = vips.open_rows(vips_path, image, overrides) if vips_path else None
         if by_rows is None:
-            return pillow.rows_of(image)
+            return pillow.rows_of(image, overrides)
     except BaseException:
         image.close()
         raise

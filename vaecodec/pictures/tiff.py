@@ -19,6 +19,14 @@ ZLIB_LEVEL = 3
 _DEFLATE = 8
 _DIFFERENCES = 2  # predictor: each sample less that of the pixel before it
 _NOT_PREMULTIPLIED = 2
+_INTEROP = 0xA005
+# What lays out a file other than this one, or points to places in it: strips, tiles, tables, further directories,
+# thumbnails; and what says of samples what these are not.
+_PLACES = {
+    254, 255, 259, 263, 264, 265, 266, 273, 279, 280, 281, 288, 289, 290, 291, 292, 293, 297, 301, 317, 318, 319, 320,
+    321, 322, 323, 324, 325, 330, 332, 333, 334, 336, 338, 339, 340, 341, 342, 347, 512, 513, 514, 515, 517, 518, 519,
+    520, 521, 529, 530, 531, 532, 34377, 37724, 50740,
+}  # fmt: skip
 
 
 class TiffSink:
@@ -77,6 +85,11 @@ class TiffSink:
         self._rows = self._rows[:0]
 
 
+def _directory(exif: Image.Exif, tag: int) -> dict[int, object]:
+    """A directory below the first one; where that says at what place of its old file another one is, without that."""
+    return {key: value for key, value in exif.get_ifd(tag).items() if key != _INTEROP}
+
+
 def _tags(shape: tuple[int, int, int], metadata: Mapping[str, bytes]) -> TiffImagePlugin.ImageFileDirectory_v2:
     """The directory but for the places of the strips."""
     height, width, channels = shape
@@ -84,7 +97,10 @@ def _tags(shape: tuple[int, int, int], metadata: Mapping[str, bytes]) -> TiffIma
     exif = Image.Exif()
     exif.load(metadata.get("exif", b""))
     for tag in exif:
-        tags[tag] = exif.get_ifd(tag) if tag in TiffTags.TAGS_V2_GROUPS else exif[tag]
+        if tag in TiffTags.TAGS_V2_GROUPS:
+            tags[tag] = _directory(exif, tag)
+        elif tag not in _PLACES:
+            tags[tag] = exif[tag]
     for name, tag in (("icc_profile", TiffImagePlugin.ICCPROFILE), ("xmp", TiffImagePlugin.XMP)):
         if name in metadata:
             tags[tag] = metadata[name]

@@ -4,14 +4,14 @@ Only files of which libvips is known to give the very samples that Pillow gives;
 """
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from typing import Any
 
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
 from vaecodec.errors import VaecImageError
-from vaecodec.pictures import metadata, pixels, png
+from vaecodec.pictures import pixels, png
 from vaecodec.pictures.rows import Samples, SequentialRows
 
 BLOCK_ROWS = 64
@@ -48,12 +48,13 @@ class VipsRows(SequentialRows):
             raise VaecImageError(f"the picture cannot be read, it is damaged ({reason})", code="READ") from error
 
 
-def open_rows(path: str, image: Image.Image) -> VipsRows | None:
+def open_rows(path: str, image: Image.Image, overrides: Mapping[str, object] | None = None) -> VipsRows | None:
     """The rows of a picture file; None if libvips is not there, or is not known to see what Pillow sees in it.
 
     Args:
         path: of the file.
         image: the same, opened by Pillow and not loaded.
+        overrides: as for `pixels.tell_losses`, which warns here.
 
     Raises:
         VaecImageError: (READ) the file is damaged.
@@ -74,8 +75,11 @@ def open_rows(path: str, image: Image.Image) -> VipsRows | None:
     if (opened.height, opened.width, opened.bands) != shape or opened.format != "uchar":
         return None
     if image.format == "PNG":
-        return VipsRows(path, shape, png.metadata_of(path, shape[2]))
-    return VipsRows(path, shape, metadata.carried_metadata(image, image.mode))
+        return VipsRows(path, shape, png.metadata_of(path, shape[2], overrides))
+    from vaecodec.pictures import carried  # deferred, as by `pixels`
+
+    pixels.tell_losses(image, overrides, is_loaded=False, stacklevel=6)
+    return VipsRows(path, shape, carried.carried_metadata(image, image.mode))
 
 
 def _opened(path: str) -> Any:

@@ -10,7 +10,8 @@ from PIL import Image
 
 from vaecodec.errors import VaecImageError
 from vaecodec.pictures import pillow
-from vaecodec.pictures.metadata import METADATA_KEYS
+from vaecodec.pictures.metadata import METADATA_KEYS, NAMES
+from vaecodec.pictures.pillow import LOSSY_FORMATS as LOSSY_FORMATS
 from vaecodec.pictures.png import PngSink
 from vaecodec.pictures.pnm import PnmSink
 from vaecodec.pictures.rows import Samples
@@ -52,18 +53,25 @@ def open_sink(file: BinaryIO, format: str, shape: tuple[int, int, int], metadata
     if format == "PNG" and is_big:
         return PngSink(file, shape, metadata)
     if format == "PPM" and is_big and shape[2] in (1, 3):
+        pillow.tell_lost(format, [NAMES[key] for key in METADATA_KEYS if key in metadata])
         return PnmSink(file, shape)
     return pillow.PillowSink(file, shape, metadata, format)
 
 
-def save(image: Image.Image, file: BinaryIO, format: str) -> None:
+def save(image: Image.Image, file: BinaryIO, format: str, *, quality: int | None = None) -> None:
     """Writes a picture in memory, of a mode that is stored, as `open_sink` says, with the metadata in its `info`.
+
+    Args:
+        image: the picture.
+        file: where to.
+        format: Pillow's name of it.
+        quality: of one of `LOSSY_FORMATS`, 1 to 100.
 
     Raises:
         VaecImageError: (SAVE) the format cannot hold the picture.
     """
     if format != "TIFF":
-        pillow.save(image, file, format)
+        pillow.save(image, file, format, quality=quality)
         return
     samples = np.atleast_3d(np.asarray(image))
     sink = TiffSink(file, samples.shape, {key: image.info[key] for key in METADATA_KEYS if key in image.info})
@@ -88,6 +96,9 @@ def format_of(target: object) -> str:
         VaecImageError: (SUFFIX) Pillow writes no such format, or the target is no path.
     """
     name = os.fspath(target) if isinstance(target, str | os.PathLike) else ""
+    from vaecodec.pictures import originals  # deferred, as by `pixels`
+
+    originals.register_for(name)
     suffix = os.path.splitext(name)[1].lower()
     format = Image.registered_extensions().get(suffix)
     if format not in Image.SAVE or format == "VAEC":

@@ -22,16 +22,48 @@ _SPOOL_BYTES = 8 << 20  # what most pictures need, so that these never touch the
 
 
 def write_whole(
-    path: str | os.PathLike[str], data: bytes, *, overwrite: bool = True, times_ns: tuple[int, int] | None = None
+    path: str | os.PathLike[str],
+    data: bytes,
+    *,
+    overwrite: bool = True,
+    times_ns: tuple[int, int] | None = None,
+    mode: int | None = None,
 ) -> None:
     """Writes a file under its name as a whole, or not at all: as `writing`, of bytes that are at hand."""
-    with writing(path, overwrite=overwrite, times_ns=times_ns) as file:
+    with writing(path, overwrite=overwrite, times_ns=times_ns, mode=mode) as file:
         file.write(data)
+
+
+def path_of(source: object) -> str | None:
+    """The path of the file that a source is, or is read from: a path, an open file, an image, a mapped array."""
+    found = source if isinstance(source, str | os.PathLike) else None
+    for name in ("filename", "name"):
+        found = getattr(source, name, None) if found is None else found
+    if not isinstance(found, str | os.PathLike):
+        return None
+    path = os.fspath(found)
+    return path if isinstance(path, str) and os.path.isfile(path) else None
+
+
+def mode_of(source: object) -> int | None:
+    """Permissions of the file that a source is read from, for what is made of it; None if it is none."""
+    path = path_of(source)
+    return None if path is None else stat.S_IMODE(os.stat(path).st_mode)
+
+
+def is_same(source: object, target: object) -> bool:
+    """Whether both are one file, under whatever names."""
+    paths = path_of(source), path_of(target)
+    return None not in paths and os.path.samefile(*paths)  # type: ignore[arg-type]
 
 
 @contextlib.contextmanager
 def writing(
-    path: str | os.PathLike[str], *, overwrite: bool = True, times_ns: tuple[int, int] | None = None
+    path: str | os.PathLike[str],
+    *,
+    overwrite: bool = True,
+    times_ns: tuple[int, int] | None = None,
+    mode: int | None = None,
 ) -> Iterator[BinaryIO]:
     """A file to write that stands under its name, as a whole, when the block ends; if that raises, not at all.
 
@@ -43,6 +75,8 @@ def writing(
         path: the file.
         overwrite: whether a file of that name may be replaced.
         times_ns: access and modification time to give it, in nanoseconds since 1970.
+        mode: permissions of a new file, as far as the process gives any: those of the file from which it is made, so
+            that a private picture stays private. Its owner may always write it.
 
     Yields:
         The open file; it can be moved in and cut short, not read.
@@ -63,6 +97,9 @@ def writing(
                     continue
                 if path.exists():
                     os.chmod(temporary, stat.S_IMODE(path.stat().st_mode))  # before there is anything to read in it
+                elif mode is not None:
+                    given = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+                    os.chmod(temporary, given & (mode | stat.S_IWUSR))
                 yield file
                 _settle(file, times_ns)
                 _rename(temporary, path, overwrite=overwrite)

@@ -41,6 +41,9 @@ class Arrays(Protocol):
     def take(self, samples: Samples | Array, engine: Engine | None) -> Any:
         """Samples, of numpy or of the engine, as such an array."""
 
+    def reduced(self, samples: Any, scale: int) -> Any:
+        """As `pixels.reduced`, of such an array of a picture with alpha."""
+
 
 class NumpyArrays:
     """Pictures as arrays in the computer's memory."""
@@ -52,6 +55,10 @@ class NumpyArrays:
     def take(self, samples: Samples | Array, engine: Engine | None) -> Samples:
         """Samples from wherever they are."""
         return samples if isinstance(samples, np.ndarray) or engine is None else engine.to_numpy(samples)
+
+    def reduced(self, samples: Samples, scale: int) -> Samples:
+        """As `pixels.reduced`."""
+        return reduced(samples, scale)
 
 
 class _Read(NamedTuple):
@@ -206,7 +213,32 @@ class Decoder:
             for each in row:
                 number = len(self.grid.boxes) + each.number
                 self._paint([_Read(number, self.tiles[number])], band)
+                if self.scale > 1 and each.tile and self._is_partly_transparent(number):
+                    self._paint_by_alpha(each.number, band)
         return band
+
+    def _is_partly_transparent(self, number: int) -> bool:
+        """Whether a tile of alpha has several values: then colours of a preview count as much as their alpha."""
+        tile = self.tiles[number]
+        if tile is None or tile.mode == TileMode.SOLID:
+            return False
+        try:
+            alpha = decode_plain(tile, self._box(number))
+        except VaecCorruptError:  # told where it is painted
+            return False
+        return bool((alpha != alpha[0, 0]).any())
+
+    def _paint_by_alpha(self, number: int, band: Any) -> None:
+        """Puts a tile into the band as it is reduced from its full size, which a map from latents cannot do."""
+        box, errors = self.grid.boxes[number], list[VaecError]()
+        whole = Decoder(
+            self.tiles, self.header, self.engine, report=errors.append, window=Rect.of(box), arrays=self.arrays
+        )
+        samples = self.arrays.reduced(whole.picture(), self.scale)
+        if errors:  # beside it, or in what the preview did without: it stays as it is
+            return
+        left, (height, width) = (box.left - self.window.left) // self.scale, samples.shape[:2]
+        band[:height, left : left + width] = samples
 
     def _paint(self, span: Sequence[_Read], band: Any) -> None:
         """Puts what neighbouring tiles of a plane show into the band of their row."""

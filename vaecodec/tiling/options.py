@@ -28,6 +28,7 @@ class Attempt(NamedTuple, Generic[File]):
     psnr_db: Callable[[], float]
     ssimulacra2: Callable[[], float]
     pixels: int
+    metadata_bytes: int = 0
 
 
 Encode = Callable[[int], Attempt[File]]
@@ -69,9 +70,10 @@ class SizeTarget:
             else:
                 high = quality - 1
         if best is None:
-            raise VaecTargetError(
-                f"the smallest file has {smallest:.6g} {self.unit}, {self.limit:.6g} were asked for", code="TARGET_SIZE"
-            )
+            message = f"the smallest file has {smallest:.6g} {self.unit}, {self.limit:.6g} were asked for"
+            if attempt.metadata_bytes:
+                message += f"; {attempt.metadata_bytes:,} bytes of it are metadata: drop some (--strip, exif=None)"
+            raise VaecTargetError(message, code="TARGET_SIZE")
         return best.data
 
     def _size(self, attempt: Attempt[File]) -> float:
@@ -129,6 +131,8 @@ def rate_goal(
     if not given:
         return FixedQuality(DEFAULT_QUALITY)
     (name, value), = given.items()  # fmt: skip
+    if name == "quality" and (isinstance(value, bool) or not hasattr(value, "__float__") or not 1 <= value < math.inf):
+        raise VaecImageError(f"quality is {value!r}, allowed are whole numbers 1..100", code="ARGUMENT")
     if isinstance(value, bool) or not hasattr(value, "__float__") or not math.isfinite(value) or value <= 0:
         raise VaecImageError(f"{name} is {value!r}, expected a positive number", code="ARGUMENT")
     if name == "quality":

@@ -1,6 +1,7 @@
 """Where pictures come from and .vaec files go: a folder, or a place in an object store that fsspec knows."""
 
 import functools
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -47,7 +48,8 @@ class Place:
                 del folders[name]
             inside = parent.removeprefix(self.root).strip("/")
             for name, facts in found.items():
-                if name and not name.startswith("."):  # some stores list the folder itself under no name
+                is_hidden = not name or name.startswith(".")  # some stores list the folder itself under no name
+                if not is_hidden and not self._may_wait(f"{parent}/{name}"):
                     yield f"{inside}/{name}".lstrip("/"), facts["size"]
 
     def read(self, name: str) -> bytes:
@@ -67,6 +69,10 @@ class Place:
             write_whole(path, data)
         else:
             self.files.pipe_file(path, data)
+
+    def _may_wait(self, path: str) -> bool:
+        """Whether this is a pipe or a device, which may keep its reader waiting for ever."""
+        return isinstance(self.files, LocalFileSystem) and os.path.exists(path) and not os.path.isfile(path)
 
     def _path(self, name: str) -> str:
         return f"{self.root}/{name}"

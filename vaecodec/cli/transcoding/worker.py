@@ -84,10 +84,9 @@ class Transcoder:
         content = self.work.source.read(job.path)
         with _open(content) as image:
             records.check_size(*image.size, max_pixels=self.work.max_pixels)
-            if getattr(image, "is_animated", False) and image.format != "MPO":  # a photo that holds its own preview
-                warnings.warn("only the first of its frames is taken", UserWarning, stacklevel=2)
             samples = pixels.to_samples(image)
             metadata: dict[str, Any] = {**pixels.metadata_of(image)}
+            pixels.tell_losses(image)
         data = self.codec.encode(samples, self.work.quality, max_pixels=self.work.max_pixels, **metadata)
         header = container.read_info(io.BytesIO(data), max_pixels=None).header
         psnr_db = self._psnr_db(samples, data)  # before anything is written: it is also the check that the file decodes
@@ -113,7 +112,7 @@ class Transcoder:
 
 def _open(content: bytes) -> Image.Image:
     try:
-        return Image.open(io.BytesIO(content))
+        return pixels.open_image(io.BytesIO(content))
     except UnidentifiedImageError as error:
         raise VaecImageError("not a picture that Pillow can read", code="INPUT") from error
     except Image.DecompressionBombError as error:

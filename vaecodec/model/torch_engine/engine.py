@@ -156,6 +156,20 @@ class TorchArrays:
         return torch.tensor(samples, device=self._device)  # a copy: some samples may not be written to
 
     @staticmethod
+    def reduced(samples: Tensor, scale: int) -> Tensor:
+        """As `pictures.pixels.reduced`, bit by bit, of a picture with alpha."""
+        rows, columns = (
+            torch.arange(-(-side // scale) * scale, device=samples.device).clamp(max=side - 1)
+            for side in samples.shape[:2]
+        )
+        blocks = samples[rows][:, columns].float().unflatten(1, (-1, scale)).unflatten(0, (-1, scale))
+        means, alpha = blocks.mean((1, 3)), blocks[..., -1:]
+        weights = alpha.sum((1, 3))
+        shown = (blocks[..., :-1] * alpha).sum((1, 3)) / weights.clamp(min=1)
+        means[..., :-1] = torch.where(weights > 0, shown, means[..., :-1])
+        return means.round().to(torch.uint8)
+
+    @staticmethod
     def by_channels(picture: Tensor) -> Tensor:
         """A picture [H, W, C] as [C, H, W]."""
         return picture.permute(2, 0, 1).contiguous()

@@ -24,8 +24,28 @@ static inline Ints leaky(Ints x) { return x; }
 
 constexpr size_t CHUNK_BYTES = 256 << 10;  // of weights that stay in the second cache while positions pass
 
+// A vector of one value, whatever its bits are.
+template <bool PAIRS, class T>
+static inline typename VectorOf<T>::type all_of(const T* value) {
+    if constexpr (PAIRS) {
+        int32_t bits;
+        memcpy(&bits, value, sizeof bits);
+        return (typename VectorOf<T>::type)splat(bits);
+    } else {
+        return splat(*value);
+    }
+}
+
+template <bool PAIRS, class V>
+static inline V accumulate(V a, V b, V sum) {
+#if defined(VAEC_BFLOAT16)
+    if constexpr (PAIRS) return dot(a, b, sum);
+#endif
+    return fma(a, b, sum);
+}
+
 // A tile of ROWS positions by VECTORS vectors of outputs, of which `width` are stored.
-template <class T, int ROWS, int VECTORS>
+template <class T, int ROWS, int VECTORS, bool PAIRS>
 static inline void tile(const T* a, size_t a_stride, size_t inputs, const T* w, size_t w_stride, const T* bias, bool add,
                         After after, T* c, size_t c_stride, size_t width) {
     typedef typename VectorOf<T>::type V;
@@ -59,9 +79,9 @@ static inline void tile(const T* a, size_t a_stride, size_t inputs, const T* w, 
         for (int v = 0; v < VECTORS; ++v) b[v] = load<V>(w + v * N);
 #pragma GCC unroll 16
         for (int m = 0; m < ROWS; ++m) {
-            V x = splat(a[m * a_stride + k]);
+            V x = all_of<PAIRS>(a + m * a_stride + k);
 #pragma GCC unroll 16
-            for (int v = 0; v < VECTORS; ++v) sum[m][v] = fma(x, b[v], sum[m][v]);
+            for (int v = 0; v < VECTORS; ++v) sum[m][v] = accumulate<PAIRS>(x, b[v], sum[m][v]);
         }
     }
 #pragma GCC unroll 16
@@ -85,7 +105,7 @@ static inline void tile(const T* a, size_t a_stride, size_t inputs, const T* w, 
 static inline size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 
 // A panel over ROWS positions.
-template <class T, int ROWS>
+template <class T, int ROWS, bool PAIRS>
 static void panel(const T* a, size_t a_stride, size_t inputs, const T* w, size_t w_width, const T* bias, bool add,
                   After after, T* c, size_t c_stride, size_t width) {
     constexpr size_t N = VECTOR_BYTES / sizeof(T), FULL = TILE_VECTORS * N;
@@ -93,11 +113,11 @@ static void panel(const T* a, size_t a_stride, size_t inputs, const T* w, size_t
         const T* start = bias ? bias + at : nullptr;
         size_t left = smaller(width - at, w_width - at);
         if (w_width - at >= FULL) {
-            tile<T, ROWS, TILE_VECTORS>(a, a_stride, inputs, w + at, w_width, start, add, after, c + at, c_stride,
+            tile<T, ROWS, TILE_VECTORS, PAIRS>(a, a_stride, inputs, w + at, w_width, start, add, after, c + at, c_stride,
                                         smaller(left, FULL));
             at += FULL;
         } else {
-            tile<T, ROWS, TILE_VECTORS / 2>(a, a_stride, inputs, w + at, w_width, start, add, after, c + at, c_stride,
+            tile<T, ROWS, TILE_VECTORS / 2, PAIRS>(a, a_stride, inputs, w + at, w_width, start, add, after, c + at, c_stride,
                                             smaller(left, FULL / 2));
             at += FULL / 2;
         }
@@ -105,11 +125,11 @@ static void panel(const T* a, size_t a_stride, size_t inputs, const T* w, size_t
 }
 
 // The same with values and their gates: what is stored is value * sigmoid(gate).
-template <int ROWS>
+template <int ROWS, bool PAIRS>
 static void gated_panel(const float* a, size_t a_stride, size_t inputs, const float* w, const float* bias, float* c,
                         size_t c_stride, size_t width) {
     float both[ROWS * PANEL];
-    panel<float, ROWS>(a, a_stride, inputs, w, PANEL, bias, false, After::none, both, PANEL, PANEL);
+    panel<float, ROWS, PAIRS>(a, a_stride, inputs, w, PANEL, bias, false, After::none, both, PANEL, PANEL);
     for (int m = 0; m < ROWS; ++m) {
         float out[PANEL / 2];
         for (size_t at = 0; at < PANEL / 2; at += LANES) {
@@ -120,7 +140,7 @@ static void gated_panel(const float* a, size_t a_stride, size_t inputs, const fl
     }
 }
 
-template <class T, int ROWS>
+template <class T, int ROWS, bool PAIRS>
 static void panels(const T* a, size_t a_stride, const Matrix<T>& w, size_t first, size_t last, size_t outputs, bool add,
                    After after, T* c, size_t c_stride) {
     const size_t step = w.gated ? PANEL / 2 : PANEL;
@@ -131,15 +151,15 @@ static void panels(const T* a, size_t a_stride, const Matrix<T>& w, size_t first
         const T* bias = w.bias ? w.bias + p * PANEL : nullptr;
         if constexpr (T(0.5f) != T(0) && sizeof(T) == sizeof(float)) {
             if (w.gated) {
-                gated_panel<ROWS>(a, a_stride, w.inputs, data, bias, c + p * step, c_stride, width);
+                gated_panel<ROWS, PAIRS>(a, a_stride, w.inputs, data, bias, c + p * step, c_stride, width);
                 continue;
             }
         }
-        panel<T, ROWS>(a, a_stride, w.inputs, data, w_width, bias, add, after, c + p * step, c_stride, width);
+        panel<T, ROWS, PAIRS>(a, a_stride, w.inputs, data, w_width, bias, add, after, c + p * step, c_stride, width);
     }
 }
 
-template <class T>
+template <class T, bool PAIRS = false>
 static void product(const T* a, size_t a_stride, size_t positions, const Matrix<T>& w, size_t outputs, bool add,
                     After after, T* c, size_t c_stride) {
     const size_t step = w.gated ? PANEL / 2 : PANEL, count = (outputs + step - 1) / step;
@@ -149,17 +169,17 @@ static void product(const T* a, size_t a_stride, size_t positions, const Matrix<
         const size_t last = smaller(first + chunk, count);
         size_t m = 0;
         for (; m + TILE_ROWS <= positions; m += TILE_ROWS)
-            panels<T, TILE_ROWS>(a + m * a_stride, a_stride, w, first, last, outputs, add, after, c + m * c_stride, c_stride);
+            panels<T, TILE_ROWS, PAIRS>(a + m * a_stride, a_stride, w, first, last, outputs, add, after, c + m * c_stride, c_stride);
         for (; m + TILE_ROWS / 2 <= positions; m += TILE_ROWS / 2)
-            panels<T, TILE_ROWS / 2>(a + m * a_stride, a_stride, w, first, last, outputs, add, after, c + m * c_stride,
+            panels<T, TILE_ROWS / 2, PAIRS>(a + m * a_stride, a_stride, w, first, last, outputs, add, after, c + m * c_stride,
                                      c_stride);
         if constexpr (TILE_ROWS > 6)
             for (; m + TILE_ROWS / 4 <= positions; m += TILE_ROWS / 4)
-                panels<T, TILE_ROWS / 4>(a + m * a_stride, a_stride, w, first, last, outputs, add, after,
+                panels<T, TILE_ROWS / 4, PAIRS>(a + m * a_stride, a_stride, w, first, last, outputs, add, after,
                                          c + m * c_stride, c_stride);
         if constexpr (TILE_ROWS > 2)
             for (; m < positions; ++m)
-                panels<T, 1>(a + m * a_stride, a_stride, w, first, last, outputs, add, after, c + m * c_stride, c_stride);
+                panels<T, 1, PAIRS>(a + m * a_stride, a_stride, w, first, last, outputs, add, after, c + m * c_stride, c_stride);
     }
 }
 
@@ -167,6 +187,30 @@ static void product_float(const float* a, size_t a_stride, size_t positions, con
                           bool add, After after, float* c, size_t c_stride) {
     product<float>(a, a_stride, positions, w, outputs, add, after, c, c_stride);
 }
+#if defined(VAEC_BFLOAT16)
+static void pairs_product(const float* a, size_t a_stride, size_t positions, const Matrix<float>& w, size_t outputs, bool add,
+                          After after, float* c, size_t c_stride) {
+    product<float, true>(a, a_stride, positions, w, outputs, add, after, c, c_stride);
+}
+static void to_pairs(const float* x, size_t n, float* pairs) {
+    char* to = (char*)pairs;
+    for (size_t i = 0; i < n; i += LANES) {
+        float part[LANES] = {};
+        const size_t left = smaller(n - i, LANES);
+        const float* from = x + i;
+        if (left < (size_t)LANES) from = (const float*)memcpy(part, from, left * sizeof(float));
+        const __m256bh narrow = _mm512_cvtneps_pbh((__m512)load<Floats>(from));
+        memcpy(to + 2 * i, &narrow, 2 * left);
+    }
+}
+static void (*const product_bfloat16)(const float*, size_t, size_t, const Matrix<float>&, size_t, bool, After, float*,
+                                      size_t) = pairs_product;
+static void (*const to_bfloat16)(const float*, size_t, float*) = to_pairs;
+#else
+static void (*const product_bfloat16)(const float*, size_t, size_t, const Matrix<float>&, size_t, bool, After, float*,
+                                      size_t) = nullptr;
+static void (*const to_bfloat16)(const float*, size_t, float*) = nullptr;
+#endif
 static void product_double(const double* a, size_t a_stride, size_t positions, const Matrix<double>& w, size_t outputs,
                            double* c, size_t c_stride) {
     product<double>(a, a_stride, positions, w, outputs, false, After::none, c, c_stride);
@@ -354,7 +398,7 @@ static void finish_double(const double* sums, const int64_t* constant, size_t n,
 #define NAME(level) NAME_OF(level)
 extern const vaec::Kernels kernels;
 const vaec::Kernels kernels = {
-    NAME(VAEC_LEVEL), product_float, product_double, product_pairs, depthwise, exp_all, silu, softplus_all, add_product,
+    NAME(VAEC_LEVEL), product_float, product_bfloat16, to_bfloat16, product_double, product_pairs, depthwise, exp_all, silu, softplus_all, add_product,
     scale, dequantize, artefact, smooth_rows, to_bytes, finish_pairs, finish_double,
 };
 

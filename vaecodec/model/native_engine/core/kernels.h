@@ -31,6 +31,11 @@ struct Kernels {
     // `outputs` outputs. Gated: value * sigmoid(gate).
     void (*product)(const float* a, size_t a_stride, size_t positions, const Matrix<float>& w, size_t outputs, bool add,
                     After after, float* c, size_t c_stride);
+    // The same of pairs of bfloat16, which float sums keep apart: `a` and `w` have half as many inputs, of two each. Null
+    // where the instruction set has none. Other sums than of float: for encoders, who may choose as they like.
+    void (*product_bfloat16)(const float* a, size_t a_stride, size_t positions, const Matrix<float>& w, size_t outputs,
+                             bool add, After after, float* c, size_t c_stride);
+    void (*to_bfloat16)(const float* x, size_t n, float* pairs);  // n even; likewise
     void (*product_double)(const double* a, size_t a_stride, size_t positions, const Matrix<double>& w, size_t outputs,
                            double* c, size_t c_stride);
     void (*product_pairs)(const int32_t* a, size_t a_stride, size_t positions, const Matrix<int32_t>& w, size_t outputs,

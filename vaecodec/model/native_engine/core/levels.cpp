@@ -9,6 +9,7 @@ DECLARE(baseline)
 #if defined(__x86_64__)
 DECLARE(avx2)
 DECLARE(avx512)
+DECLARE(avx512_bf16)
 #elif defined(__aarch64__)
 DECLARE(neon)
 #endif
@@ -18,7 +19,7 @@ namespace vaec {
 static const Kernels* const LEVELS[] = {
     &baseline::kernels,
 #if defined(__x86_64__)
-    &avx2::kernels, &avx512::kernels,
+    &avx2::kernels, &avx512::kernels, &avx512_bf16::kernels,
 #elif defined(__aarch64__)
     &neon::kernels,
 #endif
@@ -32,7 +33,8 @@ bool supported(size_t number) {
 #if defined(__x86_64__)
     __builtin_cpu_init();
     if (number == 1) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    if (number == 2)
+    if (number == 3 && !__builtin_cpu_supports("avx512bf16")) return false;
+    if (number >= 2)
         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");
 #endif

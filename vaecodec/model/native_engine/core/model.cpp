@@ -83,7 +83,14 @@ void by_bands(size_t rows, size_t band, size_t threads, const Work& work) {
 
 void multiply(const Packed<float>& w, const float* a, size_t positions, float* c, bool add = false,
               After after = After::none) {
-    active().product(a, w.matrix.inputs, positions, w.matrix, w.matrix.outputs, add, after, c, w.matrix.outputs);
+    const Kernels& kernels = active();
+    const size_t inputs = w.matrix.inputs, outputs = w.matrix.outputs;
+    if (!w.bfloat16.data || !kernels.product_bfloat16)
+        return kernels.product(a, inputs, positions, w.matrix, outputs, add, after, c, outputs);
+    Scratch scratch;
+    float* pairs = scratch.take<float>(positions * inputs / 2);
+    kernels.to_bfloat16(a, positions * inputs, pairs);
+    kernels.product_bfloat16(pairs, inputs / 2, positions, w.bfloat16, outputs, add, after, c, outputs);
 }
 
 void unfold_row(const Unfold& unfold, size_t i, const float* a, size_t positions, float* c, bool add = false) {
@@ -242,6 +249,14 @@ const Encoder& Model::encoder() const {
             made->blocks.push_back(block_of(w, "analysis.blocks." + std::to_string(n), width, width));
         made->gain = curve_of(w, "analysis.gain", arch.quality_anchors, width);
         made->latent_out = pack(w, "analysis.latent_out.weight", "analysis.latent_out.bias", {latents, width});
+        // Pixels to latents may be coarse: what follows is quantized. What is fine-grained by itself stays as it is.
+        made->blocks.push_back(std::move(made->local));
+        for (Block& block : made->blocks)
+            for (Packed<float>* each : {&block.mix_in, &block.mix_out, &block.gate_in, &block.gate_out}) add_bfloat16(*each);
+        made->local = std::move(made->blocks.back());
+        made->blocks.pop_back();
+        for (Packed<float>& each : made->patch_in.parts) add_bfloat16(each);
+        add_bfloat16(made->latent_out);
         made->hyper_in = pack(w, "hyper_analysis.0.weight", "hyper_analysis.0.bias", {prior, latents});
         made->hyper_blocks[0] = block_of(w, "hyper_analysis.1", prior, prior);
         made->hyper_folds[0] =

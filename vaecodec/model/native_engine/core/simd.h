@@ -105,6 +105,11 @@ static inline Ints fma(Ints a, Ints b, Ints c) {
 }
 #endif
 
+#if defined(VAEC_BFLOAT16)
+// c + both products of a pair.
+static inline Floats dot(Floats a, Floats b, Floats c) { return (Floats)_mm512_dpbf16_ps((__m512)c, (__m512bh)a, (__m512bh)b); }
+#endif
+
 static inline Floats abs(Floats x) { return (Floats)((Ints)x & 0x7fffffff); }
 
 // e^x; out of -87..88, that of the nearer end. NaN stays.

@@ -13,6 +13,12 @@ float half_to_float(uint16_t half) {
     return half & 0x8000 ? -value : value;
 }
 
+static uint16_t to_bfloat16(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
 const Tensor& Weights::get(const std::string& name, size_t count) const {
     const auto found = tensors.find(name);
     if (found == tensors.end()) throw Refused(name + " is missing");
@@ -94,6 +100,27 @@ Packed<float> pack(const Weights& weights, const std::string& name, const std::s
         result.matrix.bias = result.bias.data();
     }
     return result;
+}
+
+void add_bfloat16(Packed<float>& packed) {
+    const Matrix<float>& m = packed.matrix;
+    if (m.inputs % 2) return;
+    const size_t step = m.gated ? PANEL / 2 : PANEL, panels = (m.outputs + step - 1) / step;
+    packed.pairs = Aligned<float>(panels * PANEL * m.inputs / 2);
+    for (size_t p = 0; p < panels; ++p) {
+        const size_t width = m.gated || m.outputs - p * step > PANEL / 2 ? PANEL : PANEL / 2;
+        const float* from = m.data + p * PANEL * m.inputs;
+        float* to = packed.pairs.data() + p * PANEL * m.inputs / 2;
+        for (size_t k = 0; k < m.inputs; k += 2)
+            for (size_t o = 0; o < width; ++o) {
+                const uint32_t low = to_bfloat16(from[k * width + o]), high = to_bfloat16(from[(k + 1) * width + o]);
+                const uint32_t pair = low | high << 16;
+                memcpy(to + k / 2 * width + o, &pair, sizeof pair);
+            }
+    }
+    packed.bfloat16 = m;
+    packed.bfloat16.data = packed.pairs.data();
+    packed.bfloat16.inputs = packed.bfloat16.panel_inputs = m.inputs / 2;
 }
 
 Packed<float> pack(const Weights& weights, const std::string& name, const std::string& bias, Shape shape, bool gated) {

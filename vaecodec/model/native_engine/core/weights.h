@@ -66,6 +66,8 @@ template <class T>
 struct Packed {
     Matrix<T> matrix;
     Aligned<T> data, bias;
+    Matrix<float> bfloat16;  // the same in pairs of bfloat16, for kernels that have them; or no data
+    Aligned<float> pairs;
 };
 
 struct Shape {
@@ -78,11 +80,14 @@ Packed<float> pack(const Weights& weights, const std::string& name, const std::s
 Packed<float> pack(const Weights& weights, const std::string& name, const std::string& bias, Shape shape,
                    bool gated = false);
 
+// Adds the pairs of bfloat16, rounded to the nearest; leaves a matrix with an odd number of inputs as it is.
+void add_bfloat16(Packed<float>& packed);
+
 // value(output, input) for all of a matrix.
 template <class T, class Value>
 Packed<T> pack_values(size_t outputs, size_t inputs, Value value) {
     const size_t panels = (outputs + PANEL - 1) / PANEL;
-    Packed<T> result{{}, Aligned<T>(panels * PANEL * inputs), Aligned<T>(panels * PANEL)};
+    Packed<T> result{{}, Aligned<T>(panels * PANEL * inputs), Aligned<T>(panels * PANEL), {}, Aligned<float>()};
     for (size_t o = 0; o < outputs; ++o) {
         const size_t panel = o / PANEL, width = outputs - panel * PANEL > PANEL / 2 ? PANEL : PANEL / 2;
         T* to = result.data.data() + panel * PANEL * inputs + o % PANEL;

@@ -1,0 +1,171 @@
+"""What one picture costs a fresh process: time and memory by engine, beside Pillow's AVIF; and installed sizes.
+
+Every command runs in turn, on a machine that is otherwise idle and beside a process that keeps one core busy.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+if not __package__:  # run as a file: the names in this folder (codecs, datasets) must not hide other packages' modules
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from benchmarks import results, timings
+
+KODAK_MP, PHOTO_MP = 0.393216, 12.0
+ENGINES = ("native", "torch")
+OPEN = "import sys; from PIL import Image; {plugin}Image.open(sys.argv[1]).load()"
+SAVE = "import sys; from PIL import Image; Image.open(sys.argv[1]).save(sys.argv[2])"
+SPIN = "while True: pass"
+ENVIRONMENTS = {"light": ".", "torch": ".[torch]"}  # what pip is asked for, from a checkout
+TORCH = "torch==2.13.0"  # the CPU build where there is a choice
+
+
+class Task(NamedTuple):
+    """A command of a fresh process, and the engine that it is given."""
+
+    name: str
+    engine: str
+    command: tuple[str, ...]
+
+
+class Cost(NamedTuple):
+    """Of one run: seconds, and peak memory in bytes."""
+
+    seconds: float
+    rss_bytes: int
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, and write the table; returns 0."""
+    options = _parser().parse_args(arguments)
+    report: dict[str, Any] = {
+        "machine": results.machine(None), "commit": results.commit(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"), "sizes": {}, "installed_bytes": {},
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        for megapixels in map(float, options.megapixels.split(",")):
+            tasks = tasks_of(Path(folder), megapixels, options.data)
+            found = {"idle": measure(tasks, options.repeats)}
+            with busy():
+                found["beside a busy process"] = measure(tasks, options.repeats)
+            report["sizes"][f"{megapixels:.1f} MP"] = found
+    for name in filter(None, options.environments.split(",")):
+        report["installed_bytes"][name] = installed_bytes(ENVIRONMENTS[name])
+    text = json.dumps(report, indent=1) + "\n"
+    print(text, end="")
+    results.write_atomically(options.out, text)
+    return 0
+
+
+def tasks_of(folder: Path, megapixels: float, data: str | None) -> list[Task]:
+    """All commands for a picture of a size, whose files are made first."""
+    png, avif, vaec, out = (str(folder / f"{megapixels}.{suffix}") for suffix in ("png", "avif", "vaec", "out.png"))
+    picture = timings.pictures_of(megapixels, data)[0]
+    picture.save(png)
+    picture.save(avif)
+    run_python = [sys.executable, "-c"]
+    command_line = [sys.executable, "-m", "vaecodec"]
+    subprocess.run([*command_line, "encode", png, vaec], check=True, capture_output=True, cwd=results.ROOT)
+    tasks = []
+    for engine in ENGINES:
+        tasks += [
+            Task("command line: encode", engine, (*command_line, "encode", "-f", png, vaec)),
+            Task("command line: decode", engine, (*command_line, "decode", "-f", vaec, out)),
+            Task("Image.open().load()", engine, (*run_python, OPEN.format(plugin="import vaecodec; "), vaec)),
+        ]
+    avif_tasks = [
+        Task("Image.save()", "avif", (*run_python, SAVE, png, avif)),
+        Task("Image.open().load()", "avif", (*run_python, OPEN.format(plugin=""), avif)),
+    ]
+    return tasks + avif_tasks
+
+
+def measure(tasks: Sequence[Task], repeats: int) -> list[dict[str, Any]]:
+    """Medians of all tasks, run in turn so that each meets the same moods of the machine."""
+    costs: dict[Task, list[Cost]] = {task: [] for task in tasks}
+    for _ in range(repeats):
+        for task, found in costs.items():
+            found.append(run(task))
+    return [
+        {
+            "task": task.name, "engine": task.engine,
+            "seconds": round(statistics.median(cost.seconds for cost in found), 3),
+            "peak_rss_bytes": round(statistics.median(cost.rss_bytes for cost in found)),
+        }
+        for task, found in costs.items()
+    ]  # fmt: skip
+
+
+def run(task: Task) -> Cost:
+    """One run of a task.
+
+    Raises:
+        subprocess.CalledProcessError: it failed.
+    """
+    environment = {**os.environ, "VAECODEC_ENGINE": task.engine if task.engine in ENGINES else "auto"}
+    environment.pop("OMP_NUM_THREADS", None)
+    start = time.perf_counter()
+    process = subprocess.Popen(task.command, env=environment, cwd=results.ROOT, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - start
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, task.command)
+    return Cost(seconds, usage.ru_maxrss * 1024)
+
+
+def installed_bytes(wanted: str) -> dict[str, int]:
+    """Bytes of a fresh environment with this package, without pip itself; and those of its largest packages."""
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+        python = str(Path(folder, "bin", "python"))
+        pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet"]
+        if "torch" in wanted:
+            subprocess.run([*pip, TORCH], check=True)
+        subprocess.run([*pip, wanted], check=True, cwd=results.ROOT)
+        (site,) = Path(folder).glob("lib/python*/site-packages")
+        sizes = {each.name: _bytes_of(each) for each in site.iterdir()}
+        largest = dict(sorted(sizes.items(), key=lambda item: -item[1])[:8])
+        return {"all": _bytes_of(Path(folder)), **largest}
+
+
+@contextmanager
+def busy() -> Iterator[None]:
+    """A process that keeps one core busy as long as the block runs."""
+    process = subprocess.Popen([sys.executable, "-c", SPIN])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _bytes_of(path: Path) -> int:
+    if path.is_dir() and not path.is_symlink():
+        return sum(map(_bytes_of, path.iterdir()))
+    return path.lstat().st_size
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--data", help="folder or data set whose first picture is taken; the sample if not given")
+    parser.add_argument("--megapixels", default=f"{KODAK_MP},{PHOTO_MP}", help="sizes")
+    parser.add_argument("--repeats", type=int, default=5, help="of every task")
+    parser.add_argument("--environments", default=",".join(ENVIRONMENTS), help="to install and weigh; empty for none")
+    parser.add_argument("--out", type=Path, default=Path("out", "benchmark", "cold.json"), help="result")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
