@@ -49,7 +49,7 @@ TARGETS = (
 
 
 def library_name(system: str = sys.platform) -> str:
-    """The file that vaecodec.model.native_engine.library looks for."""
+    """The file that vaecodec.model.native_engine.binding looks for."""
     return f"libvaec_core{SUFFIXES.get(system, '.so')}"
 
 

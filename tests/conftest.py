@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from vaecodec import Codec
 from vaecodec.model import engines
 from vaecodec.model.architecture import Architecture
-from vaecodec.model.native_engine.library import is_available
+from vaecodec.model.native_engine.binding import is_available
 
 torch.set_num_threads(1)  # where something has loaded torch before; tests that need more say so
 

@@ -73,7 +73,7 @@ def codec_of(core: Path) -> "Codec":
     """One that computes with this core."""
     from vaecodec import Codec
 
-    import_module("vaecodec.model.native_engine.library").library_path = lambda: core
+    import_module("vaecodec.model.native_engine.binding").library_path = lambda: core
     return Codec(engine="native")
 
 
@@ -82,7 +82,7 @@ def codec_of(core: Path) -> "Codec":
 
 def check_the_sanitizer() -> None:
     """It must see a core that is told of more bytes than there are."""
-    native = import_module("vaecodec.model.native_engine.library").library()
+    native = import_module("vaecodec.model.native_engine.binding").library()
     child = os.fork()
     if child == 0:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
@@ -95,7 +95,7 @@ def check_the_sanitizer() -> None:
 def check_vectors(codec: "Codec") -> int:
     """All conformance vectors on every instruction set, at every scale, and pictures encoded; returns how many."""
     from vaecodec.cli import conformance
-    from vaecodec.model.native_engine.library import levels, use_level
+    from vaecodec.model.native_engine.binding import levels, use_level
 
     manifest = conformance.manifest()
     for level in levels():
@@ -156,7 +156,7 @@ def check_mutants(codec: "Codec", files: "dict[str, Parts]", count: int, seed: i
     """
     from fuzz import laws, targets
 
-    from vaecodec.model.native_engine.library import levels, use_level
+    from vaecodec.model.native_engine.binding import levels, use_level
 
     rng, outcomes = random.Random(seed), Counter[str]()
     tiles, judge = learned_tiles(files), laws.Judge(codec, files.values(), max_pixels=targets.MAX_PIXELS)

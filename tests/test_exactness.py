@@ -12,7 +12,7 @@ from exactness.probe import items_of
 from exactness.settings import CALLERS, diagonal
 
 from vaecodec import Codec
-from vaecodec.model.native_engine.library import is_available
+from vaecodec.model.native_engine.binding import is_available
 
 
 @pytest.mark.slow

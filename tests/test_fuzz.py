@@ -29,7 +29,7 @@ from vaecodec.format.records import Tile
 from vaecodec.model import coding
 from vaecodec.model.coding import Symbols
 from vaecodec.model.engine import Engine
-from vaecodec.model.native_engine import rans
+from vaecodec.model.native_engine import binding
 
 HERE = Path(__file__).parent / "fuzz"
 MAX_PIXELS = 2**15
@@ -208,7 +208,7 @@ def skip_latent_checks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def crash(monkeypatch: pytest.MonkeyPatch) -> None:
-    for decoder in (coder.Decoder, rans.Decoder):
+    for decoder in (coder.Decoder, binding.Decoder):
         monkeypatch.setattr(decoder, "finish", lambda self: [][0])
 
 

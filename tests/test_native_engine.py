@@ -23,14 +23,14 @@ from vaecodec.errors import VaecCorruptError, VaecModelError
 from vaecodec.model import coding, weights
 from vaecodec.model.architecture import HYPER_STRIDE
 from vaecodec.model.coding import hyper_size
-from vaecodec.model.native_engine import NativeEngine, rans
+from vaecodec.model.native_engine import NativeEngine, binding
 from vaecodec.model.scales import IntegerLayer
 from vaecodec.model.torch_engine import engine as torch_engine
 from vaecodec.model.torch_engine.engine import TorchEngine
 from vaecodec.model.weights import Weights
 from vaecodec.tiling.tile import decode_symbols, encode_symbols, read_symbols
 
-library = importlib.import_module("vaecodec.model.native_engine.library")  # not its function of the same name
+library = importlib.import_module("vaecodec.model.native_engine.binding")  # not its function of the same name
 
 pytestmark = pytest.mark.skipif(not library.is_available(), reason="the native library is not built: make core")
 
@@ -225,9 +225,9 @@ def test_payloads_are_byte_for_byte_those_of_the_coder() -> None:
     rng = np.random.default_rng(1)
     for _ in range(40):
         passes = random_passes(rng)
-        payload = rans.encode(passes)
+        payload = binding.encode(passes)
         assert payload == coder.encode(passes)
-        assert outcome(rans.Decoder, payload, passes) == [each.symbols.tobytes() for each in passes]
+        assert outcome(binding.Decoder, payload, passes) == [each.symbols.tobytes() for each in passes]
 
 
 def test_damaged_payloads_are_refused_with_the_same_codes() -> None:
@@ -247,7 +247,7 @@ def test_damaged_payloads_are_refused_with_the_same_codes() -> None:
         elif kind == 3:
             damaged = bytearray(rng.bytes(4 * int(rng.integers(0, 200))))
         expected = outcome(coder.Decoder, bytes(damaged), passes)
-        assert outcome(rans.Decoder, bytes(damaged), passes) == expected
+        assert outcome(binding.Decoder, bytes(damaged), passes) == expected
         seen.add(expected if isinstance(expected, str) else "read")
     assert seen == {"CODER_WORDS", "CODER_STATE", "ESCAPE_RANGE", "CODER_END", "read"}
 
@@ -257,14 +257,14 @@ def test_indexes_and_symbols_out_of_range_are_refused() -> None:
     tables = random_tables(np.random.default_rng(0), 4, 1)
     row = np.ones(1, np.uint8)
     with pytest.raises(ValueError, match="indexes"):
-        rans.Decoder(b"VAE\x01").read(tables, 4 * row)
+        binding.Decoder(b"VAE\x01").read(tables, 4 * row)
     with pytest.raises(TypeError):
-        rans.Decoder(b"VAE\x01").read(tables, np.ones(3))
+        binding.Decoder(b"VAE\x01").read(tables, np.ones(3))
     for indexes, symbol in ((row, 2048), (0 * row, 1)):
         with pytest.raises(ValueError, match="symbols"):
-            rans.encode([Pass(tables, indexes, np.array([symbol]))])
+            binding.encode([Pass(tables, indexes, np.array([symbol]))])
     with pytest.raises(ValueError, match="out of range"):
-        rans.rdoq(np.zeros(1, np.float32), 4 * row, tables)
+        binding.rdoq(np.zeros(1, np.float32), 4 * row, tables)
 
 
 def test_quantization_is_that_of_the_model() -> None:
@@ -275,10 +275,10 @@ def test_quantization_is_that_of_the_model() -> None:
     residual = rng.normal(0, rng.choice([0.3, 2, 30, 4000], indexes.size)).astype(np.float32)
     residual[::7] = np.rint(residual[::7]) + 0.5
     residual[:2] = np.inf, -np.inf
-    np.testing.assert_array_equal(rans.rdoq(residual, indexes, tables), coding.rdoq(residual, indexes, tables))
+    np.testing.assert_array_equal(binding.rdoq(residual, indexes, tables), coding.rdoq(residual, indexes, tables))
     residual[5] = np.nan
     with pytest.raises(VaecModelError) as caught:
-        rans.rdoq(residual, indexes, tables)
+        binding.rdoq(residual, indexes, tables)
     assert caught.value.code == "MODEL_VALUES"
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,7 +21,7 @@ from vaecodec.model.engine import Engine
 from vaecodec.pictures import pixels, readers, ssimulacra2, writers
 from vaecodec.pictures.metadata import merge_metadata, without_thumbnails
 from vaecodec.pictures.rows import Rows
-from vaecodec.runtime import files, threads
+from vaecodec.runtime import files, forks, threads
 from vaecodec.tiling import decode as decoding
 from vaecodec.tiling.canvas import to_rgb
 from vaecodec.tiling.decode import Decoder, NumpyArrays
@@ -627,7 +628,18 @@ if hasattr(os, "register_at_fork"):
 
 def _load_engine(model: str | None, tune: str, device: str, kind: str) -> Engine:
     with _loading:
-        return _cached_engine(model, tune, device, engines.choose(kind, device).kind)
+        chosen = _choose_engine(kind, device, os.environ.get(engines.VARIABLE), "torch" in sys.modules)
+        engine = _cached_engine(model, tune, device, chosen)
+    if forks.forked_thread == threading.get_ident():  # one of several workers, probably
+        forks.forked_thread = None
+        engine.use_one_thread()
+    return engine
+
+
+@functools.lru_cache(maxsize=16)
+def _choose_engine(kind: str, device: str, named: str | None, has_torch: bool) -> str:
+    """Cached by all that the choice depends on."""
+    return engines.choose(kind, device).kind
 
 
 @functools.lru_cache(maxsize=8)

@@ -32,7 +32,7 @@ from vaecodec import Codec
 from vaecodec.errors import VaecModelError
 from vaecodec.format import container
 from vaecodec.format.records import TileMode
-from vaecodec.model.native_engine.library import is_available
+from vaecodec.model.native_engine.binding import is_available
 from vaecodec.model.torch_engine.engine import ExactScales
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ from exactness.probe import FIELD_QUALITY, FIELD_SIDE, Item, decode, noise
 from vaecodec.model import weights
 from vaecodec.model.architecture import HYPER_STRIDE, LATENT_STRIDE
 from vaecodec.model.native_engine import NativeEngine
-from vaecodec.model.native_engine.library import levels, use_level
+from vaecodec.model.native_engine.binding import levels, use_level
 from vaecodec.pictures import pixels
 from vaecodec.tiling.tile import encode_latents
 

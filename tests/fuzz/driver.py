@@ -31,7 +31,7 @@ from fuzz.targets import TARGETS
 from vaecodec import Codec
 from vaecodec.errors import VaecLimitError
 from vaecodec.format import sources
-from vaecodec.model.native_engine.library import is_available
+from vaecodec.model.native_engine.binding import is_available
 
 ROOT = Path(__file__).parents[2]
 WORK = ROOT / "out" / "fuzz"

@@ -15,8 +15,8 @@ from vaecodec.entropy.tables import Pass, Tables, from_pmfs
 from vaecodec.errors import VaecCorruptError
 from vaecodec.format import container, records
 from vaecodec.format.records import Header, PixelFormat, Tile, TileMode
-from vaecodec.model.native_engine import rans
-from vaecodec.model.native_engine.library import is_available
+from vaecodec.model.native_engine import binding
+from vaecodec.model.native_engine.binding import is_available
 
 MAX_PIXELS = 2**14
 TILED = Header(PixelFormat.RGBA, 300, 260, b"none", 50, tile_log2=8)
@@ -83,7 +83,7 @@ def _check_symbols(payload: bytes) -> None:
     """
     found, code = _read(coder.Decoder, payload)
     if is_available():
-        ours, own_code = _read(rans.Decoder, payload)
+        ours, own_code = _read(binding.Decoder, payload)
         if own_code != code or [each.tolist() for each in ours] != [each.tolist() for each in found]:
             raise BrokenLawError(f"payload {payload.hex()} gives {code}, of the native engine {own_code}")
     if code:

@@ -45,7 +45,7 @@ def choose(kind: str, device: str) -> Choice:
         VaecModelError: (NATIVE_MISSING, NATIVE_VERSION, NATIVE_LEVEL) the native one is wanted and cannot be used,
             (DEVICE) or is wanted for another device, (ENGINE) or the environment names one that does not exist.
     """
-    from vaecodec.model.native_engine.library import library  # deferred: it loads at the first use
+    from vaecodec.model.native_engine.binding import library  # deferred: it loads at the first use
 
     reason = "it was asked for"
     if kind == "auto" and (named := os.environ.get(VARIABLE)):
