@@ -26,7 +26,7 @@ SSIMULACRA2_PRICE = (0.0029, 5.8)
 MS_SSIM_PRICE = (3.0, 500.0)
 # By how much of its own worth each counts for the eye. Squared error keeps colours and flat areas right; MS-SSIM keeps
 # the metrics that nobody trains for from getting worse.
-EYE_MSE, EYE_SSIMULACRA2, EYE_MS_SSIM = 0.3, 0.75, 0.4
+EYE_MSE, EYE_SSIMULACRA2, EYE_MS_SSIM = 0.3, 0.75, 0.5
 EYE_BEND = 0.42  # moves quality 75 to SSIMULACRA2 80, and leaves both ends where they are
 EYE_LOW = 0.2  # moves quality 1 down to 0.07 bits a pixel, and little else
 
