@@ -1,11 +1,15 @@
 """Which engines there are, which one computes and why, and putting weights to work on it."""
 
+import functools
 import importlib.util
 import os
 import sys
+import threading
+from pathlib import Path
 from typing import NamedTuple
 
 from vaecodec.errors import VaecImageError, VaecModelError
+from vaecodec.model import weights as weights_files
 from vaecodec.model.engine import Engine
 from vaecodec.model.weights import Weights
 
@@ -94,6 +98,34 @@ def load(weights: Weights, device: str, kind: str) -> Engine:
         ) from error
     engine.settle_after_fork()
     return engine.load(weights, device)
+
+
+def cached(model: str | None, tune: str, device: str, kind: str) -> Engine:
+    """The engine with the weights of a file, or the built-in ones of a tune, loaded once; for any thread.
+
+    Raises:
+        VaecModelError: as `choose`, `load` and `weights.load`.
+    """
+    with _loading:
+        return _cached(model, tune, device, choose(kind, device).kind)
+
+
+@functools.lru_cache(maxsize=8)
+def _cached(model: str | None, tune: str, device: str, kind: str) -> Engine:
+    return load(weights_files.load(None if model is None else Path(model), tune), device, kind)
+
+
+_loading = threading.Lock()
+
+
+def _renew_lock() -> None:
+    """A thread that was loading when the process forked does not exist in the child, and would never let go."""
+    global _loading
+    _loading = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 def _has_cuda() -> bool:
