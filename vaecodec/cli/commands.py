@@ -146,7 +146,11 @@ def encode(ctx: click.Context, /, inputs: tuple[str, ...], **given: Any) -> None
     help="Only this part, in pixels; decodes no more than it needs.",
 )  # fmt: skip
 @click.option("--scale", type=click.Choice(list(SCALES)), help="A preview, in about half of the time; 1/8 is quicker.")
-@click.option("-q", "--quality", type=click.IntRange(1, 100), help="Of JPEG, WebP, AVIF and other lossy formats.")
+@click.option(
+    "-q", "--quality", type=click.IntRange(1, 100),
+    help="Of JPEG, WebP, AVIF and other lossy formats; JPEG's is by default what the .vaec file is worth.",
+)  # fmt: skip
+@click.option("--subsampling", type=click.Choice(["4:2:0", "4:2:2", "4:4:4"]), help="Of JPEG's colour.")
 @click.option("--background", metavar="COLOR", help="Drop transparency: lay the picture on this colour.")
 @click.option(
     "--keep-going", is_flag=True, help="Write damaged pictures, too, grey where damaged; the exit code tells."
@@ -173,9 +177,9 @@ def decode(ctx: click.Context, /, inputs: tuple[str, ...], **given: Any) -> None
     form = pictures.output_format(jobs[0].target if jobs else STDIO, wanted)
     options = conversion.DecodeOptions(
         form, given["box"], SCALES.get(given["scale"], 1), _kept(given), given["max_pixels"], given["auto_orient"],
-        given["keep_going"], given["background"], given["quality"],
+        given["keep_going"], given["background"], given["quality"], given["subsampling"],
     )  # fmt: skip
-    pictures.check_quality(options.quality, form)
+    pictures.check_quality(options.quality, options.subsampling, form)
     _convert(
         ctx,
         jobs,

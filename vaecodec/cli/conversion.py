@@ -6,7 +6,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -20,7 +20,7 @@ from vaecodec.cli.streams import stdin
 from vaecodec.codec import Codec
 from vaecodec.errors import VaecError, VaecLimitError
 from vaecodec.format import container, records, sources
-from vaecodec.pictures import pillow, pixels, readers
+from vaecodec.pictures import pillow, pixels, readers, writers
 from vaecodec.pictures.metadata import METADATA_KEYS
 from vaecodec.runtime import files
 
@@ -55,7 +55,7 @@ class EncodeOptions:
 class DecodeOptions:
     """How to decode, and into which of Pillow's formats; `box` or `scale` ask for less than the whole picture.
 
-    `background` takes the place of transparency; `quality` is that of the format.
+    `background` takes the place of transparency; `quality` and `subsampling` are those of the format.
     """
 
     format: str = "PNG"
@@ -67,12 +67,12 @@ class DecodeOptions:
     keeps_going: bool = False
     background: str | None = None
     quality: int | None = None
+    subsampling: str | None = None
 
     @property
     def is_plain(self) -> bool:
         """Whether nothing is asked for but the picture as it is stored."""
-        is_whole = self.box is None and self.scale == 1 and not self.is_upright
-        return is_whole and self.background is None and self.quality is None
+        return self.box is None and self.scale == 1 and not self.is_upright and self.background is None
 
 
 def encode(codec: Codec, options: EncodeOptions, source: str, target: str) -> Product:
@@ -203,15 +203,26 @@ def _open_vaec(source: str) -> Iterator[BinaryIO]:
 
 def _decode_into(codec: Codec, options: DecodeOptions, file: BinaryIO, content: BinaryIO) -> dict[str, Any]:
     """Decodes what was asked for and saves it; returns its width, height and mode."""
-    limit = options.max_pixels
+    limit, start = options.max_pixels, file.tell()
+    if options.quality is None and not options.is_plain:
+        options = replace(options, quality=_quality_after(options.format, sources.info(file, max_pixels=limit)))
+        file.seek(start)
     with output_errors():
         if options.is_plain:
             dropped = _dropped(options.kept)
-            header = codec.decode_file(file, content, format=options.format, max_pixels=limit, **dropped).header
+            header = codec.decode_file(
+                file, content, format=options.format, quality=options.quality, subsampling=options.subsampling,
+                max_pixels=limit, **dropped,
+            ).header  # fmt: skip
             return {"width": header.width, "height": header.height, "mode": header.pixel_format.mode}
         if options.box:
             return _save(codec.decode_region(file, options.box, max_pixels=limit), options, content)
     return _save(codec.decode(file, scale=options.scale, max_pixels=limit), options, content)
+
+
+def _quality_after(format: str, info: records.Info) -> int | None:
+    is_lossy = any(entry.mode is records.TileMode.LEARNED for entry in info.index)
+    return writers.quality_after(format, info.header.quality) if is_lossy else None
 
 
 def _save(image: Picture, options: DecodeOptions, content: BinaryIO) -> dict[str, Any]:
@@ -219,7 +230,8 @@ def _save(image: Picture, options: DecodeOptions, content: BinaryIO) -> dict[str
         image = _upright(image)
     if options.background is not None:
         image = pixels.flatten_alpha(image, options.background)
-    content.write(save_picture(image, options.format, kept=options.kept, quality=options.quality))
+    content.write(save_picture(image, options.format, kept=options.kept, quality=options.quality,
+                               subsampling=options.subsampling))  # fmt: skip
     return {"width": image.width, "height": image.height, "mode": image.mode}
 
 

@@ -320,6 +320,8 @@ class Codec:
         target: Target,
         *,
         format: str | None = None,
+        quality: int | None = None,
+        subsampling: str | None = None,
         max_pixels: int | None = DEFAULT_MAX_PIXELS,
         overwrite: bool = True,
         exif: Exif = KEEP,
@@ -334,6 +336,9 @@ class Codec:
             format: Pillow's name of the format, such as "PNG"; None takes it from the suffix of the target. TIFF,
                 and from 16 megapixels on PNG, PGM and PPM, are written by rows; otherwise Pillow collects the picture
                 in memory, 4 bytes a pixel, and writes it, without loss where the format can.
+            quality: of JPEG, WebP, AVIF and other lossy formats, 1 to 100. If it is not given, JPEG has the one that
+                keeps what the .vaec file shows; others are lossless or near it.
+            subsampling: of JPEG's colour, "4:2:0", "4:2:2" or "4:4:4"; by default the first, the last from 96 on.
             max_pixels: as for `decode`.
             overwrite: whether a file of that name may be replaced. A new one has the source's permissions.
             exif: as for `encode`, in the place of what the .vaec file carries.
@@ -354,14 +359,16 @@ class Codec:
             16384
         """
         chosen = writers.format_of(target) if format is None else writers.check_format(format)
+        writers.check_quality(chosen, quality, subsampling)
         _check_distinct(source, target)
         mode = files.mode_of(source)
         with translated_errors(), sources.open_binary(source) as file:
             stored = StoredTiles(file, max_pixels=max_pixels)
             header = stored.info.header
             shape = header.height, header.width, header.pixel_format.channels
-            chosen_metadata = overrides(exif=exif, icc_profile=icc_profile, xmp=xmp)
-            kept = merge_metadata(stored.info.metadata, **chosen_metadata)
+            kept = merge_metadata(stored.info.metadata, **overrides(exif=exif, icc_profile=icc_profile, xmp=xmp))
+            if quality is None and TileMode.LEARNED in stored.modes:
+                quality = writers.quality_after(chosen, header.quality)
             with _writable(target, overwrite, mode) as output:
                 start = output.tell() if output.seekable() else 0
 
@@ -369,7 +376,9 @@ class Codec:
                     if output.seekable():  # where memory did not suffice on another device, all begins anew
                         output.seek(start)
                         output.truncate()
-                    with closing(writers.open_sink(output, chosen, shape, kept)) as sink:
+                    with closing(writers.open_sink(
+                        output, chosen, shape, kept, quality=quality, subsampling=subsampling
+                    )) as sink:  # fmt: skip
                         for band in Decoder(stored, header, engine).bands():
                             sink.write(band)
                         sink.finish()

@@ -64,6 +64,8 @@ class DecodeFileOptions(MetadataOptions, total=False):
     """Keywords of `Codec.decode_file`."""
 
     format: str | None
+    quality: int | None
+    subsampling: str | None
     max_pixels: int | None
     overwrite: bool
 
