@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lossless_codec import vaec
 
 import vaecodec
 from vaecodec import Codec
@@ -119,3 +120,13 @@ def f(data: bytes, codec: vaecodec.Codec) -> None:
     result = subprocess.run([*command, str(source)], check=False, capture_output=True, text=True, cwd=ROOT)
     wrong = sorted({int(line.split(":")[1]) for line in result.stdout.splitlines() if ": error:" in line})
     assert wrong == [11, 12, 13], result.stdout
+
+
+def test_info_is_short_to_look_at() -> None:
+    """One line in a console, a table in a notebook, never the bytes of metadata."""
+    data = vaec(np.zeros((20, 30, 3), np.uint8), {"exif": b"II" + bytes(5000), "xmp": b"<x>&</x>"})
+    info = vaecodec.info(data)
+    assert len(repr(info)) < 200 and "\\x00" not in repr(info)
+    for text in ("30 x 20 RGB", "quality 75", f"{len(data):,} bytes", "exif (5,002 bytes)"):
+        assert text in repr(info) and text in info._repr_html_()
+    assert info._repr_html_().startswith("<table>")
