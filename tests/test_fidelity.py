@@ -1,6 +1,7 @@
 """Laws of what lossy files are worth: estimates follow the files, and qualities follow from estimates."""
 
 import io
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,10 @@ from PIL import Image
 import vaecodec
 from vaecodec import Codec, VaecImageError
 from vaecodec.pictures import fidelity
+
+sys.path.append(str(Path(__file__).parents[1]))  # benchmarks/ is not part of the installed package
+
+from benchmarks import fidelity as benchmark
 
 
 def coded(image: Image.Image, format: str, **options: object) -> bytes:
@@ -109,3 +114,19 @@ def test_quality_and_subsampling_are_those_of_the_file(tmp_path: Path) -> None:
             vaecodec.decode_file(data, tmp_path / "x", format=format, **options)  # type: ignore[arg-type]
         assert caught.value.code == "ARGUMENT"
     assert not (tmp_path / "x").exists()
+
+
+def test_the_curves_can_be_measured_again(
+    tiny: Codec, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The script has a line for every quality of every format, and refuses a folder without pictures."""
+    monkeypatch.setattr(benchmark, "QUALITIES", (20, 90))
+    monkeypatch.setattr(benchmark, "SOURCES", {"JPEG": (30, 90), "WEBP": (50,)})
+    Image.fromarray(picture(64, 80)).save(tmp_path / "a.png")
+    assert benchmark.main([str(tmp_path), "--side", "48"], tiny) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["VAEC 20", "VAEC 90", "JPEG 30", "JPEG 90", "WEBP 50"]
+    assert float(lines[2].split()[2].strip(",")) < float(lines[3].split()[2].strip(","))
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(SystemExit):
+        benchmark.main([str(tmp_path)], tiny)
