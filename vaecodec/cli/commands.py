@@ -165,6 +165,7 @@ def encode(ctx: click.Context, /, inputs: tuple[str, ...], **given: Any) -> None
     help="Only this part, in pixels; decodes no more than it needs.",
 )  # fmt: skip
 @click.option("--scale", type=click.Choice(list(SCALES)), help="A preview, in about half of the time; 1/8 is quicker.")
+@click.option("--fit", "fit_px", type=click.IntRange(min=1), metavar="PX", help="No side longer than this.")
 @click.option(
     "-q", "--quality", type=click.IntRange(1, 100),
     help="Of JPEG, WebP, AVIF and other lossy formats; JPEG's is by default what the .vaec file is worth.",
@@ -187,6 +188,8 @@ def decode(ctx: click.Context, /, inputs: tuple[str, ...], **given: Any) -> None
     from vaecodec.codec import Codec
 
     pictures.check_colour(given["background"])
+    if given["fit_px"] and (given["box"] or given["scale"] or given["keep_going"]):
+        raise click.UsageError("--fit excludes --crop, --scale and --keep-going")
     if given["box"] and (given["scale"] or given["keep_going"] or given["auto_orient"]):
         raise click.UsageError("--crop excludes --scale, --keep-going and --auto-orient")
     wanted = (given["format"] or "").lower().lstrip(".")
@@ -196,7 +199,7 @@ def decode(ctx: click.Context, /, inputs: tuple[str, ...], **given: Any) -> None
     form = pictures.output_format(jobs[0].target if jobs else STDIO, wanted)
     options = conversion.DecodeOptions(
         form, given["box"], SCALES.get(given["scale"], 1), _kept(given), given["max_pixels"], given["auto_orient"],
-        given["keep_going"], given["background"], given["quality"], given["subsampling"],
+        given["keep_going"], given["background"], given["quality"], given["subsampling"], given["fit_px"],
     )  # fmt: skip
     pictures.check_quality(options.quality, options.subsampling, form)
     _convert(

@@ -64,7 +64,8 @@ class EncodeOptions:
 class DecodeOptions:
     """How to decode, and into which of Pillow's formats; `box` or `scale` ask for less than the whole picture.
 
-    `background` takes the place of transparency; `quality` and `subsampling` are those of the format.
+    `background` takes the place of transparency; `quality` and `subsampling` are those of the format;
+    `fit_px` is the longest side that the output may have.
     """
 
     format: str = "PNG"
@@ -77,11 +78,13 @@ class DecodeOptions:
     background: str | None = None
     quality: int | None = None
     subsampling: str | None = None
+    fit_px: int | None = None
 
     @property
     def is_plain(self) -> bool:
         """Whether nothing is asked for but the picture as it is stored."""
-        return self.box is None and self.scale == 1 and not self.is_upright and self.background is None
+        is_whole = self.box is None and self.scale == 1 and self.fit_px is None
+        return is_whole and not self.is_upright and self.background is None
 
 
 def encode(codec: Codec, options: EncodeOptions, source: str, target: str) -> Product:
@@ -270,7 +273,21 @@ def _decode_into(codec: Codec, options: DecodeOptions, file: BinaryIO, content: 
             return {"width": header.width, "height": header.height, "mode": header.pixel_format.mode}
         if options.box:
             return _save(codec.decode_region(file, options.box, max_pixels=limit), options, content)
-    return _save(codec.decode(file, scale=options.scale, max_pixels=limit), options, content)
+    if options.fit_px is None:
+        return _save(codec.decode(file, scale=options.scale, max_pixels=limit), options, content)
+    image = codec.decode(file, scale=1 / _reduction(file, options.fit_px), max_pixels=limit)
+    kept = dict(image.info)
+    image.thumbnail((options.fit_px, options.fit_px))
+    image.info = kept
+    return _save(image, options, content)
+
+
+def _reduction(file: BinaryIO, side_px: int) -> int:
+    """The largest by which a preview may be reduced and still have a side of so many pixels."""
+    start = file.tell()
+    header = sources.info(file, max_pixels=None).header
+    file.seek(start)
+    return next((each for each in (8, 4, 2) if max(header.width, header.height) >= each * side_px), 1)
 
 
 def _quality_after(format: str, info: records.Info) -> int | None:
