@@ -73,7 +73,7 @@ exactness: $(VENV)/.installed-test  ## one hash of the latents under every setti
 core:  ## compile the native core in place, without an environment
 	$(PYTHON) build_core.py
 
-sanitize: $(VENV)/.installed-test  ## conformance vectors and damaged payloads through a core that checks every access
+sanitize: $(VENV)/.installed-test  ## vectors and 2,000 mutants through a native core that checks every access; some minutes
 	$(BIN)/python tests/sanitized_core.py
 
 wheel: $(VENV)/.installed-release  ## build sdist and wheel into dist/

@@ -21,6 +21,7 @@ CORE = FOLDER / "core"
 # Contracting a * b + c by the compiler's own choice would give other bits on every machine.
 FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wextra", "-Wno-psabi")
 SANITIZED = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g", "-O1")
+RACES = ("-fsanitize=thread", "-g", "-O1")  # ThreadSanitizer does not go with the others
 
 AVX512 = ("-DVAEC_AVX512", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma")
 
@@ -48,7 +49,7 @@ TARGETS = (
 
 
 def library_name(system: str = sys.platform) -> str:
-    """The file that vaecodec.model.native_engine.library looks for."""
+    """The file that vaecodec.model.native_engine.binding looks for."""
     return f"libvaec_core{SUFFIXES.get(system, '.so')}"
 
 
@@ -118,13 +119,16 @@ def _run(command: Sequence[str]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sanitize", metavar="FILE", type=Path, help="build with ASan and UBSan to FILE instead")
+    parser.add_argument("--races", metavar="FILE", type=Path, help="the same with ThreadSanitizer")
     parser.add_argument("--check", action="store_true", help="only tell whether it was compiled")
     arguments = parser.parse_args()
     if arguments.check:
         if not (FOLDER / library_name()).exists():
             sys.exit("the native core was not compiled (no C++ compiler?): torch computes instead, and is slower")
-    elif arguments.sanitize:
-        build(compiler() or ["c++"], arguments.sanitize, flags=SANITIZED)
+    elif arguments.sanitize or arguments.races:
+        for target, flags in ((arguments.sanitize, SANITIZED), (arguments.races, RACES)):
+            if target:
+                build(compiler() or ["c++"], target, flags=flags)
     elif problem := build_in_place():
         sys.exit(problem)
 

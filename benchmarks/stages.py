@@ -8,15 +8,15 @@ from typing import Any
 
 from vaecodec.entropy import coder
 from vaecodec.model import coding
-from vaecodec.model.native_engine import NativeEngine, rans
+from vaecodec.model.native_engine import NativeEngine, binding
 from vaecodec.model.torch_engine.engine import TorchEngine
 
 REST = "colour, tiles, checks and I/O"
 STAGES: dict[str, list[tuple[Any, str]]] = {
     "analysis": [(engine, "analyze") for engine in (NativeEngine, TorchEngine)],
     "hyper and context": [(coding, name) for name in ("quantize", "read", "dequantize")],
-    "entropy coding": [(each, name) for each in (coder.Decoder, rans.Decoder) for name in ("read", "finish")]
-    + [(coder, "encode"), (rans, "encode")],
+    "entropy coding": [(each, name) for each in (coder.Decoder, binding.Decoder) for name in ("read", "finish")]
+    + [(coder, "encode"), (binding, "encode")],
     "synthesis": [
         (engine, name) for engine in (NativeEngine, TorchEngine) for name in ("synthesize", "synthesize_like")
     ],

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 # One thread a process, also of those that tests start: threads that wait for each other on a busy machine only spin.
@@ -15,7 +16,9 @@ from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 
 from vaecodec import Codec
+from vaecodec.model import engines
 from vaecodec.model.architecture import Architecture
+from vaecodec.model.native_engine.binding import is_available
 
 torch.set_num_threads(1)  # where something has loaded torch before; tests that need more say so
 
@@ -42,6 +45,24 @@ def picture(height: int, width: int, channels: int = 3, *, seed: int = 0) -> NDA
         plane = 128 + 60 * np.sin(a * x + 2 * b) * np.cos(c * y + d) + 25 * (x + y > a + b + 1)
         planes.append(plane + rng.normal(0, 2, (height, width)))
     return np.clip(np.stack(planes, -1), 0, 255).astype(np.uint8)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Runs a test with each of the engines that it is marked with, a slow one with the first only."""
+    marker = metafunc.definition.get_closest_marker("engines")
+    if marker:
+        kinds = [kind for kind in marker.args if kind == "torch" or is_available()]
+        is_slow = metafunc.definition.get_closest_marker("slow")
+        metafunc.parametrize("_computing", kinds[:1] if is_slow else kinds, indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def _computing(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What codecs that leave the choice to the environment compute with; `tiny` and `shipped` do."""
+    with pytest.MonkeyPatch.context() as patched:
+        if hasattr(request, "param"):
+            patched.setenv(engines.VARIABLE, request.param)
+        yield
 
 
 def make_tiny_weights(folder: Path) -> Path:

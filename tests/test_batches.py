@@ -20,6 +20,8 @@ from vaecodec.model.engine import Array, Engine
 from vaecodec.model.torch_engine.engine import TorchEngine
 from vaecodec.runtime import threads
 
+pytestmark = pytest.mark.engines("native", "torch")
+
 
 @pytest.fixture
 def two_threads() -> Iterator[None]:
@@ -122,7 +124,7 @@ def test_what_cannot_go_together_is_decoded_alone(tiny: Codec, monkeypatch: pyte
 
 def test_a_batch_has_no_more_pixels_than_fit(tiny: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
     """Groups are cut where a CPU would gain nothing, or memory might run out; a rest of one is decoded alone."""
-    monkeypatch.setattr(TorchEngine, "at_once_px", 2 * 80 * 80)
+    monkeypatch.setattr(type(tiny.engine), "at_once_px", 2 * 80 * 80)
     files, sizes = alike(tiny, 5), watched_groups(monkeypatch)
     assert len(tiny.decode_batch(files)) == 5
     assert sorted(sizes) == [1, 2, 2]
@@ -132,14 +134,14 @@ def test_where_memory_does_not_suffice_for_a_group_it_is_decoded_one_by_one(
     tiny: Codec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As large pictures are computed in parts."""
-    files, synthesize = alike(tiny, 3), TorchEngine.synthesize
+    files, synthesize = alike(tiny, 3), type(tiny.engine).synthesize
 
-    def starve(engine: TorchEngine, y_hat: Array, qualities: list[int], cuts: list[int]) -> tuple[Array, list[bool]]:
+    def starve(engine: Engine, y_hat: Array, qualities: list[int], cuts: list[int]) -> tuple[Array, list[bool]]:
         if len(qualities) > 1:
             raise MemoryError
         return synthesize(engine, y_hat, qualities, cuts)
 
-    monkeypatch.setattr(TorchEngine, "synthesize", starve)
+    monkeypatch.setattr(type(tiny.engine), "synthesize", starve)
     assert len(tiny.decode_batch(files)) == 3
 
 
@@ -175,7 +177,7 @@ def test_pixels_that_are_no_numbers_are_an_error_in_their_place(tiny: Codec, mon
     files, dequantize = alike(tiny, 3), coding.dequantize
 
     def overflow(*arguments: Any) -> Array:
-        latents = dequantize(*arguments).clone()
+        latents = 1 * dequantize(*arguments)
         latents[1] = float("inf")
         return latents
 
@@ -193,6 +195,7 @@ def test_files_of_another_model_are_refused_in_their_places(tiny: Codec) -> None
     assert [getattr(each, "code", "picture") for each in found] == ["picture", "MODEL_MISSING", "picture"]
 
 
+@pytest.mark.engines("torch")
 @pytest.mark.usefixtures("two_threads")
 def test_the_caller_keeps_its_threads(tiny: Codec) -> None:
     """Work runs in two threads at once, each of which has torch with one thread; the caller's number stays."""
@@ -209,6 +212,7 @@ def test_the_caller_keeps_its_threads(tiny: Codec) -> None:
     assert torch.get_num_threads() == 2
 
 
+@pytest.mark.engines("torch")
 @pytest.mark.parametrize(("device", "of_torch"), [("cpu", 1), ("cuda", 2)])
 def test_one_thread_is_the_caller_s(tiny: Codec, device: str, of_torch: int) -> None:
     """Where torch has one thread, or a GPU does the work, no thread is started."""
@@ -235,6 +239,7 @@ def engine_on(device: str, codec: Codec) -> TorchEngine:
 # --- work done ahead --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.engines("torch")
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_results_that_are_made_ahead_come_in_order(count: int) -> None:
     """All of them, in the order of the items, with torch's threads as they should be."""
@@ -245,6 +250,7 @@ def test_results_that_are_made_ahead_come_in_order(count: int) -> None:
     assert torch.get_num_threads() == before
 
 
+@pytest.mark.engines("torch")
 @pytest.mark.parametrize(("count", "pending"), [(0, 1), (1, 1), (2, 5)])
 def test_no_more_is_begun_than_may_be_pending(count: int, pending: int) -> None:
     """Memory holds that much: items are asked for one by one, by the thread that wants the results."""
@@ -261,6 +267,7 @@ def test_no_more_is_begun_than_may_be_pending(count: int, pending: int) -> None:
     assert {ident for _, ident in asked} == {threading.get_ident()}
 
 
+@pytest.mark.engines("torch")
 @pytest.mark.parametrize("count", [0, 2])
 def test_errors_of_work_done_ahead_come_where_the_result_would(count: int) -> None:
     """Results before it are there; nothing hangs."""
@@ -280,6 +287,7 @@ def test_errors_of_work_done_ahead_come_where_the_result_would(count: int) -> No
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("vaecodec-ahead")]
 
 
+@pytest.mark.engines("torch")
 @pytest.mark.parametrize(
     ("device", "of_torch", "expected"), [("cpu", 1, 0), ("cpu", 3, 0), ("cpu", 8, 2), ("cuda", 3, 3)]
 )

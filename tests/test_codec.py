@@ -44,6 +44,7 @@ def modes_of(data: bytes) -> list[TileMode]:
     return [tile.mode for tile in container.read(data).tiles]
 
 
+@pytest.mark.engines("native", "torch")
 @settings(max_examples=40)
 @given(st.integers(1, 90), st.integers(1, 90), st.sampled_from(sorted(MODES)), st.integers(1, 100), st.integers(0, 9))
 def test_any_size_mode_and_quality_comes_back(
@@ -138,6 +139,7 @@ def test_target_bytes_is_met_and_not_wasted(tiny: Codec, limit: int) -> None:
     assert quality == 100 or len(tiny.encode(image, quality + 1)) > limit
 
 
+@pytest.mark.engines("native", "torch")
 def test_target_psnr_is_reached_by_the_file(tiny: Codec) -> None:
     """The decoded file has the PSNR asked for."""
     image = picture(128, 128, seed=4)
@@ -191,6 +193,7 @@ def test_noise_and_text_never_exceed_the_lossless_size(tiny: Codec) -> None:
     assert np.array_equal(tiny.decode(data, output="numpy"), text)
 
 
+@pytest.mark.engines("native", "torch")
 def test_tile_below_its_floor_is_stored_without_loss(tiny: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the network fails, the tile falls back, and its neighbours are those that the decoder will see."""
     monkeypatch.setattr(Header, "tile_size", property(lambda self: 64))
@@ -211,6 +214,7 @@ def test_tile_below_its_floor_is_stored_without_loss(tiny: Codec, monkeypatch: p
     assert np.array_equal(again[:, 64:128], image[:, 64:128])
 
 
+@pytest.mark.engines("native", "torch")
 @pytest.mark.parametrize("which", ["tiny", "shipped"])
 def test_tiles_leave_no_seam(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, which: str) -> None:
     """Synthesis tile by tile equals synthesis of the whole canvas within one level, everywhere."""
@@ -268,6 +272,7 @@ def test_what_deblocking_smooths_too_much_is_left_out(smoothing: Codec, monkeypa
     assert np.abs(region.astype(int) - whole[90:150, 100:180]).max() <= 1
 
 
+@pytest.mark.engines("native", "torch")
 def test_intact_payload_of_other_latents_is_a_mismatch(tiny: Codec) -> None:
     """A re-sealed payload that decodes to other latents is never shown."""
     stream = container.read(tiny.encode(picture(64, 64, seed=7), 80))
@@ -286,6 +291,7 @@ def test_intact_payload_of_other_latents_is_a_mismatch(tiny: Codec) -> None:
     assert caught.value.code == "SAMPLES_CRC"
 
 
+@pytest.mark.engines("native", "torch")
 def test_partial_decoding_keeps_the_sound_tiles(tiny: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
     """With on_error="partial" a damaged tile is grey, the others are as they were, and a warning names it."""
     monkeypatch.setattr(Header, "tile_size", property(lambda self: 64))
@@ -359,6 +365,7 @@ def test_verify_is_shallow_or_deep(tiny: Codec, tiny_weights: Path) -> None:
         vaecodec.verify(crafted, deep=True, model=tiny_weights, device="cpu")
 
 
+@pytest.mark.engines("native", "torch")
 def test_threads_share_a_codec_and_torch_is_left_alone(tiny: Codec) -> None:
     """Many threads give what one gives; threads, grad mode, default dtype and RNG of torch stay as they were."""
     images = [picture(60 + n, 80, seed=n) for n in range(6)]
@@ -384,6 +391,7 @@ def test_threads_share_a_codec_and_torch_is_left_alone(tiny: Codec) -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.engines("native", "torch")
 def test_another_default_dtype_is_harmless(tiny: Codec) -> None:
     """A program that computes in float64 by default gets the same file and picture."""
     image = picture(50, 60)
@@ -396,6 +404,7 @@ def test_another_default_dtype_is_harmless(tiny: Codec) -> None:
         torch.set_default_dtype(torch.float32)
 
 
+@pytest.mark.engines("native", "torch")
 def test_batches_are_their_members(tiny: Codec) -> None:
     """Batch calls give what single calls give, in order."""
     images = [picture(40, 40 + n) for n in range(3)]
@@ -405,6 +414,7 @@ def test_batches_are_their_members(tiny: Codec) -> None:
         assert np.array_equal(decoded, tiny.decode(data, output="numpy"))
 
 
+@pytest.mark.engines("native", "torch")
 def test_shipped_model_on_a_photograph(shipped: Codec, kodak: list[Path]) -> None:
     """On a photograph: a quarter of JPEG's default bytes or so, more bytes and dB with quality."""
     image = Image.open(kodak[22]).convert("RGB").crop((0, 0, 384, 256))

@@ -23,12 +23,14 @@ MANIFEST = conformance.manifest()
 CODES_WITHOUT_VECTOR = {"MAX_PIXELS", "CODER_WORDS", "NONFINITE"}
 
 
+@pytest.mark.engines("native", "torch")
 @pytest.mark.parametrize("name", MANIFEST["valid"])
 def test_valid_vector_decodes_to_its_picture(shipped: Codec, name: str) -> None:
     """Size, mode and metadata exactly, pixels within the limits of the manifest."""
     conformance.check_valid(shipped, name, MANIFEST["valid"][name])
 
 
+@pytest.mark.engines("native", "torch")
 @pytest.mark.parametrize("name", MANIFEST["invalid"])
 def test_must_fail_vector_is_refused(shipped: Codec, name: str) -> None:
     """The error has the class and the code that the manifest says."""

@@ -14,7 +14,10 @@ from exactness.probe import FIELD_QUALITY, noise
 from vaecodec import Codec
 from vaecodec.model.torch_engine.engine import ExactScales
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+    pytest.mark.engines("torch"),
+]
 
 PICTURES = 500
 

@@ -77,6 +77,7 @@ def name_of(path: str) -> str:
 # --- decoder ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.engines("native", "torch")
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_every_mode_becomes_three_channels_or_stays_as_stored(tiny: Codec, decoder: Decoder, channels: int) -> None:
     """Grey is repeated, alpha dropped, colour left alone; "stored" is exactly what `Codec.decode` gives."""
@@ -90,6 +91,7 @@ def test_every_mode_becomes_three_channels_or_stays_as_stored(tiny: Codec, decod
     assert np.array_equal(rgb.permute(1, 2, 0), colour)
 
 
+@pytest.mark.engines("native", "torch")
 def test_a_batch_may_have_any_sizes_and_sources(tiny: Codec, decoder: Decoder, tmp_path: Path) -> None:
     """Bytes, paths and files of different sizes come back in order."""
     files = [tiny.encode(picture(side, 24), 50) for side in (16, 40, 17)]
@@ -98,6 +100,7 @@ def test_a_batch_may_have_any_sizes_and_sources(tiny: Codec, decoder: Decoder, t
     assert [tuple(tensor.shape) for tensor in tensors] == [(3, 16, 24), (3, 40, 24), (3, 17, 24)]
 
 
+@pytest.mark.engines("native", "torch")
 def test_the_damaged_file_of_a_batch_is_named(folder: Path, decoder: Decoder, tmp_path: Path) -> None:
     """Class and code are those of the one file, and the message begins with its path, or its number."""
     good, bad = folder / "a.vaec", tmp_path / "bad.vaec"
@@ -175,6 +178,7 @@ def test_the_limit_on_pixels_holds(folder: Path, decoder: Decoder) -> None:
 # --- dataset ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.engines("native", "torch")
 def test_a_folder_is_taken_whole_and_in_order(folder: Path, decoder: Decoder) -> None:
     """Every .vaec file at any depth, sorted by path, hidden ones left out; each as `Codec.decode` gives it."""
     dataset = VaecDataset(folder, decoder=decoder)
@@ -238,6 +242,7 @@ def test_workers_give_what_this_process_gives(folder: Path, decoder: Decoder, st
     assert [label for _, labels in batches for label in labels] == [os.path.basename(name) for name in sorted(NAMES)]
 
 
+@pytest.mark.engines("native", "torch")
 def test_a_batch_is_decoded_as_a_batch(folder: Path, decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
     """DataLoader's batches, and those of a subset, reach `Codec.decode_batch` whole."""
     sizes, decode_batch = [], Codec.decode_batch

@@ -15,9 +15,10 @@ from vaecodec.format.records import Header, PixelFormat, Tile, TileMode
 from vaecodec.model import coding
 from vaecodec.model.coding import Symbols
 from vaecodec.model.engine import Array, Engine
-from vaecodec.model.torch_engine.engine import TorchEngine
 from vaecodec.tiling.canvas import Rect
 from vaecodec.tiling.decode import DAMAGED_GREY, Decoder
+
+pytestmark = pytest.mark.engines("native", "torch")
 
 SIDE = 64
 
@@ -40,12 +41,12 @@ def join_neighbours(monkeypatch: pytest.MonkeyPatch, most_px: int) -> None:
 
 
 @pytest.fixture(params=["alone", "together", "ahead"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+def way(request: pytest.FixtureRequest, tiny: Codec, monkeypatch: pytest.MonkeyPatch) -> str:
     """As on few processors, as on a GPU, and with threads that read ahead."""
     if request.param == "together":
         join_neighbours(monkeypatch, 8 * SIDE**2)
     if request.param == "ahead":
-        monkeypatch.setattr(TorchEngine, "helpers", 2)
+        monkeypatch.setattr(type(tiny.engine), "helpers", 2)
     return request.param
 
 
@@ -58,7 +59,7 @@ def test_a_picture_is_the_same_whichever_way_it_is_decoded(
     shown, damage = decode_tiles(*coded, tiny.engine, scale=scale)
     with pytest.MonkeyPatch.context() as patched:
         join_neighbours(patched, 0)
-        patched.setattr(TorchEngine, "helpers", 0)
+        patched.setattr(type(tiny.engine), "helpers", 0)
         expected, _ = decode_tiles(*coded, tiny.engine, scale=scale)
     assert not damage
     difference = np.abs(shown.astype(int) - expected)
@@ -70,18 +71,18 @@ def test_neighbours_go_through_the_network_together(
 ) -> None:
     """Learned ones of one size, as many as may: not across one of another kind, and not the narrow last one."""
     counts, widths = list[int](), list[int]()
-    dequantize, synthesize = coding.dequantize, TorchEngine.synthesize
+    dequantize, synthesize = coding.dequantize, type(tiny.engine).synthesize
 
     def count(engine: Engine, symbols: list[Symbols], *rest: Any) -> Array:
         counts.append(len(symbols))
         return dequantize(engine, symbols, *rest)
 
-    def measure(engine: TorchEngine, y_hat: Array, *rest: Any) -> tuple[Array, list[bool]]:
+    def measure(engine: Engine, y_hat: Array, *rest: Any) -> tuple[Array, list[bool]]:
         widths.append(y_hat.shape[3])
         return synthesize(engine, y_hat, *rest)
 
     monkeypatch.setattr(coding, "dequantize", count)
-    monkeypatch.setattr(TorchEngine, "synthesize", measure)
+    monkeypatch.setattr(type(tiny.engine), "synthesize", measure)
     join_neighbours(monkeypatch, 3 * SIDE**2)
     decode_tiles(*coded, tiny.engine)
     assert coded[1].height == 3 * SIDE + 20  # the tiles of the last row are low: more of them fit
@@ -131,19 +132,19 @@ def test_of_neighbours_that_do_not_synthesize_the_guilty_one_is_told(
     tiny: Codec, coded: tuple[list[Tile], Header], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those beside it see its latents, and may be lost with it; all others are shown."""
-    synthesize = TorchEngine.synthesize
+    synthesize = type(tiny.engine).synthesize
 
-    def refuse_left(engine: TorchEngine, y_hat: Array, *rest: Any) -> tuple[Array, list[bool]]:
+    def refuse_left(engine: Engine, y_hat: Array, *rest: Any) -> tuple[Array, list[bool]]:
         pixels, are_finite = synthesize(engine, y_hat, *rest)
         return pixels, [each and y_hat.flatten()[0].item() != refused for each in are_finite]
 
     first = list[float]()
     monkeypatch.setattr(
-        TorchEngine, "synthesize", lambda e, y, *r: (first.append(y.flatten()[0].item()), synthesize(e, y, *r))[1]
+        type(tiny.engine), "synthesize", lambda e, y, *r: (first.append(y.flatten()[0].item()), synthesize(e, y, *r))[1]
     )
     decode_tiles(*coded, tiny.engine)
     refused = first[0]
-    monkeypatch.setattr(TorchEngine, "synthesize", refuse_left)
+    monkeypatch.setattr(type(tiny.engine), "synthesize", refuse_left)
     _, damage = decode_tiles(*coded, tiny.engine, partial=True)
     assert 0 in {error.tile for error in damage} and len(damage) < 5
 

@@ -14,6 +14,8 @@ from vaecodec.model.coding import hyper_size
 from vaecodec.model.scales import EXACT_LIMIT
 from vaecodec.model.torch_engine.engine import ExactScales
 
+pytestmark = pytest.mark.engines("torch")
+
 CPU = torch.device("cpu")
 
 

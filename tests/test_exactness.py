@@ -7,13 +7,16 @@ import sys
 from pathlib import Path
 
 import pytest
-from exactness import driver
+from exactness import driver, native
+from exactness.probe import items_of
 from exactness.settings import CALLERS, diagonal
 
 from vaecodec import Codec
+from vaecodec.model.native_engine.binding import is_available
 
 
 @pytest.mark.slow
+@pytest.mark.engines("torch")
 def test_latents_are_equal_and_pixels_close_under_every_setting(shipped: Codec, tmp_path: Path) -> None:
     """One hash of the latents and of the rows; the float32 control has several; pixels stay within their tolerance."""
     samples = driver.write_files(shipped, tmp_path, tmp_path, 3)
@@ -27,6 +30,12 @@ def test_latents_are_equal_and_pixels_close_under_every_setting(shipped: Codec, 
     assert found.control_field_hashes > 1, "the harness must be able to see a network that is not exact"
     assert found.largest_pixel_difference <= driver.TOLERANCE_LEVELS
     assert found.worst_file_share <= driver.TOLERANCE_SHARE
+    if is_available():
+        ours = driver.compare_native([*native.observe(items_of(tmp_path))], rows[0], samples)
+        assert ours["settings"] > len(native.THREADS)
+        assert not any(ours[name] for name in ours if name.endswith("_differences"))
+        assert ours["largest_pixel_difference"] <= driver.TOLERANCE_LEVELS
+        assert ours["worst_file_share"] <= driver.TOLERANCE_SHARE
 
 
 def test_the_comparison_sees_one_other_latent() -> None:
@@ -43,6 +52,20 @@ def test_the_comparison_sees_one_other_latent() -> None:
     assert (found.latent_differences, found.row_differences, found.control_files) == (1, 1, 1)
     assert (found.control_differences, found.control_field_hashes) == (1, 1)
     assert (found.largest_pixel_difference, found.worst_file_share) == (2, 0.003)
+
+
+def test_the_comparison_sees_what_differs_in_the_native_engine() -> None:
+    """Integers from torch's, all else from its own first setting."""
+    row = {
+        "instructions": "", "threads": 1, "seconds": 0, "latents": ["a"], "pixels": ["p"], "encoded": ["e"],
+        "field_rows": "f", "largest_difference": [0], "differing_samples": [0],
+    }  # fmt: skip
+    changes = {"latents": ["b"], "pixels": ["q"], "encoded": ["d"], "field_rows": "g", "largest_difference": [2]}
+    alike = driver.compare_native([row, row], row, [1000])
+    found = driver.compare_native([row, row | changes | {"differing_samples": [3]}], row, [1000])
+    names = [name for name in found if name.endswith("_differences")]
+    assert ([alike[name] for name in names], [found[name] for name in names]) == ([0] * 4, [1] * 4)
+    assert (found["largest_pixel_difference"], found["worst_file_share"]) == (2, 0.003)
 
 
 def test_pictures_are_alike_everywhere(tmp_path: Path) -> None:

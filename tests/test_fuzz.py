@@ -29,6 +29,7 @@ from vaecodec.format.records import Tile
 from vaecodec.model import coding
 from vaecodec.model.coding import Symbols
 from vaecodec.model.engine import Engine
+from vaecodec.model.native_engine import binding
 
 HERE = Path(__file__).parent / "fuzz"
 MAX_PIXELS = 2**15
@@ -207,7 +208,8 @@ def skip_latent_checks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def crash(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coder.Decoder, "finish", lambda self: [][0])
+    for decoder in (coder.Decoder, binding.Decoder):
+        monkeypatch.setattr(decoder, "finish", lambda self: [][0])
 
 
 def lose_a_row(monkeypatch: pytest.MonkeyPatch) -> None:

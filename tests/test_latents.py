@@ -19,6 +19,8 @@ from vaecodec.pictures import pixels
 from vaecodec.tiling import explore
 from vaecodec.tiling.tile import decode_symbols, encode_latents
 
+pytestmark = pytest.mark.engines("native", "torch")
+
 FLOAT_ERROR = 2e-3  # of latents in steps: sums in float32
 
 

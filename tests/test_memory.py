@@ -140,6 +140,7 @@ def test_a_failed_attempt_is_forgotten_before_the_next_begins() -> None:
 # --- the stair --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.engines("native", "torch")
 def test_a_tile_is_computed_in_parts_where_memory_is_short(fragile: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts of a tile decode to the same picture within one level, and what they encode is a file as any other."""
     image = picture(250, 330, seed=3)
@@ -154,6 +155,7 @@ def test_a_tile_is_computed_in_parts_where_memory_is_short(fragile: Codec, monke
     assert abs(len(data) - len(expected)) < 0.01 * len(expected) + 16
 
 
+@pytest.mark.engines("native", "torch")
 def test_memory_that_is_short_even_for_parts_is_a_clear_error(fragile: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
     """With no smaller part and no other device left: VaecResourceError, and a codec that is as good as before."""
     image = picture(200, 200)
@@ -168,6 +170,7 @@ def test_memory_that_is_short_even_for_parts_is_a_clear_error(fragile: Codec, mo
     assert fragile.encode(image, 50) == data
 
 
+@pytest.mark.engines("torch")
 def test_a_device_that_is_short_of_memory_leaves_it_to_the_cpu(
     gpu: tuple[Codec, Engine], fragile: Codec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,6 +190,7 @@ def test_a_device_that_is_short_of_memory_leaves_it_to_the_cpu(
     assert np.array_equal(decoded, on_gpu.decode(data, output="numpy"))
 
 
+@pytest.mark.engines("torch")
 def test_weights_that_do_not_fit_on_the_device_are_used_on_the_cpu(
     fragile: Codec, monkeypatch: pytest.MonkeyPatch
 ) -> None:

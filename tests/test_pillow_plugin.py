@@ -618,6 +618,7 @@ def test_heavy_modules_load_only_with_pixels(path: Path) -> None:
     assert json.loads(finished.stdout) == [[], [], [], ["numpy"]]
 
 
+@pytest.mark.engines("native", "torch")
 def test_learned_round_trip(path: Path) -> None:
     """A picture saved with the built-in weights comes back close, and its alpha exactly."""
     rows, columns, channels = np.ogrid[:48, :80, :4]

@@ -15,6 +15,8 @@ from vaecodec.model.torch_engine import engine
 from vaecodec.model.torch_engine.engine import full_precision, has_fast_bfloat16
 from vaecodec.pictures.pixels import psnr_db
 
+pytestmark = pytest.mark.engines("torch")
+
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 CUDNN = torch.backends.cudnn
 NEW_INTERFACE = hasattr(CUDNN, "conv")  # torch 2.9

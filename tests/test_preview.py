@@ -15,8 +15,9 @@ from PIL import Image
 import vaecodec
 from vaecodec import Codec, codec
 from vaecodec.errors import VaecFormatError, VaecImageError
-from vaecodec.model.torch_engine.engine import TorchEngine
 from vaecodec.pictures import pixels
+
+pytestmark = pytest.mark.engines("native", "torch")
 
 SCALES = (2, 4, 8)
 
@@ -66,7 +67,7 @@ def test_a_preview_does_without_synthesis(tiny: Codec, scale: int, monkeypatch: 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("synthesize was called")
 
-    monkeypatch.setattr(TorchEngine, "synthesize", refuse)
+    monkeypatch.setattr(type(tiny.engine), "synthesize", refuse)
     assert tiny.decode(data, scale=1 / scale).size == (-(-90 // scale), -(-90 // scale))
 
 

@@ -108,8 +108,8 @@ def test_a_fork_without_torch_changes_nothing() -> None:
         "import os, vaecodec\n"
         "child = os.fork()\n"
         "if child == 0:\n"
-        "    import torch; from vaecodec.model.torch_engine import devices\n"
-        "    devices.settle_after_fork(); os._exit(torch.get_num_threads())\n"
+        "    import torch; from vaecodec.model.torch_engine import engine\n"
+        "    engine.settle_after_fork(); os._exit(torch.get_num_threads())\n"
         "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))"
     )
     environment = ENVIRONMENT | {"OMP_NUM_THREADS": "2"}

@@ -12,6 +12,8 @@ from vaecodec.model import weights
 from vaecodec.model.torch_engine import engine
 from vaecodec.model.torch_engine.engine import ExactScales, load
 
+pytestmark = pytest.mark.engines("torch")
+
 CPU = torch.device("cpu")
 
 

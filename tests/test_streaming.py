@@ -94,6 +94,7 @@ SOURCES: dict[str, Callable[[Path], Any]] = {
 }
 
 
+@pytest.mark.engines("native", "torch")
 @pytest.mark.parametrize("kind", SOURCES)
 def test_a_file_is_encoded_to_the_same_bytes(tiny: Codec, kind: str, tmp_path: Path) -> None:
     """Whatever `encode` takes, `encode_file` writes just what that returns, and tells what is in it."""
@@ -174,6 +175,7 @@ def test_a_picture_file_holds_what_decode_shows(
 # --- regions ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.engines("native", "torch")
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_a_region_is_the_crop_of_the_whole(tiny: Codec, channels: int) -> None:
     """At corners and edges, across tiles, of one pixel, of all: equal to what `crop` gives, of every kind of tile."""
@@ -187,6 +189,7 @@ def test_a_region_is_the_crop_of_the_whole(tiny: Codec, channels: int) -> None:
         assert near(tiny.decode_region(data, box), whole.crop(box)), box
 
 
+@pytest.mark.engines("native", "torch")
 @settings(max_examples=15)
 @given(st.tuples(st.integers(0, WIDTH), st.integers(0, HEIGHT), st.integers(0, WIDTH), st.integers(0, HEIGHT)))
 def test_any_region_is_the_crop_of_the_whole(tiny: Codec, corners: tuple[int, int, int, int]) -> None:
@@ -227,6 +230,7 @@ def test_a_region_asks_for_the_tiles_that_it_needs(tiny: Codec, monkeypatch: pyt
     assert sorted(asked) == list(range(25))
 
 
+@pytest.mark.engines("native", "torch")
 def test_damage_elsewhere_does_not_matter_to_a_region(tiny: Codec) -> None:
     """A damaged tile is an error that names it where it is needed, and else nothing."""
     data = tiny.encode(picture(TILE_PX, 4 * TILE_PX), 70)

@@ -15,6 +15,8 @@ from vaecodec.model.coding import BASE_GROUPS, Symbols, groups
 from vaecodec.model.torch_engine.engine import TorchEngine
 from vaecodec.tiling.tile import encode_symbols
 
+pytestmark = pytest.mark.engines("torch")
+
 SIDES = st.integers(1, 9)
 CHANNELS = st.sampled_from([2, 4, 16, 24])
 

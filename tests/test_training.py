@@ -257,6 +257,7 @@ def test_the_document_shows_this_recipe() -> None:
 # --- start ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.engines("torch")
 @pytest.mark.usefixtures("same_order")
 def test_weights_become_a_model_with_the_same_table_indexes(
     tiny: vaecodec.Codec, tiny_weights: Path, tmp_path: Path

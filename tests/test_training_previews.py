@@ -14,6 +14,8 @@ from vaecodec.model.torch_engine.engine import TorchEngine
 from vaecodec.training import previews
 from vaecodec.training.objective import TrainingModel
 
+pytestmark = pytest.mark.engines("torch")
+
 CROPS = [picture(128, 128, seed=n) for n in range(6)]
 
 

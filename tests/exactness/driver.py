@@ -23,14 +23,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from exactness import oracle
+from exactness import native, oracle
 from exactness.builds import builds
 from exactness.pictures import pictures
+from exactness.probe import items_of
 from exactness.settings import THOROUGH, Environment, diagonal, rest_of_environments
 from vaecodec import Codec
 from vaecodec.errors import VaecModelError
 from vaecodec.format import container
 from vaecodec.format.records import TileMode
+from vaecodec.model.native_engine.binding import is_available
 from vaecodec.model.torch_engine.engine import ExactScales
 
 ROOT = Path(__file__).parents[2]
@@ -132,6 +134,34 @@ def compare(rows: Sequence[Row], samples: Sequence[int]) -> Comparison:
     return result
 
 
+def compare_native(rows: Sequence[Row], first: Row, samples: Sequence[int]) -> Row:
+    """The native engine's settings against torch's first: integers are its own, pixels near it, and all alike.
+
+    What encoders compute is alike but where they analyze in bfloat16, and there.
+
+    Args:
+        rows: of `native.observe`.
+        first: torch's, with table rows.
+        samples: how many each file has.
+    """
+    told = ("instructions", "threads", "seconds")
+    encoders = {native.analyzes_in_bfloat16(row): row["encoded"] for row in reversed(rows)}
+    return {
+        "settings": len(rows), "files": len(samples), "latent_hashes": sum(len(row["latents"]) for row in rows),
+        "latent_differences": sum(_differ(row["latents"], first["latents"]) for row in rows),
+        "row_differences": sum(row["field_rows"] != first["field_rows"] for row in rows),
+        "pixel_differences": sum(_differ(row["pixels"], rows[0]["pixels"]) for row in rows),
+        "encoder_differences": sum(
+            _differ(row["encoded"], encoders[native.analyzes_in_bfloat16(row)]) for row in rows
+        ),
+        "largest_pixel_difference": max(max(row["largest_difference"]) for row in rows),
+        "worst_file_share": max(
+            n / size for row in rows for n, size in zip(row["differing_samples"], samples, strict=True)
+        ),
+        "by_setting": [{name: row[name] for name in told} for row in rows],
+    }  # fmt: skip
+
+
 def wrong_builds_refused(scales: ExactScales) -> tuple[int, int]:
     """How many of the wrong builds the self-test refuses, and how many there are."""
     refused = 0
@@ -158,6 +188,15 @@ def failures(record: Row) -> list[str]:
         "a sum exceeds its bound": any(layer["largest_sum"] > layer["proved_bound"] for layer in record["oracle"]),
         "a wrong build passes": refused < tried,
     }
+    if "native" in record:
+        ours = record["native"]
+        integers, floats = ("latent_differences", "row_differences"), ("pixel_differences", "encoder_differences")
+        broken |= {
+            "integers of the native engine differ": any(ours[name] for name in integers),
+            "the native engine has other bits elsewhere": any(ours[name] for name in floats),
+            "its pixels differ by more than a level": ours["largest_pixel_difference"] > TOLERANCE_LEVELS,
+            "too many of its samples differ": ours["worst_file_share"] > TOLERANCE_SHARE,
+        }
     return [name for name, is_broken in broken.items() if is_broken]
 
 
@@ -177,6 +216,8 @@ def run(codec: Codec, options: argparse.Namespace) -> Iterator[Row]:
         samples = write_files(codec, folder, options.folder, options.pictures)
         for number, (python, environment) in enumerate(plans, 1):
             rows += probe(python, environment, folder, THOROUGH if environment else ())
+            if number == 1 and is_available():
+                record["native"] = compare_native([*native.observe(items_of(folder))], rows[0], samples)
             print(f"{number} of {len(plans)}: {environment}, torch {rows[-1]['torch']}", file=sys.stderr, flush=True)
             yield record | {
                 "processes": f"{number} of {len(plans)}", "minutes": round((time.monotonic() - start) / 60, 1),
@@ -195,7 +236,7 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    for record in run(Codec(None, "cpu"), options):
+    for record in run(Codec(None, "cpu", engine="torch"), options):
         record["failures"] = failures(record)
         partial = options.out.with_name(options.out.name + ".partial")
         partial.write_text(_text(record))

@@ -25,7 +25,6 @@ from torch.nn import functional as F
 
 from exactness.settings import CALLERS, HONEST, THOROUGH
 from vaecodec import Codec
-from vaecodec.entropy import coder
 from vaecodec.format import container
 from vaecodec.format.records import Bitstream
 from vaecodec.model import coding
@@ -44,6 +43,12 @@ class Item(NamedTuple):
 
     stream: Bitstream
     reference: NDArray[np.uint8]
+
+
+def items_of(folder: Path) -> list[Item]:
+    """All files of a folder."""
+    paths = sorted(folder.glob("*.vaec"))
+    return [Item(container.read(path.read_bytes()), np.load(path.with_suffix(".npy"))) for path in paths]
 
 
 class Decoded(NamedTuple):
@@ -74,7 +79,7 @@ def decode(engine: Engine, stream: Bitstream) -> Decoded:
     """Decode a file of one learned tile; the CRCs of the file are not looked at, the hash is to tell."""
     header, (tile,) = stream.header, stream.tiles
     size = -(-header.height // LATENT_STRIDE), -(-header.width // LATENT_STRIDE)
-    decoder = coder.Decoder(tile.payload)
+    decoder = engine.reader(tile.payload)
     (symbols,) = coding.read(engine, *size, [header.quality], [decoder.read])
     decoder.finish()
     digest = hashlib.sha256(symbols.z.tobytes() + symbols.y.tobytes())
@@ -138,9 +143,7 @@ def observe(codec: Codec, items: Sequence[Item], caller: str) -> dict[str, Any]:
 
 def main(folder: Path, callers: Sequence[str]) -> None:
     """Print a line of JSON a setting."""
-    codec = Codec(None, "cpu")
-    paths = sorted(folder.glob("*.vaec"))
-    items = [Item(container.read(path.read_bytes()), np.load(path.with_suffix(".npy"))) for path in paths]
+    codec, items = Codec(None, "cpu", engine="torch"), items_of(folder)
     versions = {
         "torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version(),
         "instructions": torch.backends.cpu.get_cpu_capability(),

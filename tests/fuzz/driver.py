@@ -3,7 +3,7 @@
 Usage: `PYTHONPATH=tests python -m fuzz.driver [--decode N] [--parse N] [--guided-s SECONDS] [--out FILE]`.
 A part that is given 0 is left as the record has it; with --resume, campaigns go on where it ends. A campaign is
 repeatable: the same numbers, code and weights give the same mutants. Those that break a law are kept in
-out/fuzz/broken.
+out/fuzz/broken. Mutants are decoded by each engine that is there, which must make the same of them.
 """
 
 import argparse
@@ -31,6 +31,7 @@ from fuzz.targets import TARGETS
 from vaecodec import Codec
 from vaecodec.errors import VaecLimitError
 from vaecodec.format import sources
+from vaecodec.model.native_engine.binding import is_available
 
 ROOT = Path(__file__).parents[2]
 WORK = ROOT / "out" / "fuzz"
@@ -40,6 +41,8 @@ MEASURED = ("format/container.py", "format/records.py", "format/sources.py", "pi
 TESTS = ("bitstream", "coder", "tables", "lossless", "pixels", "fuzz", "limits", "refused")
 LEAST_COVERAGE_PERCENT = 98.0
 SLICES = 50
+DECODED = ("decode", "partial", "plugin")
+BY_NATIVE = tuple(f"{name}, native engine" for name in DECODED)
 
 
 def measure_bomb(codec: Codec) -> dict[str, Any]:
@@ -117,8 +120,9 @@ class Driver:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
-        self.codec = Codec(None, "cpu")
+        self.codec = Codec(None, "cpu", engine="torch")
         self.bench = Bench(self.codec, seeds(self.codec), WORK / "broken")
+        self.native = Bench(Codec(engine="native"), self.bench.seeds, WORK / "broken") if is_available() else None
         self.record = json.loads(options.out.read_text()) if options.out.exists() else {}
 
     def run(self) -> bool:
@@ -129,7 +133,10 @@ class Driver:
         if self.options.flips:
             self._note(every_flip_and_cut=self.bench.every_flip_and_cut().as_json())
         self._campaign(self.options.parse, ("parse",), lambda *args, **more: {"parse": self.bench.parse(*args, **more)})
-        self._campaign(self.options.decode, ("decode", "partial", "plugin"), self.bench.decode)
+        self._campaign(self.options.decode, DECODED, self.bench.decode)
+        if self.native:
+            self.native.warm_up()
+            self._campaign(self.options.decode, BY_NATIVE, self.native.decode)
         if self.options.guided_s:
             self._note(guided=run_guided(self.options.guided_s, self.bench.seeds))
         if self.options.coverage:
@@ -143,8 +150,8 @@ class Driver:
         size = -(-count // (SLICES * BLOCK)) * BLOCK
         for first in range(totals[names[0]].mutants, count, size or 1):
             found = run(min(size, count - first), seed=self.options.seed, first=first)
-            for name, result in found.items():
-                totals[name].add(result)
+            for total, result in zip(totals.values(), found.values(), strict=True):
+                total.add(result)
             self._note(**{name: total.as_json() for name, total in totals.items()})
 
     def _note(self, **parts: Any) -> None:
@@ -160,8 +167,19 @@ class Driver:
         return (
             any(campaign["broken"] for campaign in campaigns)
             or any(target["failed"] for target in self.record.get("guided", {}).values())
+            or self._engines_differ()
             or any(part < LEAST_COVERAGE_PERCENT for part in self.record.get("line_coverage_percent", {}).values())
         )
+
+    def _engines_differ(self) -> bool:
+        """Whether they made something else of the same mutants."""
+        differ = False
+        for name, of_native in zip(DECODED, BY_NATIVE, strict=True):
+            ours, theirs = self.record.get(of_native), self.record.get(name)
+            if ours and theirs and ours["mutants"] == theirs["mutants"] and ours["outcomes"] != theirs["outcomes"]:
+                print(f"{name}: the native engine has {ours['outcomes']}, torch's {theirs['outcomes']}", flush=True)
+                differ = True
+        return differ
 
 
 def main() -> int:

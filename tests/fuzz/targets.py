@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,8 @@ from vaecodec.entropy.tables import Pass, Tables, from_pmfs
 from vaecodec.errors import VaecCorruptError
 from vaecodec.format import container, records
 from vaecodec.format.records import Header, PixelFormat, Tile, TileMode
+from vaecodec.model.native_engine import binding
+from vaecodec.model.native_engine.binding import is_available
 
 MAX_PIXELS = 2**14
 TILED = Header(PixelFormat.RGBA, 300, 260, b"none", 50, tile_log2=8)
@@ -74,15 +77,33 @@ def load_weights() -> None:
 
 
 def _check_symbols(payload: bytes) -> None:
-    """There is exactly one payload for given symbols, so what is accepted must be what an encoder writes of it."""
-    decoder = coder.Decoder(payload)
-    passes = []
-    for tables, rows in _passes():
-        passes.append(Pass(tables, rows, decoder.read(tables, rows)))
-    decoder.finish()
-    written = coder.encode(passes)
+    """There is exactly one payload for given symbols, so what is accepted must be what an encoder writes of it.
+
+    The native engine, where it is, reads the same symbols, or finds the same fault.
+    """
+    found, code = _read(coder.Decoder, payload)
+    if is_available():
+        ours, own_code = _read(binding.Decoder, payload)
+        if own_code != code or [each.tolist() for each in ours] != [each.tolist() for each in found]:
+            raise BrokenLawError(f"payload {payload.hex()} gives {code}, of the native engine {own_code}")
+    if code:
+        return
+    written = coder.encode([Pass(*each, symbols) for each, symbols in zip(_passes(), found, strict=True)])
     if written != payload:
         raise BrokenLawError(f"payload {payload.hex()} was accepted, its symbols are coded as {written.hex()}")
+
+
+def _read(decoder_of: Callable[[bytes], Any], payload: bytes) -> tuple[list[np.ndarray], str]:
+    """The symbols of the passes that could be read, and the code of the fault that ended it."""
+    found = []
+    try:
+        decoder = decoder_of(payload)
+        for tables, rows in _passes():
+            found.append(decoder.read(tables, rows))
+        decoder.finish()
+    except VaecCorruptError as error:
+        return found, error.code
+    return found, ""
 
 
 @cache

@@ -18,7 +18,7 @@ from vaecodec.format.records import TileMode
 from vaecodec.model import engines
 from vaecodec.model.architecture import BUILT_IN
 from vaecodec.model.engines import has_torch
-from vaecodec.model.native_engine.library import is_available
+from vaecodec.model.native_engine.binding import is_available
 from vaecodec.pictures import pixels
 
 PACKAGES = ("numpy", "pillow", "safetensors", "click", "rich")

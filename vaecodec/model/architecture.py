@@ -1,5 +1,6 @@
 """What a network is, as plain data: widths, strides, qualities, tensors of a weights file, and the built-in files."""
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -54,22 +55,23 @@ class Architecture:
     scale_channels: int = 128
     quality_anchors: int = 12
 
-    @property
+    @functools.cached_property
     def base_channels(self) -> int:
         """How many channels of the latents a preview at 1/8 needs: see `coding.groups`."""
         return self.latent_channels // BASE_SHARE
 
-    @property
+    @functools.cached_property
     def analysis_margin(self) -> int:
         """How many latents around a region analysis sees: a 3x3 kernel a block, and one for the 1/4 grid."""
         return self.analysis_blocks + 1
 
-    @property
+    @functools.cached_property
     def synthesis_margin(self) -> int:
         """How many latents around a region synthesis sees, likewise."""
         return self.synthesis_blocks + 1
 
 
+@functools.lru_cache(maxsize=64)
 def built_in_tune(model_id: bytes) -> str | None:
     """The tune of the built-in weights with this id; None if there are none."""
     return next((tune for tune, sha256 in BUILT_IN.items() if sha256.startswith(model_id.hex())), None)

@@ -12,6 +12,7 @@ from vaecodec.errors import VaecImageError, VaecModelError
 from vaecodec.model import weights as weights_files
 from vaecodec.model.engine import Engine
 from vaecodec.model.weights import Weights
+from vaecodec.runtime import forks
 
 VARIABLE = "VAECODEC_ENGINE"
 KINDS = ("auto", "native", "torch")
@@ -49,7 +50,7 @@ def choose(kind: str, device: str) -> Choice:
         VaecModelError: (NATIVE_MISSING, NATIVE_VERSION, NATIVE_LEVEL) the native one is wanted and cannot be used,
             (DEVICE) or is wanted for another device, (ENGINE) or the environment names one that does not exist.
     """
-    from vaecodec.model.native_engine.library import library  # deferred: it loads at the first use
+    from vaecodec.model.native_engine.binding import library  # deferred: it loads at the first use
 
     reason = "it was asked for"
     if kind == "auto" and (named := os.environ.get(VARIABLE)):
@@ -107,7 +108,17 @@ def cached(model: str | None, tune: str, device: str, kind: str) -> Engine:
         VaecModelError: as `choose`, `load` and `weights.load`.
     """
     with _loading:
-        return _cached(model, tune, device, choose(kind, device).kind)
+        engine = _cached(model, tune, device, _chosen(kind, device, os.environ.get(VARIABLE), "torch" in sys.modules))
+    if forks.forked_thread == threading.get_ident():  # one of several workers, probably
+        forks.forked_thread = None
+        engine.use_one_thread()
+    return engine
+
+
+@functools.lru_cache(maxsize=16)
+def _chosen(kind: str, device: str, named: str | None, has_torch: bool) -> str:
+    """Cached by all that the choice depends on."""
+    return choose(kind, device).kind
 
 
 @functools.lru_cache(maxsize=8)

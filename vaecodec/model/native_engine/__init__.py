@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from vaecodec.entropy.tables import Pass, Tables
 from vaecodec.errors import VaecModelError, keep_freed_memory
 from vaecodec.model.engine import Choose
-from vaecodec.model.native_engine import rans
-from vaecodec.model.native_engine.library import call, library
+from vaecodec.model.native_engine import binding
+from vaecodec.model.native_engine.binding import call, library
 from vaecodec.model.weights import Weights
 
 Floats = NDArray[np.float32]
@@ -103,19 +103,19 @@ class NativeEngine:
     # --- integers -----------------------------------------------------------------------------------------------------
 
     @staticmethod
-    def reader(payload: bytes) -> rans.Decoder:
+    def reader(payload: bytes) -> binding.Decoder:
         """Reads the symbols of a payload."""
-        return rans.Decoder(payload)
+        return binding.Decoder(payload)
 
     @staticmethod
     def write(passes: Sequence[Pass]) -> bytes:
         """The payload of symbols."""
-        return rans.encode(passes)
+        return binding.encode(passes)
 
     @staticmethod
     def rdoq(residual: Floats, indexes: NDArray[np.uint8], tables: Tables) -> NDArray[np.integer]:
         """Symbols of residuals, rate-distortion optimized."""
-        return rans.rdoq(residual, indexes, tables)
+        return binding.rdoq(residual, indexes, tables)
 
     def table_indexes(
         self, z: Sequence[Integers], rows: int, columns: int, qualities: Sequence[int], channels: int | None = None

@@ -26,6 +26,8 @@ Fault refuse(const char* text) {
     return BAD_ARGUMENT;
 }
 
+Fault told(Fault fault) { return fault == BAD_ARGUMENT ? refuse("table indexes or symbols are out of range") : fault; }
+
 template <class Work>
 Fault guarded(const Work& work) {
     try {
@@ -87,7 +89,7 @@ EXPORT int32_t vaec_reader_start(Reader* reader, const uint8_t* payload, size_t 
 }
 EXPORT int32_t vaec_reader_read(Reader* reader, const uint8_t* payload, size_t bytes, const Tables* tables,
                                 const uint8_t* rows, size_t count, int32_t* symbols) {
-    return guarded([&] { return reader_read(*reader, payload, bytes, *tables, rows, count, symbols); });
+    return guarded([&] { return told(reader_read(*reader, payload, bytes, *tables, rows, count, symbols)); });
 }
 
 // A payload in the making: the caller's words, and how many of them are in use.
@@ -102,7 +104,7 @@ EXPORT int32_t vaec_writer_push(Payload* payload, uint32_t* words, size_t capaci
         Writer writer{payload->state, words, capacity, payload->size};
         const Fault fault = writer_push(writer, *tables, rows, symbols, count);
         *payload = {writer.state, writer.size};
-        return fault;
+        return told(fault);
     });
 }
 EXPORT int32_t vaec_writer_finish(Payload* payload, uint32_t* words, size_t capacity) {
