@@ -31,7 +31,7 @@ TABLE = {
     "model/native_engine": ({"entropy", "errors", "model"}, {"numpy"}),
     "model/torch_engine": ({"entropy", "errors", "model", "runtime"}, {"numpy", "torch"}),
     "tiling": ({"entropy", "errors", "format", "model", "pictures", "runtime"}, {"numpy"}),
-    "codec": ({"errors", "format", "model", "pictures", "runtime", "tiling"}, set()),
+    "codec": ({"errors", "format", "model", "pictures", "runtime", "tiling"}, {"PIL", "torch"}),
     "pillow_plugin": ({"codec", "errors", "format", "pictures", "runtime"}, {"PIL"}),
     "data": ({"codec", "errors", "format"}, {"torch"}),
     "cli": (

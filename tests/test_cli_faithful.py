@@ -216,6 +216,16 @@ def test_quality_of_lossy_outputs(run: Run) -> None:
     assert run("decode", "a.vaec", "a.png", "-q", "50").exit_code == 2
 
 
+def test_subsampling_of_jpeg(run: Run) -> None:
+    """As asked for, of parts, too; other formats have none."""
+    Path("a.vaec").write_bytes(vaec(picture(60, 80)))
+    for name, more in (("a.jpg", ()), ("b.jpg", ("--crop", "0,0,50,50"))):
+        assert run("decode", "a.vaec", name, "-q", "80", "--subsampling", "4:2:2", *more).exit_code == 0
+        with Image.open(name) as image:
+            assert image.layer[0][1:3] == (2, 1)
+    assert run("decode", "a.vaec", "a.png", "--subsampling", "4:4:4").exit_code == 2
+
+
 def test_resolution_comes_back(run: Run) -> None:
     """From PNG to PNG and JPEG."""
     Image.fromarray(SAMPLES).save("a.png", dpi=(300, 300))

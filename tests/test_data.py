@@ -6,6 +6,7 @@ import pickle
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,8 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Subset
 
 import vaecodec
-from vaecodec import Codec, VaecChecksumError, VaecError, VaecImageError
-from vaecodec.data import Decoder, VaecDataset
+from vaecodec import Codec, VaecChecksumError, VaecError, VaecImageError, VaecModelError
+from vaecodec.data import Decoder, RandomSquare, VaecDataset
 
 RECIPES = Path(__file__).parents[1] / "docs" / "data.md"
 
@@ -115,6 +116,57 @@ def test_an_unknown_mode_is_refused() -> None:
     with pytest.raises(VaecImageError, match="mode is 'BGR', must be one of RGB, stored") as caught:
         Decoder(mode="BGR")  # type: ignore[arg-type]
     assert caught.value.code == "ARGUMENT"
+
+
+def test_a_region_is_cut_while_decoding(folder: Path, decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It equals the cut of the whole picture, which is never decoded; a function is asked for each picture."""
+    whole, asked = expected(folder, decoder), []
+    monkeypatch.setattr(Codec, "decode", lambda *_, **__: pytest.fail("all of it was decoded"))
+    monkeypatch.setattr(Codec, "decode_batch", lambda *_, **__: pytest.fail("all of it was decoded"))
+
+    def box(width: int, height: int) -> tuple[int, int, int, int]:
+        asked.append((width, height))
+        return 5, 3, 25, 13
+
+    for region in ((5, 3, 25, 13), box):
+        dataset = VaecDataset(folder, decoder=replace(decoder, region=region))
+        found = torch.stack(dataset.__getitems__(range(5)))
+        assert (found.int() - whole[:, :, 3:13, 5:25].int()).abs().max() <= 1
+    assert asked == [SIZE[::-1]] * 5
+    with pytest.raises(VaecError, match=r"a\.vaec: box is"):
+        replace(decoder, region=(0, 0, 999, 1))([folder / "a.vaec"])
+
+
+def test_random_squares_lie_in_the_picture() -> None:
+    """Anywhere; of one that is too small, all there is. They survive pickling, for workers that are spawned."""
+    square = pickle.loads(pickle.dumps(RandomSquare(16)))
+    boxes = {square(20, 40) for _ in range(100)}
+    assert len(boxes) > 20
+    assert all(left >= 0 and right - left == 16 and right <= 20 for left, _, right, _ in boxes)
+    assert all(top >= 0 and bottom - top == 16 and bottom <= 40 for _, top, _, bottom in boxes)
+    assert square(10, 16) == (0, 0, 10, 16)
+
+
+def test_pictures_are_scaled_while_decoding(folder: Path, decoder: Decoder) -> None:
+    """As `Codec.decode` does it; not together with a region."""
+    codec = Codec(decoder.model, "cpu")
+    (found,) = replace(decoder, scale=1 / 4)([folder / "a.vaec"])
+    assert torch.equal(found, codec.decode(folder / "a.vaec", output="torch", scale=1 / 4))
+    with pytest.raises(VaecImageError, match="exclude"):
+        replace(decoder, scale=1 / 2, region=(0, 0, 8, 8))
+
+
+def test_no_file_is_blamed_for_the_device(folder: Path, decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of CUDA names what is wrong, and not the first file of the batch."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise VaecModelError("no such device", code="DEVICE")
+
+    for name in ("decode_batch", "decode_region"):
+        monkeypatch.setattr(Codec, name, fail)
+    for region in (None, (0, 0, 8, 8)):
+        with pytest.raises(VaecModelError, match="^no such device$"):
+            replace(decoder, region=region)([folder / "a.vaec"])
 
 
 def test_the_limit_on_pixels_holds(folder: Path, decoder: Decoder) -> None:

@@ -18,10 +18,11 @@ from conftest import picture
 from stress import living
 
 import vaecodec
-from vaecodec import Codec, codec
+from vaecodec import Codec
 from vaecodec.errors import VaecFormatError, VaecModelError, VaecResourceError, first_that_fits, is_shortage
 from vaecodec.format import container, sources
 from vaecodec.format.records import TileMode
+from vaecodec.model import engines
 from vaecodec.model.engine import Engine
 from vaecodec.model.torch_engine.engine import TorchEngine
 from vaecodec.tiling.decode import Decoder
@@ -70,9 +71,9 @@ def short_of_memory(engine: Engine, monkeypatch: pytest.MonkeyPatch, limit_px: f
 @pytest.fixture
 def fragile(tiny_weights: Path) -> Iterator[Codec]:
     """A codec with weights of its own, which tests may tamper with."""
-    codec._cached_engine.cache_clear()
+    engines._cached.cache_clear()
     yield Codec(tiny_weights, "cpu")
-    codec._cached_engine.cache_clear()
+    engines._cached.cache_clear()
 
 
 @pytest.fixture
@@ -85,8 +86,8 @@ def gpu(fragile: Codec, monkeypatch: pytest.MonkeyPatch) -> tuple[Codec, Engine]
         if isinstance(member, property):
             setattr(pretender, name, getattr(there, name))
     assert not pretender.is_cpu
-    load = codec._load_engine
-    monkeypatch.setattr(codec, "_load_engine", lambda *which: pretender if which[2] == "cuda" else load(*which))
+    load = engines.cached
+    monkeypatch.setattr(engines, "cached", lambda *which: pretender if which[2] == "cuda" else load(*which))
     return Codec(fragile.model, "cuda"), pretender
 
 
@@ -194,7 +195,7 @@ def test_weights_that_do_not_fit_on_the_device_are_used_on_the_cpu(
     fragile: Codec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another program may have taken all of the GPU's memory; without the CPU's either, it is a clear error."""
-    load, image = codec._load_engine, picture(40, 40)
+    load, image = engines.cached, picture(40, 40)
     full = {"cuda"}
 
     def load_where_there_is_room(*which: Any) -> Engine:
@@ -202,7 +203,7 @@ def test_weights_that_do_not_fit_on_the_device_are_used_on_the_cpu(
             raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
         return load(*which)
 
-    monkeypatch.setattr(codec, "_load_engine", load_where_there_is_room)
+    monkeypatch.setattr(engines, "cached", load_where_there_is_room)
     with pytest.warns(UserWarning, match="computing on the CPU"):
         data = Codec(fragile.model, "cuda").encode(image)
     full.add("cpu")

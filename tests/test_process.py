@@ -21,7 +21,7 @@ from stress.writing import ENVIRONMENT
 
 from vaecodec import Codec
 from vaecodec.errors import VaecError
-from vaecodec.model import weights
+from vaecodec.model import engines, weights
 from vaecodec.model.torch_engine import engine
 from vaecodec.runtime import forks
 
@@ -40,25 +40,23 @@ def test_threads_get_what_one_thread_gets(tiny: Codec) -> None:
 
 def test_threads_that_start_together_load_the_weights_once(tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many need them first, they are read and proved once."""
-    from vaecodec import codec
-
     loads = []
     load = weights.load
     monkeypatch.setattr(weights, "load", lambda path, *which: loads.append(path) or load(path, *which))
-    codec._cached_engine.cache_clear()
+    engines._cached.cache_clear()
     barrier = threading.Barrier(8)
-    engines = []
+    loaded = []
 
     def use() -> None:
         barrier.wait()
-        engines.append(Codec(tiny_weights, "cpu").engine)
+        loaded.append(Codec(tiny_weights, "cpu").engine)
 
     threads = [threading.Thread(target=use) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert (len(loads), len(set(map(id, engines)))) == (1, 1)
+    assert (len(loads), len(set(map(id, loaded)))) == (1, 1)
 
 
 @POSIX

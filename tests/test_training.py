@@ -22,6 +22,7 @@ from PIL import Image
 
 import vaecodec
 from vaecodec.cli import main
+from vaecodec.cli.train import _describe
 from vaecodec.errors import VaecModelError
 from vaecodec.model import weights
 from vaecodec.model.architecture import Architecture
@@ -548,6 +549,24 @@ def test_a_run_tells_of_itself(recipe: Recipe, photos: Path, monkeypatch: pytest
     assert board.scalars["validation/psnr_db/level_1.0"] == curve[-1]["psnr_db"]
     assert board.shapes["reconstructions"] == (4, 3, 64, 256)
     assert board.scalars["closed"]
+
+
+def test_the_last_stages_are_shown_and_counted(recipe: Recipe, trained: TrainingModel, tmp_path: Path) -> None:
+    """From nothing to all of the steps that were asked for, then the writing; none, if none are."""
+    seen: list[loop.Status] = []
+    asked = dataclasses.replace(recipe, weights=tmp_path / "a.safetensors", finish_steps=3)
+    result = train(asked, watch=seen.append)
+    stages = [status.stage for status in seen]
+    assert list(dict.fromkeys(stages)) == ["training", "removing the grid", "writing the weights"]
+    progress = [status.progress for status in seen if status.stage == "removing the grid"]
+    assert progress == sorted(progress) and progress[-1] == pytest.approx(1) and progress[0] < 0.1
+    assert {"stage": "removing the grid", "finish_steps": 3}.items() <= log_of(recipe)[-2].items()
+    assert result.elapsed_s > seen[0].elapsed_s
+    model = copy.deepcopy(trained)
+    before = copy.deepcopy(model.state_dict())
+    finish.remove_grid(model, Pictures.from_arrays([picture(128, 128)]), np.random.default_rng(1), patch_px=64, steps=0)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert "removing the grid" in _describe(seen[-2]) and "loss" in _describe(seen[0])
 
 
 def test_without_tensorboard_there_is_only_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

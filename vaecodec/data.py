@@ -2,7 +2,7 @@
 
 Decoding in worker processes, on the CPU:
 
-    dataset = VaecDataset("photos", transform=RandomCrop(224))
+    dataset = VaecDataset("photos", decoder=Decoder(region=RandomSquare(224)))
     for images in DataLoader(dataset, batch_size=64, num_workers=4): ...    # uint8 [64, 3, 224, 224]
 
 Decoding on the GPU: the workers only read, the DataLoader hands bytes through as they are:
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from vaecodec.codec import Codec
-from vaecodec.errors import VaecError, VaecImageError
+from vaecodec.errors import VaecError, VaecImageError, VaecModelError, VaecResourceError
 from vaecodec.format import sources
 from vaecodec.format.records import DEFAULT_MAX_PIXELS
 
@@ -32,7 +32,27 @@ if TYPE_CHECKING:
 
 SUFFIX = ".vaec"
 
+Box = tuple[int, int, int, int]
+
 _MODES = ("RGB", "stored")
+
+
+@dataclass(frozen=True)
+class RandomSquare:
+    """A region for `Decoder`: a square anywhere in the picture, drawn from torch's generator.
+
+    Attributes:
+        side_px: of the square; a picture that is smaller is taken as far as it goes.
+    """
+
+    side_px: int
+
+    def __call__(self, width: int, height: int) -> Box:
+        """A box (left, top, right, bottom) in a picture of this size in pixels."""
+        import torch  # loaded by whoever asks for tensors
+
+        left, top = (int(torch.randint(max(1, side - self.side_px + 1), ())) for side in (width, height))
+        return left, top, min(width, left + self.side_px), min(height, top + self.side_px)
 
 
 @dataclass(frozen=True)
@@ -47,19 +67,26 @@ class Decoder:
         device: where to decode, and where the tensors are; as for `Codec`. In forked workers only "cpu" works.
         model: path of a weights file; None is the built-in one.
         max_pixels: refuse larger pictures before anything is allocated for them.
+        scale: 1, or 1/2, 1/4 or 1/8 for smaller pictures in less time: see `Codec.decode`.
+        region: a box (left, top, right, bottom) in pixels, or a function that makes one of a picture's width and
+            height, such as `RandomSquare`: no more is decoded than it needs. None is the whole picture.
 
     Raises:
-        VaecImageError: (ARGUMENT) the mode is not one of these.
+        VaecImageError: (ARGUMENT) the mode is not one of these, or a region is to be scaled.
     """
 
     mode: Literal["RGB", "stored"] = "RGB"
     device: str = "cpu"
     model: str | Path | None = None
     max_pixels: int | None = DEFAULT_MAX_PIXELS
+    scale: float = 1
+    region: Box | Callable[[int, int], Box] | None = None
 
     def __post_init__(self) -> None:
         if self.mode not in _MODES:
             raise VaecImageError(f"mode is {self.mode!r}, must be one of {', '.join(_MODES)}", code="ARGUMENT")
+        if self.region is not None and self.scale != 1:
+            raise VaecImageError("region and scale exclude each other: give one", code="ARGUMENT")
 
     def __call__(self, files: Sequence[sources.Source], names: Sequence[str] | None = None) -> "list[Tensor]":
         """Decode a batch.
@@ -72,7 +99,8 @@ class Decoder:
             A tensor for each, in order: uint8 [C, H, W], contiguous, on the device.
 
         Raises:
-            VaecError: a file cannot be decoded; the message names it. Code and class as of `Codec.decode`.
+            VaecError: a file cannot be decoded; the message names it, unless it is the device or the memory that is at
+                fault. Code and class as of `Codec.decode`.
             OSError: a file cannot be read.
         """
         from torch.utils.data import get_worker_info  # torch loads with the first picture
@@ -80,11 +108,9 @@ class Decoder:
         codec, contents = Codec(self.model, self.device), [sources.read_all(file) for file in files]
         if get_worker_info():  # beside others, one for each core
             codec.engine.use_one_thread()
-        try:
-            tensors = codec.decode_batch(contents, output="torch", max_pixels=self.max_pixels)
-        except VaecError:
-            # One of them; which one only decoding them one by one tells.
-            called = names or [_name(file, number) for number, file in enumerate(files)]
+        called = names or [_name(file, number) for number, file in enumerate(files)]
+        tensors = self._decode_together(codec, contents) if self.region is None else None
+        if tensors is None:
             tensors = [self._decode_one(codec, *each) for each in zip(contents, called, strict=True)]
         return [_as_rgb(tensor) for tensor in tensors] if self.mode == "RGB" else tensors
 
@@ -114,10 +140,25 @@ class Decoder:
         """
         return partial(_decode_columns, self, columns)
 
+    def _decode_together(self, codec: Codec, contents: Sequence[bytes]) -> "list[Tensor] | None":
+        """Nothing if one of them cannot be decoded: which one, only decoding them one by one tells."""
+        try:
+            return codec.decode_batch(contents, output="torch", max_pixels=self.max_pixels, scale=self.scale)
+        except VaecError as error:
+            if _is_of_machine(error):
+                raise
+            return None
+
     def _decode_one(self, codec: Codec, content: bytes, name: str) -> "Tensor":
         try:
-            return codec.decode(content, output="torch", max_pixels=self.max_pixels)
+            if self.region is None:
+                return codec.decode(content, output="torch", max_pixels=self.max_pixels, scale=self.scale)
+            header = sources.info(content, max_pixels=self.max_pixels).header
+            box = self.region(header.width, header.height) if callable(self.region) else self.region
+            return codec.decode_region(content, box, output="torch", max_pixels=self.max_pixels)
         except VaecError as error:
+            if _is_of_machine(error):
+                raise
             raise type(error)(f"{name}: {error.message}", code=error.code, tile=error.tile) from error
 
 
@@ -221,6 +262,11 @@ def _in_folder(folder: str) -> Iterator[str]:
 def _decode_columns(decoder: Decoder, columns: Sequence[str], batch: dict[str, Any]) -> dict[str, Any]:
     decoded = {name: decoder([_content(value) for value in batch[name]]) for name in columns if name in batch}
     return {**batch, **decoded}
+
+
+def _is_of_machine(error: VaecError) -> bool:
+    """Whether the device, the weights or the memory are at fault, and no file is."""
+    return isinstance(error, VaecModelError | VaecResourceError) and error.code != "MODEL_MISSING"
 
 
 def _name(file: sources.Source, number: int) -> str:

@@ -16,7 +16,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import IO, Any, BinaryIO, cast
+from typing import IO, Any, BinaryIO, Literal, cast
 
 from PIL import Image, ImageFile
 
@@ -158,7 +158,7 @@ class VaecDecoder(ImageFile.PyDecoder):
         """
         from vaecodec import codec  # numpy, and torch where a tile is learned, load with the first picture
 
-        on_error = "partial" if ImageFile.LOAD_TRUNCATED_IMAGES else "raise"
+        on_error: Literal["raise", "partial"] = "partial" if ImageFile.LOAD_TRUNCATED_IMAGES else "raise"
         data = cast(IO[bytes], self.fd).read()
         scale, width, height = self.args
         # Pillow's own limit was kept when the file was opened; another size now means another file.
@@ -168,7 +168,7 @@ class VaecDecoder(ImageFile.PyDecoder):
         if samples.shape != expected:
             message = f"picture is {samples.shape}, must be {expected} as when it was opened: the file has changed"
             raise VaecFormatError(message, code="CHANGED")
-        self.set_as_raw(samples.data)
+        self.set_as_raw(cast(bytes, samples.data))
         return -1, 0
 
 

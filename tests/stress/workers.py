@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 import vaecodec
 from stress import Outcome
 from vaecodec import Codec
-from vaecodec import codec as codec_module
+from vaecodec.model import engines
 
 PATIENCE_S = 120
 SIDE = 96
@@ -73,7 +73,7 @@ def by_fork(expected: Expected, run: int) -> str:
 
 def by_fork_before_loading(expected: Expected, run: int) -> str:
     """A child that must load the weights itself, of a process that has computed with several threads of torch."""
-    codec_module._cached_engine.cache_clear()
+    engines._cached.cache_clear()
     torch.ones(1 << 20).sin()
     return _forked(expected, run)
 
@@ -83,7 +83,7 @@ def by_fork_while_loading(expected: Expected, run: int) -> str:
     entered, leave = threading.Event(), threading.Event()
 
     def load() -> None:
-        with codec_module._loading:
+        with engines._loading:
             entered.set()
             leave.wait()
 

@@ -204,8 +204,8 @@ class Console:
         if not self.is_quiet and not self.is_json:
             text = ", ".join(f"{count} {status}" for status, count in counts.items()) or "no input found"
             before, after = ((total_bytes or Counter())[key] for key in ("input_bytes", "output_bytes"))
-            change = f"; {before:,} -> {after:,} bytes ({after / before - 1:+.0%})" if before else ""
-            self.say(text + change)
+            saved = f"{after / before - 1:+.0%}, {before - after:,} saved" if before else ""
+            self.say(text + (f"; {before:,} -> {after:,} bytes ({saved})" if before else ""))
 
     def _print_json(self, record: dict[str, Any]) -> None:
         self._answer(json.dumps(record, allow_nan=False))

@@ -15,6 +15,7 @@ from vaecodec import __version__
 from vaecodec.cli import reports, streams
 from vaecodec.cli.batch import Console, Report, Task, exit_code, printable, reading, run
 from vaecodec.cli.options import (
+    AUTO,
     METADATA_KEYS,
     SCALES,
     byte_size,
@@ -24,6 +25,7 @@ from vaecodec.cli.options import (
     max_pixels_option,
     pixel_box,
     positive,
+    quality,
 )
 from vaecodec.cli.outputs import STDIO, Job, Placement, expand, plan, write_output
 from vaecodec.format import sources
@@ -89,7 +91,10 @@ def main() -> None:
 
 @main.command(epilog=ENCODE_EXAMPLES)
 @click.argument("inputs", nargs=-1, required=True, metavar="IN... [OUT]")
-@click.option("-q", "--quality", type=click.IntRange(1, 100), help="1 (small) to 100 (fine); 75 by default.")
+@click.option(
+    "-q", "--quality", type=quality, metavar="NUMBER|auto",
+    help="1 (small) to 100 (fine); auto, the default, is 75, but for a JPEG, WebP or AVIF what that is worth.",
+)  # fmt: skip
 @click.option(
     "--target-size", "target_bytes", type=byte_size, metavar="SIZE", help="Best quality within a size: 60k, 1.5MiB."
 )
@@ -105,6 +110,10 @@ def main() -> None:
 )  # fmt: skip
 @click.option("--background", metavar="COLOR", help="Drop transparency: lay the picture on this colour.")
 @click.option("--verify", is_flag=True, help="Decode what was encoded, before it is written, and tell the PSNR.")
+@click.option(
+    "--delete-originals", is_flag=True,
+    help="Delete each input when its .vaec file, read again, has decoded to the same size. There is no way back.",
+)  # fmt: skip
 @file_options
 @codec_options
 @console_options
@@ -117,24 +126,34 @@ def encode(ctx: click.Context, /, inputs: tuple[str, ...], **given: Any) -> None
     names = ("quality", "target_bytes", "target_bpp", "target_psnr", "target_ssimulacra2")
     rates = {name: given[name] for name in names}
     rates = {name: value for name, value in rates.items() if value is not None}
+    if len(rates) == 1:
+        rates = {name: value for name, value in rates.items() if value != AUTO}
     if len(rates) > 1:
         raise click.UsageError("-q and the targets (--target-size, --target-bpp, ...) exclude each other: give one")
     from vaecodec.cli import conversion, pictures
     from vaecodec.codec import Codec
 
     pictures.check_colour(given["background"])
+    if given["delete_originals"] and (given["dry_run"] or given["force"]):
+        raise click.UsageError("--delete-originals excludes -n/--dry-run and -f/--force")
     place = _placement(given, pictures.SUFFIX, picks=pictures.is_picture_name, is_output=pictures.is_vaec_name)
     jobs = _plan(ctx, inputs, place)
     for job in jobs:
         pictures.check_vaec_name(job.target)
+    if given["delete_originals"] and any(STDIO in (job.source, job.target) for job in jobs):
+        raise click.UsageError("--delete-originals is for files: neither input nor output may be -")
+    codec = Codec(given["model"], given["device"], given["tune"], given["engine"])
     options = conversion.EncodeOptions(
         rates, _kept(given), given["max_pixels"], given["auto_orient"], given["background"], given["verify"],
+        is_saving=len(jobs) > 1,
     )  # fmt: skip
     _convert(
         ctx,
         jobs,
-        partial(conversion.encode, Codec(given["model"], given["device"], given["tune"], given["engine"]), options),
+        partial(conversion.encode, codec, options),
         given,
+        makes_plans=True,
+        after=partial(conversion.delete_original, codec) if given["delete_originals"] else None,
     )
 
 
@@ -146,7 +165,12 @@ def encode(ctx: click.Context, /, inputs: tuple[str, ...], **given: Any) -> None
     help="Only this part, in pixels; decodes no more than it needs.",
 )  # fmt: skip
 @click.option("--scale", type=click.Choice(list(SCALES)), help="A preview, in about half of the time; 1/8 is quicker.")
-@click.option("-q", "--quality", type=click.IntRange(1, 100), help="Of JPEG, WebP, AVIF and other lossy formats.")
+@click.option("--fit", "fit_px", type=click.IntRange(min=1), metavar="PX", help="No side longer than this.")
+@click.option(
+    "-q", "--quality", type=click.IntRange(1, 100),
+    help="Of JPEG, WebP, AVIF and other lossy formats; JPEG's is by default what the .vaec file is worth.",
+)  # fmt: skip
+@click.option("--subsampling", type=click.Choice(["4:2:0", "4:2:2", "4:4:4"]), help="Of JPEG's colour.")
 @click.option("--background", metavar="COLOR", help="Drop transparency: lay the picture on this colour.")
 @click.option(
     "--keep-going", is_flag=True, help="Write damaged pictures, too, grey where damaged; the exit code tells."
@@ -164,6 +188,8 @@ def decode(ctx: click.Context, /, inputs: tuple[str, ...], **given: Any) -> None
     from vaecodec.codec import Codec
 
     pictures.check_colour(given["background"])
+    if given["fit_px"] and (given["box"] or given["scale"] or given["keep_going"]):
+        raise click.UsageError("--fit excludes --crop, --scale and --keep-going")
     if given["box"] and (given["scale"] or given["keep_going"] or given["auto_orient"]):
         raise click.UsageError("--crop excludes --scale, --keep-going and --auto-orient")
     wanted = (given["format"] or "").lower().lstrip(".")
@@ -173,9 +199,9 @@ def decode(ctx: click.Context, /, inputs: tuple[str, ...], **given: Any) -> None
     form = pictures.output_format(jobs[0].target if jobs else STDIO, wanted)
     options = conversion.DecodeOptions(
         form, given["box"], SCALES.get(given["scale"], 1), _kept(given), given["max_pixels"], given["auto_orient"],
-        given["keep_going"], given["background"], given["quality"],
+        given["keep_going"], given["background"], given["quality"], given["subsampling"], given["fit_px"],
     )  # fmt: skip
-    pictures.check_quality(options.quality, form)
+    pictures.check_quality(options.quality, options.subsampling, form)
     _convert(
         ctx,
         jobs,
@@ -291,8 +317,14 @@ def _kept(given: dict[str, Any]) -> frozenset[str]:
     return frozenset({"icc_profile"}) if given["strip"] else kept
 
 
-def _convert(ctx: click.Context, jobs: list[Job], make: Callable[[str, str], "Product"], given: dict[str, Any]) -> None:
-    """Makes and writes the outputs of all jobs, and exits."""
+def _convert(
+    ctx: click.Context, jobs: list[Job], make: Callable[[str, str], "Product"], given: dict[str, Any], *,
+    makes_plans: bool = False, after: Callable[[str, str], None] | None = None,
+) -> None:  # fmt: skip
+    """Makes and writes the outputs of all jobs, and exits.
+
+    With `makes_plans` even a dry run makes them, to tell their sizes; `after` is called with input and output of each.
+    """
     from vaecodec.cli import pictures
 
     console = ctx.ensure_object(Console)
@@ -302,15 +334,18 @@ def _convert(ctx: click.Context, jobs: list[Job], make: Callable[[str, str], "Pr
             raise job.refused
         if job.is_skipped and pictures.is_whole(job.target):
             return None
-        return None if given["dry_run"] else make(job.source, job.target)
+        return None if given["dry_run"] and not makes_plans else make(job.source, job.target)
 
     def finish(job: Job, product: "Product | None") -> Report:
         if product is not None:
             times_ns = _times_ns(job.source) if given["preserve"] else None
             with product.content:
-                overwrites = given["force"] or job.is_skipped  # one that is there, and not whole
-                write_output(job, product.content, overwrite=overwrites, times_ns=times_ns)
-        return reports.of_job(job, product, verbosity=console.verbosity)
+                if not (given["dry_run"] or product.is_left_out):
+                    overwrites = given["force"] or job.is_skipped  # one that is there, and not whole
+                    write_output(job, product.content, overwrite=overwrites, times_ns=times_ns)
+                    if after:
+                        after(job.source, job.target)
+        return reports.of_job(job, product, verbosity=console.verbosity, is_planned=given["dry_run"])
 
     threads = given["jobs"]
     if threads > 1 and "torch" not in sys.modules:

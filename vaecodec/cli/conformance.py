@@ -60,13 +60,13 @@ def check_valid(codec: Codec, name: str, expected: dict[str, Any]) -> Agreement:
     metadata = {key: hashlib.sha256(item).hexdigest() for key, item in sources.info(data).metadata.items()}
     decoded = codec.decode(data)
     with Image.open(folder() / "vectors" / f"{name}.png") as reference:
-        for what, found, wanted in (
+        for what, is_now, wanted in (
             ("size", decoded.size, reference.size),
             ("mode", decoded.mode, reference.mode),
             ("metadata", metadata, expected["metadata"]),
         ):
-            if found != wanted:
-                raise _disagreement(f"{what} is {found}, must be {wanted}")
+            if is_now != wanted:
+                raise _disagreement(f"{what} is {is_now}, must be {wanted}")
         difference = np.abs(np.subtract(np.asarray(decoded), np.asarray(reference), dtype=np.int16))
     found = Agreement(int(difference.max()), int(np.count_nonzero(difference)), difference.size)
     if "largest_difference" not in expected:

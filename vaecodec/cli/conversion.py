@@ -1,18 +1,19 @@
 """Encoding and decoding one picture of the command line, from a file or stdin to what will be written."""
 
 import io
+import math
 import os
 import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import ImageOps
 
-from vaecodec.cli.batch import OutputError, finding_damage, reading
+from vaecodec.cli.batch import OutputError, finding_damage, printable, reading
 from vaecodec.cli.comparison import finite
 from vaecodec.cli.outputs import STDIO
 from vaecodec.cli.pictures import Picture, open_picture, output_errors, read_file, save_picture
@@ -20,23 +21,30 @@ from vaecodec.cli.streams import stdin
 from vaecodec.codec import Codec
 from vaecodec.errors import VaecError, VaecLimitError
 from vaecodec.format import container, records, sources
-from vaecodec.pictures import pillow, pixels, readers
+from vaecodec.pictures import fidelity, originals, pillow, pixels, readers, writers
 from vaecodec.pictures.metadata import METADATA_KEYS
 from vaecodec.runtime import files
 
 
 @dataclass(frozen=True)
 class Product:
-    """An output before it is written: a file to read from its beginning; `damage` says what is missing in it."""
+    """An output before it is written: a file to read from its beginning; `damage` says what is missing in it.
+
+    `is_left_out` says that it is not worth being written.
+    """
 
     content: BinaryIO
     facts: dict[str, Any]
     damage: VaecError | None = None
+    is_left_out: bool = False
 
 
 @dataclass(frozen=True)
 class EncodeOptions:
-    """How to encode; `rate` has at most one of quality and the targets of `Codec.encode`."""
+    """How to encode; `rate` has at most one of quality and the targets of `Codec.encode`; none is the quality "auto".
+
+    `is_saving` leaves lossy pictures alone that would grow.
+    """
 
     rate: Mapping[str, Any] = field(default_factory=dict)
     kept: frozenset[str] = frozenset(METADATA_KEYS)
@@ -44,6 +52,7 @@ class EncodeOptions:
     is_upright: bool = False
     background: str | None = None
     is_verified: bool = False
+    is_saving: bool = False
 
     @property
     def needs_whole_picture(self) -> bool:
@@ -55,7 +64,8 @@ class EncodeOptions:
 class DecodeOptions:
     """How to decode, and into which of Pillow's formats; `box` or `scale` ask for less than the whole picture.
 
-    `background` takes the place of transparency; `quality` is that of the format.
+    `background` takes the place of transparency; `quality` and `subsampling` are those of the format;
+    `fit_px` is the longest side that the output may have.
     """
 
     format: str = "PNG"
@@ -67,12 +77,14 @@ class DecodeOptions:
     keeps_going: bool = False
     background: str | None = None
     quality: int | None = None
+    subsampling: str | None = None
+    fit_px: int | None = None
 
     @property
     def is_plain(self) -> bool:
         """Whether nothing is asked for but the picture as it is stored."""
-        is_whole = self.box is None and self.scale == 1 and not self.is_upright
-        return is_whole and self.background is None and self.quality is None
+        is_whole = self.box is None and self.scale == 1 and self.fit_px is None
+        return is_whole and not self.is_upright and self.background is None
 
 
 def encode(codec: Codec, options: EncodeOptions, source: str, target: str) -> Product:
@@ -90,6 +102,9 @@ def encode(codec: Codec, options: EncodeOptions, source: str, target: str) -> Pr
         VaecError: as `Codec.encode`.
     """
     start_s = time.perf_counter()
+    worth = None if options.rate else _estimate(source)
+    if worth:
+        options = replace(options, rate={"quality": worth.vaec_quality})
     with ExitStack() as on_error:
         content = on_error.enter_context(_spool(target))
         if _is_regular(source) and not options.needs_whole_picture and _is_big_picture(source):
@@ -100,7 +115,7 @@ def encode(codec: Codec, options: EncodeOptions, source: str, target: str) -> Pr
     content.seek(0)
     info = container.read_info(content, max_pixels=None)
     header = info.header
-    facts = {
+    facts: dict[str, Any] = {
         "width": header.width,
         "height": header.height,
         "mode": header.pixel_format.mode,
@@ -109,8 +124,34 @@ def encode(codec: Codec, options: EncodeOptions, source: str, target: str) -> Pr
         "output_bytes": info.file_bytes,
         "bpp": round(8 * info.file_bytes / (header.width * header.height), 4),
     }
+    facts |= _facts_of(worth) | psnr | {"seconds": round(time.perf_counter() - start_s, 3)}
     content.seek(0)
-    return Product(content, facts | psnr | {"seconds": round(time.perf_counter() - start_s, 3)})
+    is_larger = worth is not None and info.file_bytes >= facts.get("input_bytes", math.inf)
+    return Product(content, facts, is_left_out=is_larger and options.is_saving)
+
+
+def delete_original(codec: Codec, source: str, target: str) -> None:
+    """Deletes a picture file after what was made of it has been read back from its place and decoded.
+
+    Raises:
+        OutputError: the original stays: (VERIFY) what was written does not decode to a picture of its size, (LOSES) it
+            holds more than a .vaec file can, such as further frames, or (DELETE) it cannot be deleted.
+    """
+    try:
+        made = codec.decode(target, output="numpy", max_pixels=None).shape[:2]
+        with pixels.open_image(source) as image:
+            wanted, lost = (image.height, image.width), originals.look(image, is_file=True)
+    except (VaecError, OSError) as error:
+        raise OutputError(f"the original is kept: what was written cannot be read ({error})", code="VERIFY") from error
+    if made not in (wanted, wanted[::-1]):  # --auto-orient turns it
+        raise OutputError(f"the original is kept: {wanted} pixels became {made}", code="VERIFY")
+    if missing := (*lost.lost, *lost.lost_metadata):
+        message = f"the original is kept: a .vaec file has no place for its {', '.join(missing)}"
+        raise OutputError(message, code="LOSES")
+    try:
+        os.remove(source)
+    except OSError as error:
+        raise OutputError(f"cannot delete {printable(source)}: {error.strerror}", code="DELETE") from error
 
 
 def decode(codec: Codec, options: DecodeOptions, source: str, target: str) -> Product:
@@ -161,6 +202,21 @@ def _size_of(source: str) -> dict[str, int]:
     return {"input_bytes": os.path.getsize(source)} if source != STDIO and os.path.isfile(source) else {}
 
 
+def _estimate(source: str) -> fidelity.Estimate | None:
+    """What a lossy picture is worth; None of another, and of what comes through a pipe, which can be read only once."""
+    if not _is_regular(source):
+        return None
+    try:
+        with pixels.open_image(source) as image:
+            return fidelity.estimate(image, source)
+    except Exception:  # told when it is opened to be encoded
+        return None
+
+
+def _facts_of(worth: fidelity.Estimate | None) -> dict[str, Any]:
+    return {} if worth is None else {"source_format": worth.format, "source_quality": worth.quality}
+
+
 def _is_big_picture(source: str) -> bool:
     """Whether memory is worth saving, and all of the file is one picture."""
     try:
@@ -203,15 +259,40 @@ def _open_vaec(source: str) -> Iterator[BinaryIO]:
 
 def _decode_into(codec: Codec, options: DecodeOptions, file: BinaryIO, content: BinaryIO) -> dict[str, Any]:
     """Decodes what was asked for and saves it; returns its width, height and mode."""
-    limit = options.max_pixels
+    limit, start = options.max_pixels, file.tell()
+    if options.quality is None and not options.is_plain:
+        options = replace(options, quality=_quality_after(options.format, sources.info(file, max_pixels=limit)))
+        file.seek(start)
     with output_errors():
         if options.is_plain:
             dropped = _dropped(options.kept)
-            header = codec.decode_file(file, content, format=options.format, max_pixels=limit, **dropped).header
+            header = codec.decode_file(
+                file, content, format=options.format, quality=options.quality, subsampling=options.subsampling,
+                max_pixels=limit, **dropped,
+            ).header  # fmt: skip
             return {"width": header.width, "height": header.height, "mode": header.pixel_format.mode}
         if options.box:
             return _save(codec.decode_region(file, options.box, max_pixels=limit), options, content)
-    return _save(codec.decode(file, scale=options.scale, max_pixels=limit), options, content)
+    if options.fit_px is None:
+        return _save(codec.decode(file, scale=options.scale, max_pixels=limit), options, content)
+    image = codec.decode(file, scale=1 / _reduction(file, options.fit_px), max_pixels=limit)
+    kept = dict(image.info)
+    image.thumbnail((options.fit_px, options.fit_px))
+    image.info = kept
+    return _save(image, options, content)
+
+
+def _reduction(file: BinaryIO, side_px: int) -> int:
+    """The largest by which a preview may be reduced and still have a side of so many pixels."""
+    start = file.tell()
+    header = sources.info(file, max_pixels=None).header
+    file.seek(start)
+    return next((each for each in (8, 4, 2) if max(header.width, header.height) >= each * side_px), 1)
+
+
+def _quality_after(format: str, info: records.Info) -> int | None:
+    is_lossy = any(entry.mode is records.TileMode.LEARNED for entry in info.index)
+    return writers.quality_after(format, info.header.quality) if is_lossy else None
 
 
 def _save(image: Picture, options: DecodeOptions, content: BinaryIO) -> dict[str, Any]:
@@ -219,7 +300,8 @@ def _save(image: Picture, options: DecodeOptions, content: BinaryIO) -> dict[str
         image = _upright(image)
     if options.background is not None:
         image = pixels.flatten_alpha(image, options.background)
-    content.write(save_picture(image, options.format, kept=options.kept, quality=options.quality))
+    content.write(save_picture(image, options.format, kept=options.kept, quality=options.quality,
+                               subsampling=options.subsampling))  # fmt: skip
     return {"width": image.width, "height": image.height, "mode": image.mode}
 
 

@@ -13,6 +13,7 @@ from vaecodec.format.records import DEFAULT_MAX_PIXELS
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+AUTO = "auto"
 SCALES = {"1/2": 1 / 2, "1/4": 1 / 4, "1/8": 1 / 8}
 METADATA_KEYS = {"icc": "icc_profile", "exif": "exif", "xmp": "xmp"}
 
@@ -30,6 +31,19 @@ def byte_size(text: str) -> int:
     if not size_bytes:
         raise click.BadParameter(f"{text!r} is less than a byte.")
     return size_bytes
+
+
+def quality(text: str) -> int | str:
+    """Returns a quality, 1 to 100, or AUTO.
+
+    Raises:
+        click.BadParameter: it is neither.
+    """
+    if text == AUTO:
+        return AUTO
+    if not re.fullmatch(r"\d{1,3}", text) or not 1 <= int(text) <= 100:
+        raise click.BadParameter(f"{text!r} is not a whole number from 1 to 100, nor auto.")
+    return int(text)
 
 
 def positive(text: str) -> float:

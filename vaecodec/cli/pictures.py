@@ -63,7 +63,8 @@ def open_picture(source: str | bytes, *, max_pixels: int, upright: bool = False)
         return image
 
 
-def save_picture(image: Picture, format: str, *, kept: frozenset[str], quality: int | None = None) -> bytes:
+def save_picture(image: Picture, format: str, *, kept: frozenset[str], quality: int | None = None,
+                 subsampling: str | None = None) -> bytes:  # fmt: skip
     """Returns the bytes of a picture file.
 
     Args:
@@ -71,6 +72,7 @@ def save_picture(image: Picture, format: str, *, kept: frozenset[str], quality: 
         format: one of Pillow's.
         kept: keys of the metadata to keep, as far as the format can.
         quality: of formats that have one, 1 to 100; None is that of `pictures.pillow`.
+        subsampling: of JPEG's colour.
 
     Raises:
         OutputError: the format cannot hold the picture (SAVE).
@@ -78,7 +80,7 @@ def save_picture(image: Picture, format: str, *, kept: frozenset[str], quality: 
     file = io.BytesIO()
     image.info = {key: image.info[key] for key in kept if key in image.info}
     with output_errors():
-        writers.save(image, file, format, quality=quality)
+        writers.save(image, file, format, quality=quality, subsampling=subsampling)
     return file.getvalue()
 
 
@@ -151,10 +153,12 @@ def check_colour(colour: str | None) -> None:
         raise click.UsageError(str(error)) from error
 
 
-def check_quality(quality: int | None, format: str) -> None:
-    """Refuses a quality for a format that has none; raises click.UsageError."""
+def check_quality(quality: int | None, subsampling: str | None, format: str) -> None:
+    """Refuses a quality or subsampling for a format that has none; raises click.UsageError."""
     if quality is not None and format not in writers.LOSSY_FORMATS:
         raise click.UsageError(f"-q is for lossy formats, {format} is none: leave it out, or give --format jpg")
+    if subsampling is not None and format != "JPEG":
+        raise click.UsageError(f"--subsampling is for JPEG, the format is {format}: leave it out, or give --format jpg")
 
 
 def is_picture_name(name: str) -> bool:

@@ -11,14 +11,20 @@ if TYPE_CHECKING:
     from vaecodec.cli.conversion import Product
 
 
-def of_job(job: Job, product: "Product | None", *, verbosity: int) -> Report:
-    """Returns the report on an output; without a product it was not made, as asked."""
+def of_job(job: Job, product: "Product | None", *, verbosity: int, is_planned: bool = False) -> Report:
+    """Returns the report on an output; without a product it was not made, as asked; or it is made to be told of."""
     arrow = f"{printable(job.source)} -> {printable(job.target)}"
     if product is None:
         status = "skipped" if job.is_skipped else "planned"
         return Report(status, f"{arrow}  {status}", {"output": job.target})
+    if product.is_left_out:
+        facts = {"output": job.target, "reason": "would grow"} | product.facts
+        return Report("skipped", f"{arrow}  skipped: would grow; {_product_text(product.facts, verbosity)}",
+                      {**facts, "output_bytes": facts["input_bytes"]})  # fmt: skip
     facts = {"output": job.target} | product.facts
     text = f"{arrow}  {_product_text(product.facts, verbosity)}"
+    if is_planned:
+        return Report("planned", f"{text}, planned", facts)
     if product.damage is None:
         return Report("done", text, facts)
     facts |= {"code": product.damage.code, "message": str(product.damage)}
@@ -63,14 +69,23 @@ def of_comparison(path: str, facts: dict[str, Any]) -> Report:
 
 def _product_text(facts: dict[str, Any], verbosity: int) -> str:
     before = f"{facts['input_bytes']:,} -> " if "input_bytes" in facts else ""
-    parts = [f"{facts['width']} x {facts['height']}", f"{before}{facts['output_bytes']:,} bytes"]
+    change = f" ({facts['output_bytes'] / facts['input_bytes'] - 1:+.0%})" if facts.get("input_bytes") else ""
+    parts = [f"{facts['width']} x {facts['height']}", f"{before}{facts['output_bytes']:,} bytes{change}"]
     if "quality" in facts:
-        parts += [f"{facts['bpp']:.3f} bpp", f"quality {facts['quality']}"]
+        parts += [f"{facts['bpp']:.3f} bpp", f"quality {facts['quality']}{_why(facts)}"]
     if "psnr_db" in facts:
         parts += [_decibels(facts["psnr_db"])]
     if verbosity:
         parts += [f"{facts['seconds']:.2f} s"]
     return ", ".join(parts)
+
+
+def _why(facts: dict[str, Any]) -> str:
+    """Where a quality was chosen for a lossy source."""
+    if "source_format" not in facts:
+        return ""
+    known = f" {facts['source_quality']}" if facts["source_quality"] is not None else ""
+    return f" (auto: the source is {facts['source_format']}{known})"
 
 
 def _decibels(psnr_db: float | None) -> str:

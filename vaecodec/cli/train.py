@@ -69,6 +69,11 @@ folder = click.Path(exists=True, file_okay=False, path_type=Path)
     "--analysis-blocks", type=click.IntRange(1, 32), metavar="N", help="Deepen the start's analysis to N blocks."
 )
 @click.option("--learning-rate", type=positive, metavar="NUMBER", help="0.001 by default.")
+@click.option(
+    "--finish-steps", type=click.IntRange(min=0), metavar="N",
+    help="Steps of the last stage, after the --minutes, which removes the grid of blocks; 200, or as many as were"
+    " trained. 0: none.",
+)  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Of crops and noise; 1.")
 @console_options
 @click.pass_context
@@ -150,6 +155,8 @@ def _is_terminal() -> bool:
 
 
 def _describe(status: "Status") -> str:
+    if status.stage != "training":
+        return f"step {status.step}, done; {status.stage}"
     bad = f", {status.bad_steps} bad" if status.bad_steps else ""
     return (
         f"step {status.step}: loss {status.loss:.3f}, {status.bpp:.3f} bpp, {status.psnr_db:.2f} dB, "

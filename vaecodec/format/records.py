@@ -17,6 +17,7 @@ from vaecodec.errors import (
     VaecLimitError,
     VaecUnsupportedError,
 )
+from vaecodec.format.shown import Shown
 
 MAGIC = b"\x89VAE"
 VERSION = 1
@@ -213,8 +214,8 @@ class Header:
         return colour + alpha
 
 
-@dataclass(frozen=True)
-class Info:
+@dataclass(frozen=True, repr=False)
+class Info(Shown):
     """A file without its payloads; `metadata` has some of the keys icc_profile, exif and xmp."""
 
     header: Header

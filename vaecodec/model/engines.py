@@ -1,13 +1,18 @@
 """Which engines there are, which one computes and why, and putting weights to work on it."""
 
+import functools
 import importlib.util
 import os
 import sys
+import threading
+from pathlib import Path
 from typing import NamedTuple
 
 from vaecodec.errors import VaecImageError, VaecModelError
+from vaecodec.model import weights as weights_files
 from vaecodec.model.engine import Engine
 from vaecodec.model.weights import Weights
+from vaecodec.runtime import forks
 
 VARIABLE = "VAECODEC_ENGINE"
 KINDS = ("auto", "native", "torch")
@@ -94,6 +99,44 @@ def load(weights: Weights, device: str, kind: str) -> Engine:
         ) from error
     engine.settle_after_fork()
     return engine.load(weights, device)
+
+
+def cached(model: str | None, tune: str, device: str, kind: str) -> Engine:
+    """The engine with the weights of a file, or the built-in ones of a tune, loaded once; for any thread.
+
+    Raises:
+        VaecModelError: as `choose`, `load` and `weights.load`.
+    """
+    with _loading:
+        engine = _cached(model, tune, device, _chosen(kind, device, os.environ.get(VARIABLE), "torch" in sys.modules))
+    if forks.forked_thread == threading.get_ident():  # one of several workers, probably
+        forks.forked_thread = None
+        engine.use_one_thread()
+    return engine
+
+
+@functools.lru_cache(maxsize=16)
+def _chosen(kind: str, device: str, named: str | None, has_torch: bool) -> str:
+    """Cached by all that the choice depends on."""
+    return choose(kind, device).kind
+
+
+@functools.lru_cache(maxsize=8)
+def _cached(model: str | None, tune: str, device: str, kind: str) -> Engine:
+    return load(weights_files.load(None if model is None else Path(model), tune), device, kind)
+
+
+_loading = threading.Lock()
+
+
+def _renew_lock() -> None:
+    """A thread that was loading when the process forked does not exist in the child, and would never let go."""
+    global _loading
+    _loading = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 def _has_cuda() -> bool:

@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from enum import Enum
+from typing import Any, Final
 
 from PIL import Image
 
@@ -11,6 +12,21 @@ from vaecodec.pictures import exif as exif_blocks
 
 METADATA_KEYS = ("icc_profile", "exif", "xmp")
 NAMES = {"icc_profile": "the ICC profile", "exif": "EXIF", "xmp": "XMP"}
+
+
+class Kept(Enum):
+    """What stands for metadata that a caller says nothing of."""
+
+    KEEP = "as the picture has it"
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+KEEP: Final = Kept.KEEP
+Exif = bytes | Image.Exif | Kept | None
+IccProfile = bytes | Kept | None
+Xmp = bytes | str | Kept | None
 
 _XMP_THUMBNAILS = re.compile(rb"<((?:xmp|xap):Thumbnails)\b[^>]*>.*?</\1>", re.DOTALL)
 
@@ -38,6 +54,12 @@ def merge_metadata(carried: Mapping[str, bytes], **overrides: object) -> dict[st
         if data:
             merged[key] = data
     return merged
+
+
+def overrides(*, exif: Exif, icc_profile: IccProfile, xmp: Xmp) -> dict[str, object]:
+    """What `merge_metadata` is to apply, of a caller's three arguments: those that are not KEEP."""
+    named = {"exif": exif, "icc_profile": icc_profile, "xmp": xmp}
+    return {key: value for key, value in named.items() if value is not KEEP}
 
 
 def without_thumbnails(metadata: Mapping[str, bytes]) -> dict[str, bytes]:

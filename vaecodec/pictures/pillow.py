@@ -11,25 +11,30 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from vaecodec.errors import VaecImageError
-from vaecodec.pictures import exif, pixels
+from vaecodec.pictures import exif, fidelity, pixels
 from vaecodec.pictures.metadata import METADATA_KEYS, NAMES, as_info
 from vaecodec.pictures.rows import ArrayRows, Rows, Samples
 
 ICO_MAX_PX = 256
 BIG_PX = 1 << 24  # from here on, what Pillow would hold in memory is worth avoiding: files are read and written by rows
 
-# Lossless where the format can: Pillow's own defaults would lose quality a second time.
+# Lossless where the format can: Pillow's own defaults would lose quality a second time. (JPEG's quality goes by the
+# file that is decoded, where that is lossy.)
 _SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     "AVIF": {"quality": 90},
     "HEIF": {"quality": 90},
-    "JPEG": {"quality": 95, "subsampling": 0},
+    "JPEG": {"quality": 98, "optimize": True},
     "JXL": {"lossless": True},
-    "MPO": {"quality": 95, "subsampling": 0},
+    "MPO": {"quality": 98},
     "WEBP": {"lossless": True, "exact": True},  # exact: also the colours of what is transparent
 }
 
 LOSSY_FORMATS = ("JPEG", "MPO", "WEBP", "AVIF", "HEIF", "JXL")
 _KNOWN_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "PPM")  # what others hold is looked at in the written file
+
+JPEG_FORMATS = ("JPEG", "MPO")
+SUBSAMPLINGS = ("4:2:0", "4:2:2", "4:4:4")
+_SUBSAMPLINGS = {False: "4:2:0", True: "4:4:4"}
 
 _OPAQUE_FORMATS = ("JPEG", "MPO", "PPM")
 _SEGMENT_BYTES = 65533  # of JPEG
@@ -62,11 +67,16 @@ class PillowSink:
         shape: height, width, channels.
         metadata: as `pixels.to_image` takes it.
         format: Pillow's name of it.
+        quality: as for `save`, as is subsampling.
     """
 
-    def __init__(self, file: BinaryIO, shape: tuple[int, int, int], metadata: Mapping[str, bytes], format: str) -> None:
+    def __init__(
+        self, file: BinaryIO, shape: tuple[int, int, int], metadata: Mapping[str, bytes], format: str, *,
+        quality: int | None = None, subsampling: str | None = None,
+    ) -> None:  # fmt: skip
         height, width, channels = shape
         self._file, self._format, self._top = file, format, 0
+        self._quality, self._subsampling = quality, subsampling
         self._image = Image.new(pixels.MODES[channels - 1], (width, height))
         self._image.info.update(as_info(metadata))
 
@@ -77,14 +87,16 @@ class PillowSink:
 
     def finish(self) -> None:
         """All rows are written; raises as `save`."""
-        save(self._image, self._file, self._format)
+        save(self._image, self._file, self._format, quality=self._quality, subsampling=self._subsampling)
 
     def close(self) -> None:
         """Lets the picture go."""
         self._image.close()
 
 
-def save(image: Image.Image, file: BinaryIO, format: str, *, quality: int | None = None) -> None:
+def save(
+    image: Image.Image, file: BinaryIO, format: str, *, quality: int | None = None, subsampling: str | None = None
+) -> None:
     """Writes a picture with the metadata in its `info`, without loss if the format can; warns of what it cannot hold.
 
     Args:
@@ -92,6 +104,7 @@ def save(image: Image.Image, file: BinaryIO, format: str, *, quality: int | None
         file: where to.
         format: one of Pillow's.
         quality: of one of `LOSSY_FORMATS`, 1 to 100.
+        subsampling: of JPEG's colour, such as "4:4:4"; else "4:2:0", and "4:4:4" from `fidelity.FULL_COLOUR_FROM` on.
 
     Raises:
         VaecImageError: (SAVE) the format cannot hold the picture.
@@ -104,6 +117,8 @@ def save(image: Image.Image, file: BinaryIO, format: str, *, quality: int | None
     options = _SAVE_OPTIONS.get(format, {}) | kept
     if quality is not None:
         options = options | {"quality": quality, "lossless": False}
+    if format in JPEG_FORMATS:
+        options["subsampling"] = subsampling or _SUBSAMPLINGS[options["quality"] >= fidelity.FULL_COLOUR_FROM]
     if "xmp" in kept and format == "PNG":
         options["pnginfo"] = PngInfo()
         options["pnginfo"].add_itxt("XML:com.adobe.xmp", kept["xmp"].decode(errors="replace"))
@@ -172,7 +187,7 @@ def _fitting_metadata(metadata: Mapping[str, bytes], format: str) -> dict[str, b
     """What fits into the format."""
     if format == "PPM":
         return {}
-    if format not in ("JPEG", "MPO"):
+    if format not in JPEG_FORMATS:
         return dict(metadata)
     limits = {"exif": _SEGMENT_BYTES, "xmp": _SEGMENT_BYTES - _XMP_HEAD_BYTES, "icc_profile": _MAX_ICC_BYTES}
     return {key: data for key, data in metadata.items() if len(data) <= limits[key]}

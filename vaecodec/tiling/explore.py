@@ -6,7 +6,7 @@ and with the same quantization as decoder and encoder.
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +40,7 @@ class Coder(Protocol):
     def run(self, work: Callable[[Engine], Result], of: Header | None = None) -> Result: ...
     def engine_of(self, header: Header, modes: Sequence[TileMode]) -> Engine | None: ...
     def encode(self, image: pixels.Source, quality: int | None = None) -> bytes: ...
-    def decode(self, source: sources.Source, *, output: Output = "pil") -> Any: ...
+    def decode(self, source: sources.Source, *, output: Literal["numpy"]) -> Any: ...
     def present(self, samples: Any, metadata: dict[str, bytes], output: Output) -> Any: ...
 
 
@@ -71,7 +71,8 @@ class Explorer:
             chosen = _quality(quality)
             drawn = self._codec.run(lambda engine: draw(*size, chosen, engine, seed=seed, temperature=temperature))
             header = Header.of_picture(3, *size, self._codec.engine.model_id, chosen)
-            return self._codec.decode(container.write(header, drawn), output=output)
+            shown = self._codec.decode(container.write(header, drawn), output="numpy")
+            return self._codec.present(shown, {}, output)
 
     def interpolate(
         self, a: pixels.Source, b: pixels.Source, steps: int, *, quality: int | None = None, output: Output = "pil"

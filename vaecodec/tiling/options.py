@@ -5,11 +5,12 @@ import operator
 import os
 from collections.abc import Callable, Sized
 from dataclasses import dataclass
-from typing import BinaryIO, Generic, Literal, NamedTuple, TypeVar
+from typing import BinaryIO, Generic, Literal, NamedTuple, TypedDict, TypeVar
 
 from vaecodec.errors import VaecImageError, VaecTargetError
 from vaecodec.format.records import Header
 from vaecodec.model.architecture import PREVIEW_SCALES, QUALITIES
+from vaecodec.pictures.metadata import Exif, IccProfile, Xmp
 from vaecodec.tiling.canvas import Rect
 
 DEFAULT_QUALITY = 75
@@ -17,6 +18,63 @@ QUALITY_MIN, QUALITY_MAX = QUALITIES[0], QUALITIES[-1]
 
 Output = Literal["pil", "numpy", "torch"]
 Target = str | os.PathLike[str] | BinaryIO
+
+OnError = Literal["raise", "partial"]
+
+
+class MetadataOptions(TypedDict, total=False):
+    """Metadata in the place of what a picture carries."""
+
+    exif: Exif
+    icc_profile: IccProfile
+    xmp: Xmp
+
+
+class EncodeOptions(MetadataOptions, total=False):
+    """Keywords of `Codec.encode`."""
+
+    target_bytes: int | None
+    target_bpp: float | None
+    target_psnr: float | None
+    target_ssimulacra2: float | None
+    max_pixels: int | None
+
+
+class EncodeFileOptions(EncodeOptions, total=False):
+    """Keywords of `Codec.encode_file`."""
+
+    overwrite: bool
+
+
+class DecodeOptions(TypedDict, total=False):
+    """Keywords of `Codec.decode`, but for `output`, which decides what comes back."""
+
+    scale: float
+    max_pixels: int | None
+    on_error: OnError
+
+
+class BatchOptions(DecodeOptions, total=False):
+    """Keywords of `Codec.decode_batch`, but for `output`."""
+
+    return_errors: bool
+
+
+class DecodeFileOptions(MetadataOptions, total=False):
+    """Keywords of `Codec.decode_file`."""
+
+    format: str | None
+    quality: int | None
+    subsampling: str | None
+    max_pixels: int | None
+    overwrite: bool
+
+
+class RegionOptions(TypedDict, total=False):
+    """Keywords of `Codec.decode_region`, but for `output`."""
+
+    max_pixels: int | None
+
 
 File = TypeVar("File", bound=Sized)  # bytes, or anything else whose length is that of the file
 

@@ -1,6 +1,6 @@
 """The last stage of training: the deblocking filter alone learns to leave no grid, for next to no squared error."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ BATCH = 16
 LEARNING_RATE = 2e-3
 LOWEST_LEVEL = 0.05  # the grid of lower qualities is what the main stage made of it
 LIVELY_STEP = 2 / 255  # on the mean, between neighbouring pixels: in flat crops, noise outweighs the grid
+COLLECTING = 0.3  # share of the time that the crops take
 DRAWS = 4  # for each crop that is wanted: where all pictures are flat, there are none
 GRID_PRICE = 2.0  # a ratio off by 1 % may cost 2 % of squared error, if nothing less helps
 
@@ -32,7 +33,7 @@ class _Crop(NamedTuple):
 
 def remove_grid(
     model: TrainingModel, pictures: Pictures, rng: np.random.Generator, *, patch_px: int, steps: int = STEPS,
-    noise: Noise | None = None,
+    noise: Noise | None = None, watch: Callable[[float], None] = lambda progress: None,
 ) -> None:  # fmt: skip
     """Train the deblocking filter, on crops whose grid has a price of its own; all else stays.
 
@@ -47,9 +48,16 @@ def remove_grid(
             the blocks of the codec that once stored it lie where ours do, and the filter would learn to imitate them.
         steps: and five crops a step, up to the default.
         noise: how what the model sees is made worse, if it is to restore.
+        watch: told how much is done, 0..1.
     """
     model.eval()
-    crops = [*_collect(model, pictures, rng, patch_px, min(CROPS, max(BATCH, 5 * steps)), noise)]
+    if steps == 0:
+        return
+    count = min(CROPS, max(BATCH, 5 * steps))
+    crops = list[_Crop]()
+    for crop in _collect(model, pictures, rng, patch_px, count, noise):
+        crops.append(crop)
+        watch(COLLECTING * len(crops) / count)
     filter_ = model.vae.synthesis.deblocking
     optimizer = torch.optim.Adam(filter_.parameters(), LEARNING_RATE)
     filter_.train()  # or it would write over its input
@@ -60,6 +68,7 @@ def remove_grid(
         for number in rng.choice(len(crops), BATCH, replace=False):
             (_loss(filter_, crops[number]) / BATCH).backward()
         optimizer.step()
+        watch(COLLECTING + (1 - COLLECTING) * (step + 1) / steps)
     optimizer.zero_grad()
     model.eval()
 

@@ -30,7 +30,11 @@ CROPS_PER_PICTURE = 16  # for calibration
 
 @dataclass(frozen=True)
 class Status:
-    """How a run stands: means over the steps since the last line of the log; NaN where none has been taken."""
+    """How a run stands: means over the steps since the last line of the log; NaN where none has been taken.
+
+    Stages: "training", of which `progress` tells how much is done; then "removing the grid", which counts from 0 again;
+    then "writing the weights".
+    """
 
     step: int
     progress: float
@@ -40,11 +44,15 @@ class Status:
     psnr_db: float
     images_per_s: float
     bad_steps: int
+    stage: str = "training"
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a run came to; `sha256` is that of the weights file, if this process wrote one."""
+    """What a run came to, in what time, its last stages included.
+
+    `sha256` is that of the weights file, if this process wrote one.
+    """
 
     step: int
     elapsed_s: float
@@ -197,20 +205,23 @@ class _Session:
         self._write(event="start", recipe={name: str(value) for name, value in told.items()},
                     pictures=len(self.pictures.pictures), skipped=self.pictures.skipped)  # fmt: skip
         self._steps()
-        digest = None
+        digest, start_s = None, time.monotonic()
         if self.leads:
             self._log()
             self._measure()
             run.save()
             if recipe.weights:
+                steps = min(STEPS, run.step) if recipe.finish_steps is None else recipe.finish_steps
                 remove_grid(
-                    run.average, self.pictures, self.rng, patch_px=recipe.final_patch_px,
-                    steps=min(STEPS, run.step), noise=recipe.noise,
+                    run.average, self.pictures, self.rng, patch_px=recipe.final_patch_px, steps=steps,
+                    noise=recipe.noise, watch=lambda progress: self._tell("removing the grid", progress),
                 )  # fmt: skip
+                self._write(stage="removing the grid", finish_steps=steps)
+                self._tell("writing the weights", 0.0)
                 digest = export(run.average, self.pictures, recipe.weights, self._calibration())
             self._write(event="end", sha256=digest)
         self.journal.close()
-        return Result(run.step, run.elapsed_s, run.bad_steps, digest)
+        return Result(run.step, run.elapsed_s + time.monotonic() - start_s, run.bad_steps, digest)
 
     def _steps(self) -> None:
         run, recipe = self.run, self.run.recipe
@@ -230,6 +241,11 @@ class _Session:
                 run.save()
             if measure.is_due():
                 self._measure()
+
+    def _tell(self, stage: str, progress: float) -> None:
+        """Shows the stages after the training, which take minutes, too."""
+        if self.watch:
+            self.watch(replace(self._status(), stage=stage, progress=progress))
 
     def _step(self, progress: float) -> None:
         run, recipe = self.run, self.run.recipe

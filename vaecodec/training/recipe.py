@@ -24,6 +24,7 @@ class Recipe:
         tune: what pictures are made for: eye, psnr, or a number between them, 0 (psnr) to 1 (eye).
         degrade: what the network sees instead of the pictures it is to give back, such as noise:5-25.
         architecture: of a klt or random start; others bring their own.
+        finish_steps: of the last stage (`finish.remove_grid`); None is as many as were taken before, up to its default.
         analysis_blocks: make the analysis so deep, by blocks that change nothing at first; None is as the start is.
 
     Raises:
@@ -53,6 +54,7 @@ class Recipe:
     checkpoint_minutes: float = 4.0
     validation_minutes: float = 15.0
     max_bad_steps: int = 100
+    finish_steps: int | None = None
     seed: int = 1
 
     def __post_init__(self) -> None:

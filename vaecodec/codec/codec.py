@@ -2,34 +2,50 @@
 
 import functools
 import os
-import sys
-import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Unpack, overload
 
 from vaecodec.errors import Result, VaecError, VaecImageError, VaecModelError, first_that_fits, translated_errors
 from vaecodec.format import container, sources
 from vaecodec.format.container import Assembled
 from vaecodec.format.records import DEFAULT_MAX_PIXELS, Bitstream, Header, Info, Tile, TileMode
 from vaecodec.format.stored_tiles import SpooledTiles, StoredTiles
-from vaecodec.model import engines, weights
+from vaecodec.model import engines
 from vaecodec.model.architecture import BUILT_IN, DEFAULT_TUNE, built_in_tune
 from vaecodec.model.engine import Engine
 from vaecodec.pictures import pixels, readers, ssimulacra2, writers
-from vaecodec.pictures.metadata import merge_metadata, without_thumbnails
+from vaecodec.pictures.metadata import KEEP, Exif, IccProfile, Xmp, merge_metadata, overrides, without_thumbnails
 from vaecodec.pictures.rows import Rows
-from vaecodec.runtime import files, forks, threads
+from vaecodec.runtime import files, threads
 from vaecodec.tiling import decode as decoding
 from vaecodec.tiling.canvas import to_rgb
 from vaecodec.tiling.decode import Decoder, NumpyArrays
 from vaecodec.tiling.encode import Encoder
-from vaecodec.tiling.options import Attempt, Output, Presentation, Target, rate_goal, window_of
+from vaecodec.tiling.options import (
+    Attempt,
+    BatchOptions,
+    DecodeOptions,
+    EncodeOptions,
+    OnError,
+    Output,
+    Presentation,
+    RegionOptions,
+    Target,
+    rate_goal,
+    window_of,
+)
 
 if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
     from vaecodec.tiling.explore import Explorer
+
+Model = str | Path | None
+Box = tuple[int, int, int, int]
 
 
 class Codec:
@@ -59,7 +75,7 @@ class Codec:
     """
 
     def __init__(
-        self, model: str | Path | None = None, device: str = "auto", tune: str = DEFAULT_TUNE, engine: str = "auto"
+        self, model: Model = None, device: str = "auto", tune: str = DEFAULT_TUNE, engine: str = "auto"
     ) -> None:
         if tune not in BUILT_IN:
             raise VaecImageError(f"tune is {tune!r}, must be one of {', '.join(BUILT_IN)}", code="ARGUMENT")
@@ -98,7 +114,9 @@ class Codec:
         target_psnr: float | None = None,
         target_ssimulacra2: float | None = None,
         max_pixels: int | None = DEFAULT_MAX_PIXELS,
-        **metadata: Any,
+        exif: Exif = KEEP,
+        icc_profile: IccProfile = KEEP,
+        xmp: Xmp = KEEP,
     ) -> bytes:
         """Encode a picture.
 
@@ -113,7 +131,9 @@ class Codec:
                 difference in place, at 80 side by side; 70 is high quality, 50 medium. Alpha does not count. The
                 picture is held in memory, some 200 bytes a pixel, and must have 8 pixels a side.
             max_pixels: refuse larger pictures before their pixels are read; None only leaves the format's limit, 2^28.
-            **metadata: exif, icc_profile, xmp: bytes replace what the image carries, None drops it.
+            exif: bytes, or a `PIL.Image.Exif`, in the place of what the image carries; None drops it.
+            icc_profile: the same, bytes.
+            xmp: the same, bytes or a str.
 
         Returns:
             The .vaec file.
@@ -129,6 +149,7 @@ class Codec:
             >>> data = Codec().encode("photo.png", target_bpp=0.5, exif=None)
         """
         goal = rate_goal(quality, bytes=target_bytes, bpp=target_bpp, psnr=target_psnr, ssimulacra2=target_ssimulacra2)
+        metadata = overrides(exif=exif, icc_profile=icc_profile, xmp=xmp)
         with (
             translated_errors(),
             closing(readers.open_rows(image, max_pixels=max_pixels, overrides=metadata)) as rows,
@@ -148,7 +169,9 @@ class Codec:
         target_ssimulacra2: float | None = None,
         max_pixels: int | None = DEFAULT_MAX_PIXELS,
         overwrite: bool = True,
-        **metadata: Any,
+        exif: Exif = KEEP,
+        icc_profile: IccProfile = KEEP,
+        xmp: Xmp = KEEP,
     ) -> Info:
         """Encode a picture of any size into a file: the same bytes as `encode` returns, from less memory.
 
@@ -160,8 +183,8 @@ class Codec:
                 more than 16 megapixels as well, where pyvips is installed (extra [big]); other files are decoded by
                 Pillow as a whole, which takes up to 4 bytes a pixel.
             target: path of the .vaec file, which is written whole or not at all; or an open binary file.
-            quality: as for `encode`, as are the targets (each attempt of their search reads the
-                picture again), max_pixels and **metadata.
+            quality: as for `encode`; so are the keywords that have the same names. Each attempt of the search for a
+                target reads the picture again.
             overwrite: whether a file of that name may be replaced. A new one has the source's permissions.
 
         Returns:
@@ -178,6 +201,7 @@ class Codec:
         """
         goal = rate_goal(quality, bytes=target_bytes, bpp=target_bpp, psnr=target_psnr, ssimulacra2=target_ssimulacra2)
         _check_distinct(source, target)
+        metadata = overrides(exif=exif, icc_profile=icc_profile, xmp=xmp)
         mode = files.mode_of(source)  # before it is read: a pipe or an image may be closed then
         with translated_errors(), ExitStack() as opened:
             rows = opened.enter_context(closing(readers.open_rows(source, max_pixels=max_pixels, overrides=metadata)))
@@ -198,7 +222,7 @@ class Codec:
         quality: int | None = None,
         *,
         return_errors: bool = False,
-        **options: Any,
+        **options: Unpack[EncodeOptions],
     ) -> list[Any]:
         """Encode several pictures, of any sizes, on a CPU as many at once as torch has threads.
 
@@ -243,6 +267,21 @@ class Codec:
 
     # --- decoding ---
 
+    @overload
+    def decode(
+        self, source: sources.Source, *, output: Literal["pil"] = "pil", **options: Unpack[DecodeOptions]
+    ) -> "Image.Image": ...
+
+    @overload
+    def decode(
+        self, source: sources.Source, *, output: Literal["numpy"], **options: Unpack[DecodeOptions]
+    ) -> pixels.Samples: ...
+
+    @overload
+    def decode(
+        self, source: sources.Source, *, output: Literal["torch"], **options: Unpack[DecodeOptions]
+    ) -> "Tensor": ...
+
     def decode(
         self,
         source: sources.Source,
@@ -250,7 +289,7 @@ class Codec:
         output: Output = "pil",
         scale: float = 1,
         max_pixels: int | None = DEFAULT_MAX_PIXELS,
-        on_error: Literal["raise", "partial"] = "raise",
+        on_error: OnError = "raise",
     ) -> Any:
         """Decode a picture.
 
@@ -281,9 +320,13 @@ class Codec:
         target: Target,
         *,
         format: str | None = None,
+        quality: int | None = None,
+        subsampling: str | None = None,
         max_pixels: int | None = DEFAULT_MAX_PIXELS,
         overwrite: bool = True,
-        **metadata: Any,
+        exif: Exif = KEEP,
+        icc_profile: IccProfile = KEEP,
+        xmp: Xmp = KEEP,
     ) -> Info:
         """Decode a .vaec file of any size into a picture file.
 
@@ -293,9 +336,14 @@ class Codec:
             format: Pillow's name of the format, such as "PNG"; None takes it from the suffix of the target. TIFF,
                 and from 16 megapixels on PNG, PGM and PPM, are written by rows; otherwise Pillow collects the picture
                 in memory, 4 bytes a pixel, and writes it, without loss where the format can.
+            quality: of JPEG, WebP, AVIF and other lossy formats, 1 to 100. If it is not given, JPEG has the one that
+                keeps what the .vaec file shows; others are lossless or near it.
+            subsampling: of JPEG's colour, "4:2:0", "4:2:2" or "4:4:4"; by default the first, the last from 96 on.
             max_pixels: as for `decode`.
             overwrite: whether a file of that name may be replaced. A new one has the source's permissions.
-            **metadata: exif, icc_profile, xmp: bytes replace what the .vaec file carries, None drops it.
+            exif: as for `encode`, in the place of what the .vaec file carries.
+            icc_profile: likewise.
+            xmp: likewise.
 
         Returns:
             What `vaecodec.info` tells of the source.
@@ -311,13 +359,16 @@ class Codec:
             16384
         """
         chosen = writers.format_of(target) if format is None else writers.check_format(format)
+        writers.check_quality(chosen, quality, subsampling)
         _check_distinct(source, target)
         mode = files.mode_of(source)
         with translated_errors(), sources.open_binary(source) as file:
             stored = StoredTiles(file, max_pixels=max_pixels)
             header = stored.info.header
             shape = header.height, header.width, header.pixel_format.channels
-            kept = merge_metadata(stored.info.metadata, **metadata)
+            kept = merge_metadata(stored.info.metadata, **overrides(exif=exif, icc_profile=icc_profile, xmp=xmp))
+            if quality is None and TileMode.LEARNED in stored.modes:
+                quality = writers.quality_after(chosen, header.quality)
             with _writable(target, overwrite, mode) as output:
                 start = output.tell() if output.seekable() else 0
 
@@ -325,7 +376,9 @@ class Codec:
                     if output.seekable():  # where memory did not suffice on another device, all begins anew
                         output.seek(start)
                         output.truncate()
-                    with closing(writers.open_sink(output, chosen, shape, kept)) as sink:
+                    with closing(writers.open_sink(
+                        output, chosen, shape, kept, quality=quality, subsampling=subsampling
+                    )) as sink:  # fmt: skip
                         for band in Decoder(stored, header, engine).bands():
                             sink.write(band)
                         sink.finish()
@@ -333,10 +386,25 @@ class Codec:
                 self._run_for(header, stored.modes, write)
             return stored.info
 
+    @overload
+    def decode_region(
+        self, source: sources.Source, box: Box, *, output: Literal["pil"] = "pil", **options: Unpack[RegionOptions]
+    ) -> "Image.Image": ...
+
+    @overload
+    def decode_region(
+        self, source: sources.Source, box: Box, *, output: Literal["numpy"], **options: Unpack[RegionOptions]
+    ) -> pixels.Samples: ...
+
+    @overload
+    def decode_region(
+        self, source: sources.Source, box: Box, *, output: Literal["torch"], **options: Unpack[RegionOptions]
+    ) -> "Tensor": ...
+
     def decode_region(
         self,
         source: sources.Source,
-        box: tuple[int, int, int, int],
+        box: Box,
         *,
         output: Output = "pil",
         max_pixels: int | None = DEFAULT_MAX_PIXELS,
@@ -370,6 +438,21 @@ class Codec:
             metadata = without_thumbnails(stored.info.metadata)  # which would show what was cut off
             return self.present(picture, metadata, wanted.output)
 
+    @overload
+    def decode_batch(
+        self, files: Iterable[sources.Source], *, output: Literal["pil"] = "pil", **options: Unpack[BatchOptions]
+    ) -> "list[Image.Image]": ...
+
+    @overload
+    def decode_batch(
+        self, files: Iterable[sources.Source], *, output: Literal["numpy"], **options: Unpack[BatchOptions]
+    ) -> list[pixels.Samples]: ...
+
+    @overload
+    def decode_batch(
+        self, files: Iterable[sources.Source], *, output: Literal["torch"], **options: Unpack[BatchOptions]
+    ) -> "list[Tensor]": ...
+
     def decode_batch(
         self,
         files: Iterable[sources.Source],
@@ -378,7 +461,7 @@ class Codec:
         output: Output = "pil",
         scale: float = 1,
         max_pixels: int | None = DEFAULT_MAX_PIXELS,
-        on_error: Literal["raise", "partial"] = "raise",
+        on_error: OnError = "raise",
     ) -> list[Any]:
         """Decode several files: small ones of equal size go through the network together, others as in `encode_batch`.
 
@@ -510,16 +593,16 @@ class Codec:
 
     def _engine(self, tune: str) -> Engine:
         if self.device == "cpu":
-            return first_that_fits(lambda: _load_engine(self.model, tune, "cpu", self.kind))
+            return first_that_fits(lambda: engines.cached(self.model, tune, "cpu", self.kind))
         return first_that_fits(
-            lambda: _load_engine(self.model, tune, self.device, self.kind), lambda: self._engine_on_cpu(tune)
+            lambda: engines.cached(self.model, tune, self.device, self.kind), lambda: self._engine_on_cpu(tune)
         )
 
     def _engine_on_cpu(self, tune: str) -> Engine:
         warnings.warn(
             f"not enough memory on the device {self.device!r}: computing on the CPU", UserWarning, stacklevel=2
         )
-        return _load_engine(self.model, tune, "cpu", self.kind)
+        return engines.cached(self.model, tune, "cpu", self.kind)
 
     def _arrays(self, output: Output) -> Any:
         """The kind of arrays that pictures come out as: tensors never leave their device."""
@@ -528,68 +611,6 @@ class Codec:
         from vaecodec.model.torch_engine.engine import TorchArrays  # torch loads only for those who ask for it
 
         return TorchArrays(self.device)
-
-
-def encode(image: pixels.Source, quality: int | None = None, *, model: str | Path | None = None, device: str = "auto",
-           tune: str = DEFAULT_TUNE, engine: str = "auto", **options: Any) -> bytes:  # fmt: skip
-    """Encode a picture to .vaec bytes: `Codec(model, device, tune, engine).encode(image, quality, **options)`."""
-    return Codec(model, device, tune, engine).encode(image, quality, **options)
-
-
-def decode(
-    source: sources.Source,
-    *,
-    model: str | Path | None = None,
-    device: str = "auto",
-    engine: str = "auto",
-    **options: Any,
-) -> Any:
-    """Decode .vaec bytes, a path or a file: `Codec(model, device, engine=engine).decode(source, **options)`."""
-    return Codec(model, device, engine=engine).decode(source, **options)
-
-
-def encode_file(source: readers.Source, target: Target, quality: int | None = None, *, model: str | Path | None = None,
-                device: str = "auto", tune: str = DEFAULT_TUNE, engine: str = "auto",
-                **options: Any) -> Info:  # fmt: skip
-    """Encode a picture of any size into a file: `Codec(...).encode_file(source, target, quality, **options)`."""
-    return Codec(model, device, tune, engine).encode_file(source, target, quality, **options)
-
-
-def decode_file(source: sources.Source, target: Target, *, model: str | Path | None = None, device: str = "auto",
-                engine: str = "auto", **options: Any) -> Info:  # fmt: skip
-    """Decode a file of any size into a picture file: `Codec(...).decode_file(source, target, **options)`."""
-    return Codec(model, device, engine=engine).decode_file(source, target, **options)
-
-
-def decode_region(source: sources.Source, box: tuple[int, int, int, int], *, model: str | Path | None = None,
-                  device: str = "auto", engine: str = "auto", **options: Any) -> Any:  # fmt: skip
-    """Decode a rectangle of a picture: `Codec(model, device, engine=engine).decode_region(source, box, **options)`."""
-    return Codec(model, device, engine=engine).decode_region(source, box, **options)
-
-
-def verify(
-    source: sources.Source,
-    *,
-    deep: bool = False,
-    max_pixels: int | None = DEFAULT_MAX_PIXELS,
-    model: str | Path | None = None,
-    device: str = "auto",
-    engine: str = "auto",
-) -> Info:
-    """Check every CRC of a file, and with `deep` also decode it.
-
-    Returns:
-        What `vaecodec.info` tells of it.
-
-    Raises:
-        VaecError: the file is damaged, has more than `max_pixels`, or (deep) needs other weights.
-    """
-    with translated_errors():
-        data = sources.read_all(source)
-        container.read(data, max_pixels=max_pixels)
-        if deep:
-            decode(data, model=model, device=device, engine=engine, output="numpy", max_pixels=max_pixels)
-        return sources.info(data, max_pixels=max_pixels)
 
 
 def _empty_tiles(count: int) -> list[Tile]:
@@ -611,37 +632,3 @@ def _writable(target: Target, overwrite: bool, mode: int | None) -> Iterator[Bin
             yield file
     else:
         yield target
-
-
-_loading = threading.Lock()
-
-
-def _renew_lock() -> None:
-    """A thread that was loading when the process forked does not exist in the child, and would never let go."""
-    global _loading
-    _loading = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock)
-
-
-def _load_engine(model: str | None, tune: str, device: str, kind: str) -> Engine:
-    with _loading:
-        chosen = _choose_engine(kind, device, os.environ.get(engines.VARIABLE), "torch" in sys.modules)
-        engine = _cached_engine(model, tune, device, chosen)
-    if forks.forked_thread == threading.get_ident():  # one of several workers, probably
-        forks.forked_thread = None
-        engine.use_one_thread()
-    return engine
-
-
-@functools.lru_cache(maxsize=16)
-def _choose_engine(kind: str, device: str, named: str | None, has_torch: bool) -> str:
-    """Cached by all that the choice depends on."""
-    return engines.choose(kind, device).kind
-
-
-@functools.lru_cache(maxsize=8)
-def _cached_engine(model: str | None, tune: str, device: str, kind: str) -> Engine:
-    return engines.load(weights.load(None if model is None else Path(model), tune), device, kind)
