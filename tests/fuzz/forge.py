@@ -104,4 +104,4 @@ def _packed(rng: random.Random, box: TileBox) -> Entry:
     bits = rng.randrange(8 if box.channels == 3 else 4)
     payload = bytes([bits]) + zlib.compress(residual, rng.randrange(10))
     shape = (box.height, box.width, box.channels)
-    return sound_entry(ZLIB, payload, zlib.crc32(lossless.unpack(payload, shape).tobytes()))
+    return sound_entry(ZLIB, payload, zlib.crc32(lossless.unpack_zlib(payload, shape).tobytes()))

@@ -50,7 +50,7 @@ def entropy(data: bytes) -> None:
             _check_symbols(payload)
         else:
             shape = (5, 3, 3 if kind and kind[0] % 4 == 1 else 1)
-            samples = lossless.unpack(payload, shape)
+            samples = lossless.unpack_zlib(payload, shape)
             if samples.shape != shape or samples.dtype != np.uint8:
                 raise BrokenLawError(f"tile is {samples.shape} {samples.dtype}, must be {shape} uint8")
     except VaecCorruptError:
