@@ -253,11 +253,14 @@ class Codec:
         height, width, channels = rows.shape
         model_id = NO_MODEL if quality is None else self.engine.model_id
         header = Header.of_picture(channels, width, height, model_id, quality or QUALITY_MAX)
-        squared_error, tiles, may_be_plain = 0, new_tiles(0), quality is None
+        squared_error, tiles, is_plain, may_be_plain = 0, new_tiles(0), False, quality is None
         if quality is not None:
             wanted, tiles = header, new_tiles(header.tile_count)
             header, squared_error = self.run(lambda engine: Encoder(rows, wanted, engine, tiles).run())
-            may_be_plain = len(tiles) > 1 and 2 * sum(tile.mode.is_learned for tile in tiles) <= len(tiles)
+            colour = header.tile_count // (1 + header.pixel_format.has_alpha)
+            modes = [tiles[number].mode for number in range(colour)]
+            is_plain = all(mode in (TileMode.LEARNED, TileMode.SOLID) for mode in modes)
+            may_be_plain = colour > 1 and 2 * sum(mode.is_learned for mode in modes) <= colour
         if may_be_plain:  # then as a whole, for what repeats from tile to tile
             exact = replace(header, tile_log2=plain_tile_log2_for(width, height), deblocking_cut=0)
             exact_tiles = new_tiles(exact.tile_count)
@@ -278,7 +281,7 @@ class Codec:
             ssimulacra2=score,
             pixels=width * height,
             metadata_bytes=sum(map(len, metadata.values())),
-            is_plain=all(tile.mode == TileMode.LEARNED for tile in tiles),
+            is_plain=is_plain,
         )
 
     # --- decoding ---

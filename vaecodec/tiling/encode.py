@@ -26,13 +26,15 @@ class TileStore(Protocol):
 
 def encode_plain(rows: Rows, header: Header, tiles: TileStore) -> None:
     """Codes all tiles of a picture without loss, and without the network; arguments as of `Encoder`."""
-    count = len(header.boxes()) // (1 + header.pixel_format.has_alpha)
-    for number, box in enumerate(header.boxes()[:count]):
-        samples = rows.read(box.top, box.top + box.height)
-        strip = box._replace(top=0)
-        tiles[number] = plain_tile(cut(samples, strip))
-        if header.pixel_format.has_alpha:
-            tiles[count + number] = plain_tile(cut(samples, alpha_of(strip)))
+    grid = Grid(header)
+    for row in range(header.grid[0]):
+        first = grid.boxes[row * grid.columns]
+        samples = rows.read(first.top, first.top + first.height)
+        for number in grid.numbers(row):
+            box = grid.boxes[number]._replace(top=0)
+            tiles[number] = plain_tile(cut(samples, box))
+            if header.pixel_format.has_alpha:
+                tiles[len(grid.boxes) + number] = plain_tile(cut(samples, alpha_of(box)))
 
 
 class Encoder:

@@ -30,7 +30,8 @@ class Attempt(NamedTuple, Generic[File]):
         ssimulacra2: likewise.
         pixels: of the picture.
         metadata_bytes: of the file.
-        is_plain: whether the network alone made all of it, so that size and fidelity rise with quality for certain.
+        is_plain: whether the network alone made all but what has one colour, so that size and fidelity rise with
+            quality for certain.
     """
 
     data: File

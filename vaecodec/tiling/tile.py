@@ -20,7 +20,7 @@ from vaecodec.pictures.rows import Samples
 STRIPE_PX, STRIPE_SPACING_PX = (
     8,
     128,
-)  # a tile's size without loss is guessed from stripes first: all of it takes longer
+)  # a tile's size without loss is guessed from stripes first: quicker than all of it
 # How many times the learned payload the guesses, from stripes and from all, may be: what repeats is only told once.
 STRIPES_MARGIN, GUESS_MARGIN = 6.0, 1.7
 SMOOTH_BPP = 0.1  # below, packing is quick, and guesses say little
