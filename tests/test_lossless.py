@@ -99,7 +99,7 @@ def test_size_is_bounded_for_the_worst_content(kind: str, shape: tuple[int, int,
 def test_size_is_bounded_even_if_the_strategy_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     """A zlib build that inflates noise is outdone by stored blocks."""
     deflated = zlib_tiles._deflated
-    monkeypatch.setattr(lossless, "_deflated", lambda *args, **kwargs: deflated(*args, **kwargs) + bytes(10_000))
+    monkeypatch.setattr(zlib_tiles, "_deflated", lambda *args, **kwargs: deflated(*args, **kwargs) + bytes(10_000))
     samples = tile("noise", (40, 40, 3))
     payload = pack(samples)
     assert len(payload) <= samples.size + samples.size // 1000 + 64
