@@ -1,4 +1,4 @@
-"""Laws of lossless tiles: exact return, bounded size, and refusal of every payload that is not one of ours."""
+"""Laws of tiles without loss, WebP and zlib: exact return, bounded size, and refusal of every payload not of ours."""
 
 import zlib
 

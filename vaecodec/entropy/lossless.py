@@ -25,6 +25,10 @@ PLANES = 4
 # Of WebP's encoder: what Pillow takes by default. More effort takes ten times as long for 3 % fewer bytes.
 _METHOD, _EFFORT = 4, 80
 
+# As libwebp numbers them: no memory for the encoder, or for what it has written.
+_SHORTAGES = ("encoding error 1", "encoding error 2")
+_DECODER_BYTES = 16  # a pixel
+
 # RIFF, the length of what follows, WEBP, VP8L, the length of its data; its signature, 0x2f; and 14 bits each of width
 # and height less one, one bit for alpha, three for the version.
 _HEAD = struct.Struct("<4sI4s4sIBI")
@@ -88,6 +92,7 @@ def unpack(payload: bytes | memoryview, shape: tuple[int, int, int]) -> Samples:
         with Image.open(io.BytesIO(data), formats=("WEBP",)) as image:
             samples = np.asarray(image)
     except (OSError, ValueError, SyntaxError, EOFError) as error:
+        bytearray(_DECODER_BYTES * height * width)  # libwebp does not say if memory ran out; this does
         raise _corrupt(f"the WebP file is damaged ({error})", "WEBP") from error
     if samples.shape != (height, width, 3):
         raise _corrupt(f"the WebP file decodes to {samples.shape}, {(height, width, 3)} is allowed", "WEBP")
@@ -99,7 +104,12 @@ def _webp(samples: Samples, *, method: int, effort: int) -> bytes:
     _check_webp()
     file = io.BytesIO()
     colours = samples if samples.shape[2] == 3 else np.repeat(samples, 3, 2)
-    Image.fromarray(colours).save(file, "WEBP", lossless=True, method=method, quality=effort, exact=True)
+    try:
+        Image.fromarray(colours).save(file, "WEBP", lossless=True, method=method, quality=effort, exact=True)
+    except ValueError as error:
+        if str(error) in _SHORTAGES:
+            raise MemoryError("WebP without loss") from error
+        raise
     return file.getvalue()
 
 

@@ -23,7 +23,7 @@ STRIPE_PX, STRIPE_SPACING_PX = (
 )  # a tile's size without loss is guessed from stripes first: quicker than all of it
 # How many times the learned payload the guesses, from stripes and from all, may be: what repeats is only told once.
 STRIPES_MARGIN, GUESS_MARGIN = 6.0, 1.7
-SMOOTH_BPP = 0.1  # below, packing is quick, and guesses say little
+SMOOTH_BPP, SMALL_SAMPLES = 0.1, 1 << 16  # below either, packing is quick, and guesses say little
 # What a tile has at least, in dB of PSNR by quality. Photographs have 8 dB more up to quality 75, 4 dB more at 90. What
 # the network serves badly (text in colour, noise) passes it at low qualities only, as in any codec of these sizes.
 FLOOR_DB = ((1, 5.0), (75, 26.5), (90, 36.5), (100, 40.0))
@@ -229,7 +229,8 @@ def _plain_tile_near(original: Samples, near: Samples, error: int) -> tuple[Tile
 
 def _may_pay(samples: Samples, learned_bytes: int) -> bool:
     """Whether packing samples [h, w, C] may take no more bytes than the network."""
-    if 8 * learned_bytes < SMOOTH_BPP * samples.shape[0] * samples.shape[1]:
+    is_smooth = 8 * learned_bytes < SMOOTH_BPP * samples.shape[0] * samples.shape[1]
+    if is_smooth or samples.size <= SMALL_SAMPLES:
         return True
     stripes = [samples[top : top + STRIPE_PX] for top in range(0, len(samples), STRIPE_SPACING_PX)]
     sample = np.concatenate(stripes)
