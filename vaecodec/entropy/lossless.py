@@ -54,9 +54,12 @@ def pack(samples: Samples) -> bytes:
     return _webp(samples, method=_METHOD, effort=_EFFORT)
 
 
-def quick_size(samples: Samples) -> int:
-    """About how many bytes `pack` would take, in a fifth of the time; raises as `pack`."""
-    return len(_webp(samples, method=0, effort=_EFFORT))
+def quick_size(samples: Samples, *, is_thorough: bool = False) -> int:
+    """About how many bytes `pack` would take, in a tenth of the time, or thoroughly in a quarter; raises as `pack`.
+
+    Only the thorough one predicts samples from their neighbours: waves and gradients take a hundred times less then.
+    """
+    return len(_webp(samples, method=int(is_thorough), effort=_EFFORT))
 
 
 def unpack(payload: bytes | memoryview, shape: tuple[int, int, int]) -> Samples:

@@ -234,8 +234,10 @@ def _may_pay(samples: Samples, learned_bytes: int) -> bool:
         return True
     stripes = [samples[top : top + STRIPE_PX] for top in range(0, len(samples), STRIPE_SPACING_PX)]
     sample = np.concatenate(stripes)
-    guess = lossless.quick_size(sample) * len(samples) / len(sample)
-    return guess <= STRIPES_MARGIN * learned_bytes and lossless.quick_size(samples) <= GUESS_MARGIN * learned_bytes
+    guess = lossless.quick_size(sample, is_thorough=True) * len(samples) / len(sample)
+    if guess > STRIPES_MARGIN * learned_bytes:
+        return False
+    return min(guess, lossless.quick_size(samples)) <= GUESS_MARGIN * learned_bytes
 
 
 # --- which of them ----------------------------------------------------------------------------------------------------
