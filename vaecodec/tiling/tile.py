@@ -23,6 +23,7 @@ STRIPE_PX, STRIPE_SPACING_PX = (
 )  # a tile's size without loss is guessed from stripes first: quicker than all of it
 # How many times the learned payload the guesses, from stripes and from all, may be: what repeats is only told once.
 STRIPES_MARGIN, GUESS_MARGIN = 6.0, 1.7
+WAVES_RATIO = 2  # of a quick guess to a thorough one
 SMOOTH_BPP, SMALL_SAMPLES = 0.1, 1 << 16  # below either, packing is quick, and guesses say little
 # What a tile has at least, in dB of PSNR by quality. Photographs have 8 dB more up to quality 75, 4 dB more at 90. What
 # the network serves badly (text in colour, noise) passes it at low qualities only, as in any codec of these sizes.
@@ -234,10 +235,11 @@ def _may_pay(samples: Samples, learned_bytes: int) -> bool:
         return True
     stripes = [samples[top : top + STRIPE_PX] for top in range(0, len(samples), STRIPE_SPACING_PX)]
     sample = np.concatenate(stripes)
-    guess = lossless.quick_size(sample, is_thorough=True) * len(samples) / len(sample)
-    if guess > STRIPES_MARGIN * learned_bytes:
-        return False
-    return min(guess, lossless.quick_size(samples)) <= GUESS_MARGIN * learned_bytes
+    size = lossless.quick_size(sample, is_thorough=True)
+    if WAVES_RATIO * size <= lossless.quick_size(sample):  # no guess tells how well waves pack
+        return True
+    guess = size * len(samples) / len(sample)
+    return guess <= STRIPES_MARGIN * learned_bytes and lossless.quick_size(samples) <= GUESS_MARGIN * learned_bytes
 
 
 # --- which of them ----------------------------------------------------------------------------------------------------
