@@ -7,11 +7,11 @@ from contextlib import ExitStack
 from typing import Any, ClassVar
 
 import numpy as np
+import zlib_tiles
 from numpy.typing import NDArray
 from PIL import Image
 
 from vaecodec import Codec
-from vaecodec.entropy import lossless
 from vaecodec.format import container, records
 from vaecodec.format.records import Header, PixelFormat, Tile, TileMode
 from vaecodec.pictures import metadata as metadata_rules
@@ -26,7 +26,7 @@ def vaec(samples: NDArray[np.uint8], metadata: Mapping[str, bytes] | None = None
     for box in header.boxes():
         area = samples[box.top : box.top + box.height, box.left : box.left + box.width]
         part = np.ascontiguousarray(area[..., -1:] if box.plane == "alpha" else area[..., : box.channels])
-        tiles.append(Tile(TileMode.ZLIB, lossless.pack(part), zlib.crc32(part.tobytes())))
+        tiles.append(Tile(TileMode.ZLIB, zlib_tiles.pack(part), zlib.crc32(part.tobytes())))
     return container.write(header, tiles, metadata)
 
 

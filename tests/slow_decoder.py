@@ -1,7 +1,13 @@
-"""A second decoder of learned payloads, written from docs/format.md alone: Python integers, one symbol at a time.
+"""A second decoder of payloads, written from docs/format.md alone: Python integers, one symbol or sample at a time.
 
 It shares no code with vaecodec and none with constriction, so that both can only agree by following the specification.
+Pillow reads the pixels of WebP files for it, too.
 """
+
+import io
+import zlib
+
+from PIL import Image
 
 PARTS_BITS = 24
 STATE_FLOOR = 1 << 32
@@ -11,6 +17,38 @@ LARGEST_MAGNITUDE = 2047
 
 class CorruptError(Exception):
     """The payload is not one that an encoder can have written."""
+
+
+def webp_samples(payload: bytes, height: int, width: int, channels: int) -> bytes:
+    """The raw samples of a WebP payload."""
+
+    def u32(at: int) -> int:
+        return int.from_bytes(payload[at : at + 4], "little")
+
+    if len(payload) < 26 or payload[:4] + payload[8:16] != b"RIFFWEBPVP8L" or payload[20] != 0x2F:
+        raise CorruptError("head")
+    if u32(4) != len(payload) - 8 or u32(16) + u32(16) % 2 != len(payload) - 20:
+        raise CorruptError("lengths")
+    if u32(21) != (width - 1) + ((height - 1) << 14):
+        raise CorruptError("size")
+    with Image.open(io.BytesIO(payload)) as image:
+        pixels = image.tobytes()
+        if image.mode != "RGB":
+            raise CorruptError("mode")
+    return pixels if channels == 3 else pixels[::3]
+
+
+def corrected_samples(payload: bytes, shown: bytes, height: int, width: int, channels: int) -> bytes:
+    """The raw samples of a corrected payload, of those that its learned part alone stands for."""
+    learned_bytes, crc, step = int.from_bytes(payload[:4], "little"), payload[4:8], payload[8]
+    steps = [*range(2, 13), 14, 16, 18, 20, 24, 28, 32, 40, 48, 64]
+    if learned_bytes >= len(payload) - 9 or step not in steps:
+        raise CorruptError("head of a correction")
+    symbols = webp_samples(payload[9 + learned_bytes :], height, width, channels)
+    if zlib.crc32(symbols) != int.from_bytes(crc, "little"):
+        raise CorruptError("symbols of a correction")
+    sums = (sample + step * (symbol - 128) for sample, symbol in zip(shown, symbols, strict=True))
+    return bytes(min(max(value, 0), 255) for value in sums)
 
 
 class SlowDecoder:

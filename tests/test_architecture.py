@@ -22,7 +22,7 @@ TABLE = {
     "errors": (set(), set()),
     "runtime": ({"errors"}, set()),
     "format": ({"errors", "runtime"}, set()),
-    "entropy": ({"errors"}, {"numpy", "constriction"}),
+    "entropy": ({"errors"}, {"PIL", "numpy", "constriction"}),
     "pictures": (
         {"errors", "format", "runtime"},
         {"numpy", "PIL", "pillow_avif", "pillow_heif", "pillow_jxl", "pyvips"},

@@ -59,7 +59,8 @@ def tiles_for(header: Header, *modes: TileMode) -> list[Tile]:
     rng = random.Random(1)
     for number, box in enumerate(header.boxes()):
         mode = TileMode.ZLIB if box.plane == "alpha" and not modes[number % len(modes)] else modes[number % len(modes)]
-        payload = rng.randbytes({TileMode.LEARNED: 12, TileMode.ZLIB: 21, TileMode.SOLID: box.channels}[mode])
+        lengths = {TileMode.LEARNED: 12, TileMode.ZLIB: 21, TileMode.SOLID: box.channels, TileMode.WEBP: 28}
+        payload = rng.randbytes(lengths[mode])
         tiles.append(Tile(mode, payload, rng.getrandbits(32)))
     return tiles
 
@@ -71,7 +72,7 @@ TILED = Header(PixelFormat.RGBA, 700, 300, b"\xff\0\xff\0", 100, tile_log2=8)
 SMALL_FILES = {
     "metadata": write(PLAIN, tiles_for(PLAIN, TileMode.LEARNED), METADATA),
     "alpha": write(ALPHA, tiles_for(ALPHA, TileMode.SOLID)),
-    "tiled": write(TILED, tiles_for(TILED, TileMode.LEARNED, TileMode.SOLID, TileMode.ZLIB)),
+    "tiled": write(TILED, tiles_for(TILED, TileMode.LEARNED, TileMode.SOLID, TileMode.ZLIB, TileMode.WEBP)),
 }
 
 
@@ -165,8 +166,9 @@ def files(draw: st.DrawFn) -> tuple[Header, list[Tile], dict[str, bytes]]:
     )
     tiles = []
     for box in header.boxes():
-        mode = draw(st.sampled_from(TileMode if box.plane == "colour" else (TileMode.ZLIB, TileMode.SOLID)))
-        length = {0: 4 * draw(st.integers(1, 16)), 1: draw(st.integers(9, 65)), 2: box.channels}[mode]
+        mode = draw(st.sampled_from([mode for mode in TileMode if box.plane == "colour" or not mode.is_learned]))
+        lengths = {0: (1, 16), 1: (9, 65), 2: (box.channels, box.channels), 3: (26, 90), 4: (40, 90)}[mode]
+        length = draw(st.integers(*lengths)) * (4 if mode == TileMode.LEARNED else 1)
         payload = draw(st.randoms(use_true_random=False)).randbytes(length)
         tiles.append(Tile(mode, payload, draw(st.integers(0, 2**32 - 1))))
     return header, tiles, draw(st.dictionaries(st.sampled_from(list(CHUNK_TYPES)), st.binary(max_size=40)))
@@ -355,7 +357,7 @@ RULES: list[tuple[str, type[VaecError], Callable[[bytes], bytes]]] = [
     ("QUALITY", VaecFormatError, field("quality", 101)),
     ("DEBLOCKING", VaecFormatError, field("deblocking_cut", 65)),
     ("MAX_PIXELS", VaecLimitError, lambda data: data),
-    ("TILE_MODE", VaecFormatError, put(35, "<B", 3 << 4)),
+    ("TILE_MODE", VaecFormatError, put(35, "<B", 5 << 4)),
     ("TILE_LEN", VaecFormatError, put(32, "<B", 13)),
     ("PAYLOAD_SUM", VaecFormatError, field("flags_compat", 0)),
     ("META", VaecFormatError, put(56, "4s", b"iccp")),
@@ -437,7 +439,7 @@ GRID = [
 
 
 @pytest.mark.parametrize("header", GRID, ids=lambda header: f"{header.pixel_format.mode}-{header.width}")
-@pytest.mark.parametrize("mode", range(5))
+@pytest.mark.parametrize("mode", range(7))
 def test_writer_and_reader_allow_the_same_tiles(header: Header, mode: int) -> None:
     """Whatever mode and payload length a tile has, both accept it or both refuse it as docs/format.md says."""
     box = header.boxes()[0]
@@ -446,6 +448,8 @@ def test_writer_and_reader_allow_the_same_tiles(header: Header, mode: int) -> No
         TileMode.LEARNED: (4, raw + 64, 4),
         TileMode.ZLIB: (9, raw + raw // 1000 + 64, 1),
         TileMode.SOLID: (box.channels, box.channels, 1),
+        TileMode.WEBP: (26, raw + raw // 1000 + 1024, 1),
+        TileMode.CORRECTED: (40, 2 * raw + raw // 1000 + 1098, 1),
     }.get(mode, (1, 0, 1))
     near_ends = {0, raw, *range(shortest - 2, shortest + 9), *range(longest - 9, longest + 9)}
     for length in sorted(length for length in near_ends if length >= 0):
@@ -457,17 +461,18 @@ def test_writer_and_reader_allow_the_same_tiles(header: Header, mode: int) -> No
             assert read(data).tiles[0].payload == payload
             assert write(header, tiles) == data
         else:
-            expected = (VaecFormatError, "TILE_MODE" if mode > 2 else "TILE_LEN", 0)
+            expected = (VaecFormatError, "TILE_MODE" if mode > 4 else "TILE_LEN", 0)
             assert failure_of(read, data) == failure_of(write, header, tiles) == expected
 
 
 def test_alpha_is_never_learned() -> None:
-    """Reader and writer refuse a learned alpha tile and name it."""
-    solid, learned = Tile(TileMode.SOLID, b"1", 0), Tile(TileMode.LEARNED, b"1234", 0)
-    data = bytearray(write(ALPHA, [solid, Tile(TileMode.ZLIB, b"123456789", 0)]))
-    data[44:48] = struct.pack("<I", 8)
-    expected = (VaecFormatError, "TILE_MODE", 1)
-    assert failure_of(read, reseal(bytes(data))) == failure_of(write, ALPHA, [solid, learned]) == expected
+    """Reader and writer refuse a learned alpha tile, corrected or not, and name it."""
+    solid, expected = Tile(TileMode.SOLID, b"1", 0), (VaecFormatError, "TILE_MODE", 1)
+    for mode, payload in ((TileMode.LEARNED, b"12345678"), (TileMode.CORRECTED, bytes(40))):
+        data = bytearray(write(ALPHA, [solid, Tile(TileMode.WEBP, bytes(40), 0)]))
+        data[44:48] = struct.pack("<I", mode << 28 | 40)
+        learned = Tile(mode, payload, 0)
+        assert failure_of(read, reseal(bytes(data))) == failure_of(write, ALPHA, [solid, learned]) == expected
 
 
 def test_payloads_may_not_reach_beyond_the_file() -> None:

@@ -189,12 +189,12 @@ def test_noise_and_text_never_exceed_the_lossless_size(tiny: Codec) -> None:
     assert len(tiny.encode(noise, 100)) <= noise.size * 1.001 + 120
     text = np.where(np.indices((128, 128)).sum(0)[..., None] // 16 % 2, 255, 0).astype(np.uint8).repeat(3, 2)
     data = tiny.encode(text, 90)
-    assert modes_of(data) == [TileMode.ZLIB]
+    assert modes_of(data) == [TileMode.WEBP]
     assert np.array_equal(tiny.decode(data, output="numpy"), text)
 
 
 @pytest.mark.engines("native", "torch")
-def test_tile_below_its_floor_is_stored_without_loss(tiny: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tile_below_its_floor_is_stored_without_the_network(tiny: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the network fails, the tile falls back, and its neighbours are those that the decoder will see."""
     monkeypatch.setattr(Header, "tile_size", property(lambda self: 64))
     image = picture(64, 192, seed=5)
@@ -207,11 +207,11 @@ def test_tile_below_its_floor_is_stored_without_loss(tiny: Codec, monkeypatch: p
         patch.setattr(Canvas, "synthesize_like", broken_in_the_middle)
         header = Header(PixelFormat.RGB, 192, 64, tiny.engine.model_id, 60)
         coded, header, squared_error = encode_tiles(image, header, tiny.engine)
-    assert [tile.mode for tile in coded] == [TileMode.LEARNED, TileMode.ZLIB, TileMode.LEARNED]
+    assert [tile.mode for tile in coded] == [TileMode.LEARNED, TileMode.WEBP, TileMode.LEARNED]
     again, damage = decode_tiles(coded, header, tiny.engine)
     assert not damage
     assert squared_error == pixels.squared_error(image, again)
-    assert np.array_equal(again[:, 64:128], image[:, 64:128])
+    assert pixels.psnr_db(image[:, 64:128], again[:, 64:128]) >= floor_psnr_db(60)
 
 
 @pytest.mark.engines("native", "torch")

@@ -6,21 +6,28 @@ import json
 import re
 import shutil
 import tomllib
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
+from slow_decoder import CorruptError, corrected_samples, webp_samples
 
 from vaecodec import Codec
 from vaecodec.cli import conformance, main
 from vaecodec.errors import VaecMismatchError, VaecModelError
+from vaecodec.format import container
+from vaecodec.format.records import TileMode
+from vaecodec.tiling.canvas import cut
 
 ROOT = Path(__file__).parents[1]
 VECTORS = conformance.folder() / "vectors"
 MANIFEST = conformance.manifest()
 
-# A limit of the caller; a length that TILE_LEN has refused before; numbers that no sane weights reach.
-CODES_WITHOUT_VECTOR = {"MAX_PIXELS", "CODER_WORDS", "NONFINITE"}
+# A limit of the caller; numbers that no sane weights reach.
+CODES_WITHOUT_VECTOR = {"MAX_PIXELS", "NONFINITE"}
 
 
 @pytest.mark.engines("native", "torch")
@@ -35,6 +42,56 @@ def test_valid_vector_decodes_to_its_picture(shipped: Codec, name: str) -> None:
 def test_must_fail_vector_is_refused(shipped: Codec, name: str) -> None:
     """The error has the class and the code that the manifest says."""
     conformance.check_invalid(shipped, name, MANIFEST["invalid"][name])
+
+
+@pytest.mark.parametrize("name", [name for name, facts in MANIFEST["valid"].items() if "corrected" in facts["tiles"]])
+def test_a_second_decoder_corrects_alike(shipped: Codec, name: str) -> None:
+    """What the learned parts alone show, and corrections added to it one sample at a time: the same picture."""
+    stream = container.read((VECTORS / f"{name}.vaec").read_bytes())
+    boxes, tiles = stream.header.boxes(), list(stream.tiles)
+    for number, tile in enumerate(stream.tiles):
+        if tile.mode == TileMode.CORRECTED:
+            learned_bytes = int.from_bytes(tile.payload[:4], "little")
+            tiles[number] = tile._replace(mode=TileMode.LEARNED, payload=tile.payload[9 : 9 + learned_bytes])
+    expected = shipped.decode(container.write(stream.header, tiles), output="numpy")
+    shape = (expected.shape[0], expected.shape[1], -1)
+    expected = expected.reshape(shape).copy()
+    for box, tile in zip(boxes, stream.tiles, strict=True):
+        if tile.mode == TileMode.CORRECTED:
+            place = expected[box.top :, box.left :, : box.channels][: box.height, : box.width]
+            samples = corrected_samples(tile.payload, place.tobytes(), box.height, box.width, box.channels)
+            place[:] = np.frombuffer(samples, np.uint8).reshape(place.shape)
+    decoded = shipped.decode(VECTORS / f"{name}.vaec", output="numpy").reshape(shape)
+    np.testing.assert_array_equal(decoded, expected)
+
+
+@pytest.mark.parametrize("name", [name for name, facts in MANIFEST["valid"].items() if "webp" in facts["tiles"]])
+def test_a_second_decoder_reads_webp_alike(name: str) -> None:
+    """Each WebP tile gives the samples of the vector's picture."""
+    stream = container.read((VECTORS / f"{name}.vaec").read_bytes())
+    picture = np.atleast_3d(np.asarray(Image.open(VECTORS / f"{name}.png")))
+    for box, tile in zip(stream.header.boxes(), stream.tiles, strict=True):
+        if tile.mode == TileMode.WEBP:
+            samples = webp_samples(tile.payload, box.height, box.width, box.channels)
+            assert cut(picture, box).tobytes() == samples
+
+
+@pytest.mark.parametrize(
+    "name", [n for n, facts in MANIFEST["invalid"].items() if facts["code"].startswith(("W", "CORR"))]
+)
+def test_a_second_decoder_refuses_alike(name: str) -> None:
+    """Payloads that are no WebP file of ours, or no correction."""
+    stream = container.read((VECTORS / f"{name}.vaec").read_bytes())
+    (box,), (tile,) = stream.header.boxes(), stream.tiles
+    shape = box.height, box.width, box.channels
+    is_corrected = tile.mode == TileMode.CORRECTED
+    read = (
+        partial(corrected_samples, tile.payload, bytes(box.raw_bytes))
+        if is_corrected
+        else partial(webp_samples, tile.payload)
+    )
+    with pytest.raises((CorruptError, OSError)):
+        read(*shape)
 
 
 def test_vectors_are_untouched_and_no_others_lie_there() -> None:
@@ -65,7 +122,9 @@ def test_vectors_cover_the_format() -> None:
     assert len(valid) >= 40
     assert len(MANIFEST["invalid"]) >= 20
     assert {facts["mode"] for facts in valid} == {"L", "LA", "RGB", "RGBA"}
-    assert {mode for facts in valid for mode in facts["tiles"]} == {"learned", "zlib", "solid"}
+    assert {mode for facts in valid for mode in facts["tiles"]} == {
+        "learned", "zlib", "solid", "webp", "corrected",
+    }  # fmt: skip
     assert {facts["quality"] for facts in valid} >= {1, 2, 50, 75, 99, 100}
     assert {key for facts in valid for key in facts["metadata"]} == {"icc_profile", "exif", "xmp"}
     assert any(facts["tiles"] == ["learned", "solid", "zlib", "learned"] for facts in valid)

@@ -443,7 +443,7 @@ def test_save_hands_its_options_on(encode: Mock, path: Path) -> None:
     image = Image.new("RGB", (3, 2))
     given: dict[str, Any] = {name: name.encode() for name in metadata_rules.METADATA_KEYS}
     given |= {"quality": 7, "target_bytes": 1, "target_bpp": 2.0, "target_psnr": 3.0, "target_ssimulacra2": 4.0}
-    given |= {"model": "m", "device": "cpu", "tune": "psnr"}
+    given |= {"model": "m", "device": "cpu", "tune": "psnr", "lossless": False}
     assert set(given) == set(pillow_plugin.SAVE_OPTIONS)
     image.save(path)
     image.save(path, **given)
@@ -467,19 +467,25 @@ def test_save_keeps_metadata_unless_told_otherwise(encode: Mock, path: Path) -> 
 def test_save_warns_of_unknown_options(encode: Mock, path: Path) -> None:
     """A misspelt option is named in a warning that points at the caller's line, and is ignored."""
     with pytest.warns(UserWarning, match=r"ignored: qualty, speed;") as caught:
-        Image.new("L", (3, 2)).save(path, qualty=9, speed=3, lossless=False, optimize=True)
+        Image.new("L", (3, 2)).save(path, qualty=9, speed=3, optimize=True)
     assert caught[0].filename == __file__
     encode.assert_called_once_with(ANY, max_pixels=None)
 
 
-def test_save_refuses_to_be_lossless(path: Path) -> None:
-    """Rather than write a lossy file."""
-    with pytest.raises(VaecError, match="lossless") as caught:
-        Image.new("L", (3, 2)).save(path, lossless=True)
+def test_save_without_loss(path: Path) -> None:
+    """Every sample comes back; a quality beside it, which is WebP's effort then, is ignored, but no target is."""
+    samples = np.random.default_rng(3).integers(0, 256, (9, 14, 4), np.uint8)
+    Image.fromarray(samples).save(path, lossless=True, quality=80)
+    with Image.open(path) as image:
+        assert np.array_equal(np.asarray(image), samples)
+    with pytest.raises(VaecError, match="lossless exclude") as caught:
+        Image.new("L", (3, 2)).save(path, lossless=True, target_bpp=2.0)
     assert caught.value.code == "ARGUMENT"
 
 
-@pytest.mark.parametrize("options", [{"quality": "keep"}, {"append": True}, {"lossless": True}, {"model": "nowhere"}])
+@pytest.mark.parametrize(
+    "options", [{"quality": "keep"}, {"append": True}, {"lossless": True, "target_psnr": 9}, {"model": "nowhere"}]
+)
 def test_a_save_that_fails_keeps_the_old_file(path: Path, options: dict[str, Any]) -> None:
     """Whatever fails; nothing else is left in the folder."""
     for target in (path, str(path), os.fsencode(path)):

@@ -83,3 +83,37 @@ def test_two_wishes_exclude_each_other() -> None:
     """Quality and a target, or two targets, are refused together."""
     with pytest.raises(VaecImageError, match="exclude"):
         rate_goal(50, **{**NOTHING, "bytes": 10})
+
+
+def uneven(quality: int | None) -> Attempt:
+    """Sizes and fidelity that do not rise with quality: only 17 and 90 are small, only 12 and 33 are fine."""
+    size = 50 if quality in (17, 90) else 500
+    psnr_db = 40.0 if quality in (12, 33) else 20.0
+    return Attempt(
+        bytes([quality]) * size, psnr_db=lambda: psnr_db, ssimulacra2=lambda: psnr_db, pixels=80, is_plain=False
+    )
+
+
+@pytest.mark.parametrize(("wish", "expected"), [({"bytes": 50}, 90), ({"psnr": 40.0}, 12), ({"ssimulacra2": 40.0}, 12)])
+def test_what_exists_is_found_although_order_is_not_certain(wish: dict[str, float], expected: int) -> None:
+    """The largest quality that is small enough, or the smallest that is fine enough, wherever halves lead."""
+    assert rate_goal(None, **{**NOTHING, **wish}).search(uneven)[0] == expected
+    with pytest.raises(VaecTargetError, match=r"40\.00|50 bytes|has 50"):
+        rate_goal(None, **{**NOTHING, next(iter(wish)): {"bytes": 49}.get(next(iter(wish)), 41.0)}).search(uneven)
+
+
+def test_where_order_is_certain_few_qualities_are_tried() -> None:
+    """Seven at most, also for a target that none meets."""
+    tried = []
+    with pytest.raises(VaecTargetError):
+        rate_goal(None, **{**NOTHING, "bytes": 1}).search(lambda quality: tried.append(quality) or encode(quality))
+    assert len(tried) <= 7
+
+
+def test_lossless_is_one_attempt_without_a_quality() -> None:
+    """And excludes everything else."""
+    tried = []
+    rate_goal(None, **NOTHING, lossless=True).search(lambda quality: tried.append(quality) or encode(1))
+    assert tried == [None]
+    with pytest.raises(VaecImageError, match="exclude"):
+        rate_goal(7, **NOTHING, lossless=True)

@@ -30,12 +30,12 @@ EXTENSION = ".vaec"
 MIME_TYPE = "image/x-vaec"
 SAVE_OPTIONS = (
     "quality", "target_bytes", "target_bpp", "target_psnr", "target_ssimulacra2", "exif", "icc_profile", "xmp", "model",
-    "device", "tune",
+    "lossless", "device", "tune",
 )  # fmt: skip
 """Keywords of `Image.save` that are handed to `vaecodec.encode`, where they are explained."""
 
 # People pass these to whatever format a file name happens to choose, so a warning would only be noise.
-_SILENT_OPTIONS = ("optimize", "progressive", "dpi", "comment", "subsampling", "method", "lossless")
+_SILENT_OPTIONS = ("optimize", "progressive", "dpi", "comment", "subsampling", "method")
 _FRAME_OPTIONS = ("save_all", "append_images", "append")
 _MARK = "_vaecodec_writes_whole"
 _DRAFT_SCALES = (8, 4, 2)
@@ -233,8 +233,6 @@ def _read_front(file: BinaryIO, start: int) -> tuple[records.Header, dict[str, b
 def _save(image: Image.Image, file: IO[bytes], filename: str | bytes) -> None:
     """Pillow has emptied the target before it calls this, so nothing is written until everything has been encoded."""
     options = image.encoderinfo
-    if options.get("lossless"):
-        raise VaecImageError("lossless is set: .vaec files are lossy, save a PNG or a lossless WebP", code="ARGUMENT")
     unknown = sorted(options.keys() - {*SAVE_OPTIONS, *_SILENT_OPTIONS, *_FRAME_OPTIONS})
     if unknown:
         known = ", ".join(SAVE_OPTIONS)
@@ -246,6 +244,8 @@ def _save(image: Image.Image, file: IO[bytes], filename: str | bytes) -> None:
 
         # The pixels are in memory already, so a limit on them would protect nobody.
         chosen = {name: options[name] for name in SAVE_OPTIONS if name in options}
+        if chosen.get("lossless"):
+            chosen.pop("quality", None)  # of WebP, whose options people pass on, it then is the effort
         data = codec.encode(image, max_pixels=None, **chosen)
     _write(file, data)
 

@@ -6,8 +6,22 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-from scenes import drawing, photo
-from valid import XMP, Vector, chunk, header_of, learned_tile, resealed, solid_tile, with_chunks, zlib_tile
+from PIL import Image
+from scenes import drawing, noise, photo
+from valid import (
+    XMP,
+    Vector,
+    chunk,
+    corrected_tile,
+    header_of,
+    learned_tile,
+    resealed,
+    solid_tile,
+    webp,
+    webp_tile,
+    with_chunks,
+    zlib_tile,
+)
 
 from vaecodec.entropy import coder
 from vaecodec.entropy.tables import Pass, Tables
@@ -17,7 +31,7 @@ from vaecodec.model import coding
 from vaecodec.model.architecture import LATENT_STRIDE
 from vaecodec.model.engine import Engine
 
-LEARNED, ZLIB, SOLID = 0, 1, 2
+LEARNED, ZLIB, SOLID, WEBP, CORRECTED = range(5)
 
 
 class Fault(NamedTuple):
@@ -33,7 +47,7 @@ def build(engine: Engine, valid: Mapping[str, Vector]) -> dict[str, Fault]:
     """All must-fail vectors by name; most are made of the valid ones."""
     return {
         **_heads(valid["size-33x47"].data), **_lengths(valid["size-33x47"].data), **_index(valid),
-        **_metadata(valid), **_plain_payloads(), **_learned_payloads(engine),
+        **_metadata(valid), **_plain_payloads(), **_learned_payloads(engine), **_webps(), **_corrections(engine),
     }  # fmt: skip
 
 
@@ -95,8 +109,14 @@ def _index(valid: Mapping[str, Vector]) -> dict[str, Fault]:
 
     malformed = "VaecFormatError"
     return {
-        "index-mode": Fault(entry(learned, 3, word), "an unknown mode", malformed, "TILE_MODE"),
+        "index-mode": Fault(entry(learned, WEBP, word), "a mode that others have", "VaecMismatchError", "WEBP"),
+        "index-mode-5": Fault(entry(learned, 5, word), "an unknown mode", malformed, "TILE_MODE"),
         "index-alpha": Fault(entry(masked, LEARNED, 64, tile=1), "a learned alpha tile", malformed, "TILE_MODE"),
+        "index-alpha-corrected": Fault(
+            entry(masked, CORRECTED, 64, tile=1), "a corrected alpha tile", malformed, "TILE_MODE"
+        ),
+        "index-webp": Fault(entry(learned, WEBP, 25), "too short for a WebP file", malformed, "TILE_LEN"),
+        "index-corrected": Fault(entry(learned, CORRECTED, 39), "too short for a correction", malformed, "TILE_LEN"),
         "index-learned": Fault(entry(learned, LEARNED, word - 2), "no whole number of words", malformed, "TILE_LEN"),
         "index-learned-0": Fault(entry(learned, LEARNED, 0), "a learned tile of nothing", malformed, "TILE_LEN"),
         "index-zlib": Fault(entry(learned, ZLIB, 2**28 - 1), "a packed tile of 256 MB", malformed, "TILE_LEN"),
@@ -148,6 +168,90 @@ def _plain_payloads() -> dict[str, Fault]:
         "zlib-samples": fault(b"\x01" + good.payload[1:], "another filter, hence other samples", "SAMPLES_CRC"),
         "solid-samples": fault(b"\x12\x34\x57", "another colour", "SAMPLES_CRC", of=solid),
         "zlib-crc": Fault(flipped, "a flipped bit of the payload", "VaecChecksumError", "TILE_CRC"),
+    }  # fmt: skip
+
+
+def _webps() -> dict[str, Fault]:
+    samples = photo(9, 12, seed=82)
+    good, grey = webp_tile(samples), samples[..., :1]
+    alpha = np.concatenate([samples, drawing(9, 12, 1)], 2)
+    frames = [Image.fromarray(picture) for picture in (drawing(9, 12), samples[::-1])]
+
+    def fault(payload: bytes, tests: str, code: str = "WEBP", *, crc: int = good.content_crc) -> Fault:
+        file = container.write(header_of(samples), [Tile(TileMode.WEBP, payload, crc)])
+        return Fault(file, tests, "VaecMismatchError", code)
+
+    behind = good.payload + b"\0\0"
+    return {
+        "webp-truncated": fault(good.payload[:-8], "a WebP file without its end"),
+        "webp-cut": fault(_sized(good.payload[:-8]), "the same with lengths that agree"),
+        "webp-trailing": fault(behind, "bytes behind the WebP file"),
+        "webp-trailing-riff": fault(_sized(behind, chunk=len(good.payload) - 20), "bytes behind its only chunk"),
+        "webp-chunk": fault(_sized(good.payload + b"XMP \4\0\0\0<x/>", chunk=len(good.payload) - 20), "a second chunk"),
+        "webp-lossy": fault(webp(samples, lossless=False, quality=50), "lossy WebP"),
+        "webp-animated": fault(webp(samples, save_all=True, append_images=frames), "an animation"),
+        "webp-with-alpha": fault(webp(alpha), "a picture with alpha"),
+        "webp-extended": fault(webp(samples, exif=b"II*\0\x08\0\0\0\0\0"), "the extended form, with metadata"),
+        "webp-wide": fault(webp(photo(9, 13, seed=82)), "a column too many"),
+        "webp-turned": fault(webp(np.swapaxes(samples, 0, 1)), "height and width exchanged"),
+        "webp-version": fault(_with_byte(good.payload, 24, good.payload[24] | 0x20), "an unknown version"),
+        "webp-signature": fault(_with_byte(good.payload, 20, 0x2E), "another signature"),
+        "webp-zlib": fault(zlib_tile(samples).payload, "the payload of a zlib tile"),
+        "webp-samples": fault(webp(samples[::-1]), "other samples", "SAMPLES_CRC"),
+        "webp-grey-samples": fault(webp(np.repeat(grey, 3, 2)), "grey in place of colours", "SAMPLES_CRC"),
+        "webp-crc": Fault(
+            _flipped(container.write(header_of(samples), [good])), "a flipped bit", "VaecChecksumError", "TILE_CRC"
+        ),
+    }
+
+
+def _sized(data: bytes, *, chunk: int | None = None) -> bytes:
+    """A WebP file whose lengths are those of its bytes; of its chunk the one given."""
+    data = data[:4] + struct.pack("<I", len(data) - 8) + data[8:]
+    return data[:16] + struct.pack("<I", len(data) - 20 if chunk is None else chunk) + data[20:]
+
+
+def _corrections(engine: Engine) -> dict[str, Fault]:
+    samples, symbols = photo(20, 28, seed=83), noise(20, 28, seed=84) // 32 + 124
+    header = header_of(samples, quality=30, model_id=engine.model_id)
+    learned = learned_tile(engine, samples, 30)
+    good = corrected_tile(learned, symbols, 5)
+    start = 9 + len(learned.payload)
+
+    def fault(payload: bytes, tests: str, code: str, *, crc: int = learned.content_crc) -> Fault:
+        file = container.write(header, [Tile(TileMode.CORRECTED, payload, crc)])
+        return Fault(file, tests, "VaecMismatchError", code)
+
+    def headed(learned_bytes: int, step: int = 5) -> bytes:
+        return struct.pack("<I", learned_bytes) + good.payload[4:8] + bytes([step]) + good.payload[9:]
+
+    words = learned.payload
+    swapped = good.payload[:9] + words[4:8] + words[:4] + words[8:] + good.payload[start:]
+    flipped = _with_byte(good.payload, 4, good.payload[4] ^ 1)
+    return {
+        "corrected-length": fault(headed(2**32 - 1), "a learned part longer than all", "CORRECTION"),
+        "corrected-all": fault(headed(len(good.payload) - 9), "a learned part that is all", "CORRECTION"),
+        "corrected-none": fault(headed(0), "a learned part of nothing", "CODER_WORDS"),
+        "corrected-short": fault(headed(len(words) - 4), "a learned part without its last word", "CODER_END"),
+        "corrected-step-0": fault(headed(len(words), 0), "a step of 0", "CORRECTION"),
+        "corrected-step-1": fault(headed(len(words), 1), "a step of 1", "CORRECTION"),
+        "corrected-step-13": fault(headed(len(words), 13), "a step between those that are allowed", "CORRECTION"),
+        "corrected-step-255": fault(headed(len(words), 255), "the largest number as a step", "CORRECTION"),
+        "corrected-swapped": fault(swapped, "two words of the learned part exchanged", "CODER_END"),
+        "corrected-latents": fault(good.payload, "other latents than the index says", "LATENT_CRC", crc=1),
+        "corrected-symbols": fault(flipped, "other symbols than their CRC says", "CORRECTION_CRC"),
+        "corrected-webp": fault(good.payload[:-8], "a correction without its end", "WEBP"),
+        "corrected-lossy": fault(
+            good.payload[:start] + webp(symbols, lossless=False, quality=50), "a lossy correction", "WEBP"
+        ),
+        "corrected-size": fault(
+            good.payload[:start] + webp(np.swapaxes(symbols, 0, 1)), "a correction of another size", "WEBP"
+        ),
+        "corrected-trailing": fault(good.payload + b"\0\0", "bytes behind the correction", "WEBP"),
+        "corrected-model": Fault(
+            container.write(header_of(samples, quality=30, model_id=b"none"), [good]), "other weights",
+            "VaecModelError", "MODEL_MISSING",
+        ),
     }  # fmt: skip
 
 

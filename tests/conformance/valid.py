@@ -1,10 +1,14 @@
 """The conformance vectors that decode: sizes, qualities, modes, tilings, metadata that version 1 allows, in small."""
 
+import io
+import struct
 import zlib
 from typing import NamedTuple
 
 import numpy as np
+import zlib_tiles
 from numpy.typing import NDArray
+from PIL import Image
 from scenes import Samples, drawing, noise, photo
 
 from vaecodec.entropy.tables import ESCAPE_LIMIT, Tables
@@ -16,7 +20,8 @@ from vaecodec.model.coding import Code
 from vaecodec.model.engine import Engine
 from vaecodec.pictures import pixels
 from vaecodec.pictures.rows import ArrayRows
-from vaecodec.tiling.canvas import to_rgb
+from vaecodec.tiling.canvas import cut, to_rgb
+from vaecodec.tiling.decode import Decoder
 from vaecodec.tiling.encode import Encoder
 from vaecodec.tiling.tile import encode_latents, encode_symbols
 
@@ -41,7 +46,7 @@ def build(engine: Engine) -> dict[str, Vector]:
     """All valid vectors by name."""
     return {
         **_sizes(engine), **_qualities(engine), **_modes(engine), **_crafted_latents(engine),
-        **_filters(), **_solids(), **_tilings(engine), **_metadata(engine),
+        **_filters(), **_solids(), **_tilings(engine), **_metadata(engine), **_webps(), **_corrections(engine),
     }  # fmt: skip
 
 
@@ -68,6 +73,30 @@ def zlib_tile(samples: Samples, bits: int = 0, *, level: int = 9, strategy: int 
     return Tile(TileMode.ZLIB, bytes([bits]) + stream, zlib.crc32(samples.tobytes()))
 
 
+def webp_tile(samples: Samples) -> Tile:
+    """A tile [h, w, c] as a WebP file without loss."""
+    return Tile(TileMode.WEBP, webp(samples), zlib.crc32(samples.tobytes()))
+
+
+def webp(samples: Samples, **options: int | bool | list[Image.Image]) -> bytes:
+    """A WebP file of samples [h, w, c], one channel as grey RGB."""
+    image = Image.fromarray(np.repeat(samples, 3, 2) if samples.shape[2] == 1 else samples)
+    file = io.BytesIO()
+    image.save(file, "WEBP", **{"lossless": True, "exact": True} | options)
+    return file.getvalue()
+
+
+def corrected_tile(learned: Tile, symbols: Samples, step: int) -> Tile:
+    """A learned tile with a correction [h, w, c], written from docs/format.md alone."""
+    head = struct.pack("<IIB", len(learned.payload), zlib.crc32(symbols.tobytes()), step)
+    return Tile(TileMode.CORRECTED, head + learned.payload + webp(symbols), learned.content_crc)
+
+
+def correction(samples: Samples, shown: Samples, step: int) -> Samples:
+    """Symbols that bring what is shown to within half a step of the samples."""
+    return (128 + np.rint((samples.astype(float) - shown) / step)).astype(np.uint8)
+
+
 def solid_tile(colour: bytes, samples: int) -> Tile:
     """A tile of one colour with so many samples."""
     return Tile(TileMode.SOLID, colour, zlib.crc32(colour * (samples // len(colour))))
@@ -85,10 +114,13 @@ def _learned(engine: Engine, samples: Samples, quality: int, *, tile_log2: int =
 
 
 def _encoded(engine: Engine, samples: Samples, quality: int, *, tile_log2: int = 10) -> bytes:
-    """As the encoder writes it, but with tiles of another size."""
+    """As the encoder writes it, but with tiles of another size, and zlib where it now writes WebP."""
     header = header_of(samples, quality=quality, tile_log2=tile_log2, model_id=engine.model_id)
     tiles = [Tile(TileMode.SOLID, b"", 0)] * header.tile_count
     header, _ = Encoder(ArrayRows(samples), header, engine, tiles).run()
+    for number, box in enumerate(header.boxes()):
+        if tiles[number].mode == TileMode.WEBP:
+            tiles[number] = tiles[number]._replace(mode=TileMode.ZLIB, payload=zlib_tiles.pack(cut(samples, box)))
     return container.write(header, tiles)
 
 
@@ -226,6 +258,59 @@ def _tilings(engine: Engine) -> dict[str, Vector]:
         "tiles-mixed": Vector(_encoded(engine, mixed, 60, tile_log2=8), "all three modes, side by side"),
         "tiles-alpha": Vector(_encoded(engine, veiled, 60, tile_log2=8), "two tiles in each of two planes"),
     }  # fmt: skip
+
+
+def _webps() -> dict[str, Vector]:
+    colour, grey, mask = photo(13, 18, seed=90), photo(12, 17, 1, seed=91), drawing(13, 18, 1)
+    screen, random, pixel = drawing(30, 40), noise(12, 17, seed=92), photo(1, 1, seed=93)
+    veiled, wide = np.concatenate([colour, mask], 2), drawing(20, 270)
+
+    def file(samples: Samples) -> bytes:
+        header = header_of(samples, tile_log2=8)
+        return container.write(header, [webp_tile(cut(samples, box)) for box in header.boxes()])
+
+    return {
+        "webp-rgb": Vector(file(colour), "WebP without loss, three channels"),
+        "webp-grey": Vector(file(grey), "one channel, written as grey RGB"),
+        "webp-alpha": Vector(file(veiled), "colour and alpha"),
+        "webp-grey-alpha": Vector(file(veiled[..., 2:]), "grey and alpha"),
+        "webp-drawing": Vector(file(screen), "few colours, a palette inside of WebP"),
+        "webp-noise": Vector(file(random), "as many bytes as samples"),
+        "webp-pixel": Vector(file(pixel), "one pixel"),
+        "webp-tiles": Vector(file(wide), "two tiles side by side"),
+    }
+
+
+def _corrections(engine: Engine) -> dict[str, Vector]:
+    def file(samples: Samples, modes: str, step: int, **options: int) -> bytes:
+        """With colour tiles as the letters of `modes` say: c corrected, l learned, w WebP; alpha in WebP."""
+        header = header_of(samples, quality=30, tile_log2=8, model_id=engine.model_id)
+        boxes = header.boxes()
+        modes += "w" * (len(boxes) - len(modes))
+        tiles = [
+            webp_tile(cut(samples, box)) if mode == "w" else learned_tile(engine, cut(samples, box), 30)
+            for mode, box in zip(modes, boxes, strict=True)
+        ]
+        shown = Decoder(tiles, header, engine).picture()
+        for number, box in enumerate(boxes):
+            if modes[number] == "c":
+                symbols = correction(cut(samples, box), cut(shown, box), step)
+                tiles[number] = corrected_tile(tiles[number], symbols, step)
+        return container.write(header, tiles)
+
+    colour, wide = photo(24, 30, seed=95), photo(20, 560, seed=96)
+    screen, flat = drawing(24, 30), photo(20, 24, seed=97)
+    header = header_of(flat, quality=30, model_id=engine.model_id)
+    ends = corrected_tile(learned_tile(engine, flat, 30), noise(20, 24, seed=98), 64)
+    return {
+        "corrected-rgb": Vector(file(colour, "c", 6), "a learned tile and its correction"),
+        "corrected-grey": Vector(file(photo(17, 21, 1, seed=94), "c", 3), "of one channel"),
+        "corrected-alpha": Vector(file(np.concatenate([colour, screen[..., :1]], 2), "c", 12), "beside alpha"),
+        "corrected-drawing": Vector(file(screen, "c", 2), "the smallest step, of what the network serves badly"),
+        "corrected-tiles": Vector(file(wide, "lcc", 5), "neighbours see the latents alone"),
+        "corrected-beside-webp": Vector(file(wide, "cwl", 9), "beside a tile that has no latents"),
+        "corrected-clamped": Vector(container.write(header, [ends]), "sums beyond both ends, and symbols 0 and 255"),
+    }
 
 
 def _metadata(engine: Engine) -> dict[str, Vector]:

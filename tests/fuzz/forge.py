@@ -8,14 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fuzz.mutators import FORGED, Mutant
-from fuzz.parts import LEARNED, ZLIB, Entry, Parts, assemble, reseal, sound_entry
+from fuzz.parts import CORRECTED, CORRECTION, LEARNED, WEBP, ZLIB, Entry, Parts, assemble, reseal, sound_entry
 from vaecodec import Codec
 from vaecodec.entropy import lossless
 from vaecodec.entropy.tables import ESCAPE_LIMIT, Tables
 from vaecodec.format import container
 from vaecodec.format.records import Header, PixelFormat, Tile, TileBox, TileMode
 from vaecodec.model import coding
-from vaecodec.tiling.tile import encode_symbols
+from vaecodec.tiling.tile import STEPS, encode_symbols
 
 if TYPE_CHECKING:
     from vaecodec.model.engine import Engine
@@ -34,6 +34,8 @@ def forge(rng: random.Random, seed: Parts, codec: Codec) -> Mutant:
     entries = tuple(
         _learned(rng, box, quality, codec.engine)
         if entry.mode == LEARNED
+        else _corrected(rng, box, quality, codec.engine)
+        if entry.mode == CORRECTED
         else _packed(rng, box)
         if rng.random() < 0.3
         else entry
@@ -98,10 +100,21 @@ def _learned(rng: random.Random, box: TileBox, quality: int, engine: "Engine") -
     return sound_entry(LEARNED, payload, crc)
 
 
+def _corrected(rng: random.Random, box: TileBox, quality: int, engine: "Engine") -> Entry:
+    """A learned tile of hostile latents, with a correction of random symbols and any step."""
+    learned = _learned(rng, box, quality, engine)
+    symbols = np.frombuffer(rng.randbytes(box.raw_bytes), np.uint8).reshape(box.height, box.width, box.channels)
+    head = CORRECTION.pack(len(learned.payload), zlib.crc32(symbols.tobytes()), rng.choice(STEPS))
+    return sound_entry(CORRECTED, head + learned.payload + lossless.pack(symbols), learned.content_crc)
+
+
 def _packed(rng: random.Random, box: TileBox) -> Entry:
-    """A zlib tile of random residuals in any filter and any number of blocks."""
+    """A WebP tile of random samples, or a zlib tile of random residuals in any filter and any number of blocks."""
     residual = rng.choice((rng.randbytes(box.raw_bytes), bytes(box.raw_bytes), b"\xff" * box.raw_bytes))
+    if rng.random() < 0.5:
+        samples = np.frombuffer(residual, np.uint8).reshape(box.height, box.width, box.channels)
+        return sound_entry(WEBP, lossless.pack(samples), zlib.crc32(residual))
     bits = rng.randrange(8 if box.channels == 3 else 4)
     payload = bytes([bits]) + zlib.compress(residual, rng.randrange(10))
     shape = (box.height, box.width, box.channels)
-    return sound_entry(ZLIB, payload, zlib.crc32(lossless.unpack(payload, shape).tobytes()))
+    return sound_entry(ZLIB, payload, zlib.crc32(lossless.unpack_zlib(payload, shape).tobytes()))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fuzz.mutators import FORGED, Mutant
-from fuzz.parts import LEARNED, Parts, claim, take_apart
+from fuzz.parts import CORRECTED, CORRECTION, LEARNED, Entry, Parts, claim, take_apart
 from vaecodec import Codec
 from vaecodec.errors import VaecError
 from vaecodec.format import container
@@ -29,7 +29,8 @@ class Judge:
     1. Nothing but VaecError, or a picture of the size and format that the header claims.
     2. A mutant that is not sealed is never a picture. Decoded with on_error="partial", it is one only with a warning.
     3. A sealed mutant is a picture only if it is consistent in itself: every learned tile is, payload and content CRC
-       together, one that an encoder wrote, and the samples of every other tile have the CRC that the file says.
+       together, one that an encoder wrote, and the samples of every other tile, and symbols of corrections, have the
+       CRC that the file says.
        (Of a forged one, only law 1 is asked.)
     4. Through Pillow, only OSError comes out, or Pillow's own refusal of too large a picture.
 
@@ -42,7 +43,10 @@ class Judge:
     def __init__(self, codec: Codec, seeds: Iterable[Parts], *, max_pixels: int) -> None:
         self.codec, self.max_pixels = codec, max_pixels
         self._written = {
-            (entry.payload, entry.content_crc) for parts in seeds for entry in parts.entries if entry.mode == LEARNED
+            (_learned_payload(entry), entry.content_crc)
+            for parts in seeds
+            for entry in parts.entries
+            if entry.mode in (LEARNED, CORRECTED)
         }
 
     def decode(self, mutant: Mutant) -> str:
@@ -119,10 +123,25 @@ class Judge:
             for left in range(0, width, side)
         ]
         for number, (entry, cut) in enumerate(zip(parts.entries, cuts, strict=True)):
-            if entry.mode != LEARNED and zlib.crc32(cut.tobytes()) != entry.content_crc:
+            if entry.mode in (LEARNED, CORRECTED):
+                if (_learned_payload(entry), entry.content_crc) not in self._written:
+                    raise BrokenLawError(f"learned tile {number} was written by no encoder")
+            elif zlib.crc32(cut.tobytes()) != entry.content_crc:
                 raise BrokenLawError(f"samples of tile {number} do not have the CRC that the file says")
-            if entry.mode == LEARNED and (entry.payload, entry.content_crc) not in self._written:
-                raise BrokenLawError(f"learned tile {number} was written by no encoder")
+            if entry.mode == CORRECTED and not _has_its_correction(entry, cut.shape[2]):
+                raise BrokenLawError(f"the correction of tile {number} does not have the CRC that the file says")
+
+
+def _learned_payload(entry: Entry) -> bytes:
+    if entry.mode == LEARNED:
+        return entry.payload
+    return entry.payload[CORRECTION.size :][: CORRECTION.unpack_from(entry.payload)[0]]
+
+
+def _has_its_correction(entry: Entry, channels: int) -> bool:
+    learned_bytes, crc, _ = CORRECTION.unpack_from(entry.payload)
+    with Image.open(io.BytesIO(entry.payload[CORRECTION.size + learned_bytes :])) as image:
+        return zlib.crc32(np.asarray(image)[..., :channels].tobytes()) == crc
 
 
 def parse(data: bytes) -> str:

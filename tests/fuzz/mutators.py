@@ -7,8 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from fuzz.parts import (
+    CORRECTED,
+    CORRECTION,
     LENGTH_MASK,
     SOLID,
+    WEBP,
     ZLIB,
     Chunk,
     Entry,
@@ -224,6 +227,34 @@ def repack(rng: random.Random, seed: Parts, other: Parts) -> bytes:
     )
 
 
+def recorrect(rng: random.Random, seed: Parts, other: Parts) -> bytes:
+    """A WebP tile or a correction with another chunk, length, size or end; a correction with another head, too."""
+    places = [n for n, entry in enumerate(seed.entries) if entry.mode in (WEBP, CORRECTED)]
+    if not places:
+        return b""
+    number = rng.choice(places)
+    entry = seed.entries[number]
+    start = 0
+    if entry.mode == CORRECTED:
+        start = CORRECTION.size + CORRECTION.unpack_from(entry.payload)[0]
+    head, webp = bytearray(entry.payload[:start]), bytearray(entry.payload[start:])
+    if head and rng.random() < 0.3:
+        head[rng.choice((0, 1, 4, 8))] = rng.choice((0, 1, 2, 255, rng.randrange(256)))
+    kind = rng.randrange(5)
+    if kind == 0:
+        webp[12:16] = rng.choice((b"VP8 ", b"VP8X", b"ANIM"))
+    elif kind == 1:
+        at = rng.choice((4, 16, 21))
+        struct.pack_into("<I", webp, at, rng.choice((*EXTREMES, struct.unpack_from("<I", webp, at)[0] ^ 1)) % 2**32)
+    elif kind == 2:
+        webp += rng.randbytes(rng.randrange(1, 9))
+    elif kind == 3:
+        del webp[rng.randrange(len(webp)) :]
+    else:
+        webp[rng.randrange(21, len(webp))] ^= 1 << rng.randrange(8)
+    return assemble(seed, entries=_with(seed.entries, number, _same_content(entry, bytes(head + webp))))
+
+
 # --- metadata ---------------------------------------------------------------------------------------------------------
 
 
@@ -241,12 +272,12 @@ def chunk_list(rng: random.Random, seed: Parts, other: Parts) -> bytes:
 
 RAW: tuple[Mutator, ...] = (flip_bits, set_bytes, set_number, truncate, delete, insert, exchange, splice)
 STRUCTURED: tuple[Mutator, ...] = (
-    extreme_header, extreme_entry, swap_tiles, transplant, drop_tile, payload_words, repack,
+    extreme_header, extreme_entry, swap_tiles, transplant, drop_tile, payload_words, repack, recorrect,
 )  # fmt: skip
 # What is drawn from, with and without new CRCs. Chunks carry CRCs of their own and may stand in any order, so that
 # exchanging whole ones damages nothing; and of what is sealed, as much as possible should come as far as the coders.
 UNSEALED = (*RAW, *RAW, *STRUCTURED)
-SEALED = (*RAW, *STRUCTURED, *3 * (swap_tiles, transplant, payload_words, payload_words, repack), chunk_list)
+SEALED = (*RAW, *STRUCTURED, *3 * (swap_tiles, transplant, payload_words, payload_words, repack, recorrect), chunk_list)
 
 
 def mutants(rng: random.Random, seeds: Sequence[Parts], count: int) -> Iterator[Mutant]:

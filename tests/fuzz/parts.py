@@ -14,7 +14,8 @@ HEADER_FIELDS = (
 ENTRY = struct.Struct("<III")
 CHUNK = struct.Struct("<4sII")
 LENGTH_MASK = 2**28 - 1
-LEARNED, ZLIB, SOLID = range(3)
+LEARNED, ZLIB, SOLID, WEBP, CORRECTED = range(5)
+CORRECTION = struct.Struct("<IIB")  # learned bytes, CRC-32 of the symbols, step
 CHANNELS = (1, 3, 2, 4)  # of each pixel format
 MAX_TILES = 10_230
 

@@ -1,4 +1,4 @@
-"""Twenty small files of all tile modes, pixel formats and kinds of metadata: what fuzzing starts from."""
+"""Twenty-five small files of all tile modes, pixel formats and kinds of metadata: what fuzzing starts from."""
 
 import argparse
 from collections.abc import Mapping
@@ -6,15 +6,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import zlib_tiles
 from conftest import picture
 from numpy.typing import NDArray
-from whole_pictures import encode_tiles
+from whole_pictures import decode_tiles, encode_tiles
 
-from fuzz.parts import HEADER, LEARNED, SOLID, ZLIB, Parts, sound_chunk, take_apart
+from fuzz.parts import HEADER, Parts, sound_chunk, take_apart
 from vaecodec import Codec
 from vaecodec.format import container
-from vaecodec.format.records import Header, PixelFormat
+from vaecodec.format.records import Header, PixelFormat, Tile, TileMode
+from vaecodec.model.engine import Engine
 from vaecodec.pictures import pixels
+from vaecodec.tiling import tile as tiles
+from vaecodec.tiling.canvas import cut
 
 Samples = NDArray[np.uint8]
 
@@ -25,7 +29,10 @@ ALL = {"icc_profile": ICC, "exif": EXIF, "xmp": XMP}
 
 
 class Recipe(NamedTuple):
-    """How to make a seed: a kind of picture, its height, width and mode, the quality, log2 of the tile, metadata."""
+    """How to make a seed: a kind of picture, its height, width and mode, the quality, log2 of the tile, metadata.
+
+    Encoders write no zlib tiles any more, and small pictures rarely need corrections: `tiles` asks for them.
+    """
 
     kind: str
     height: int
@@ -34,6 +41,7 @@ class Recipe(NamedTuple):
     quality: int = 50
     tile_log2: int = 10
     metadata: Mapping[str, bytes] = {}
+    tiles: TileMode | None = None
 
 
 RECIPES = {
@@ -57,6 +65,11 @@ RECIPES = {
     "solid-alpha": Recipe("solid", 300, 257, "RGBA", tile_log2=8),
     "one-pixel": Recipe("solid", 1, 1, "L"),
     "row": Recipe("photo", 1, 300, "LA", tile_log2=8),
+    "older": Recipe("text", 32, 48, tiles=TileMode.ZLIB),
+    "older-alpha": Recipe("noise", 6, 6, "LA", tiles=TileMode.ZLIB),
+    "corrected": Recipe("grain", 16, 24, quality=20, tiles=TileMode.CORRECTED),
+    "corrected-grey": Recipe("grain", 17, 15, "L", 30, metadata={"xmp": XMP}, tiles=TileMode.CORRECTED),
+    "corrected-two": Recipe("photo", 4, 266, "RGBA", 20, tile_log2=8, tiles=TileMode.CORRECTED),
 }
 
 
@@ -64,7 +77,7 @@ def seeds(codec: Codec) -> dict[str, Parts]:
     """Makes all seeds with the weights of a codec; the same weights give the same files on one machine."""
     made = {name: take_apart(encode(codec, recipe)) for name, recipe in RECIPES.items()}
     modes = {(entry.mode, len(parts.entries) > 1) for parts in made.values() for entry in parts.entries}
-    if modes != {(mode, many) for mode in (LEARNED, ZLIB, SOLID) for many in (False, True)}:
+    if modes != {(mode, many) for mode in TileMode for many in (False, True)}:
         raise ValueError(f"seeds have the tiles {sorted(modes)}, must have each mode alone and beside others")
     return made
 
@@ -78,7 +91,26 @@ def encode(codec: Codec, recipe: Recipe, *, seed: int = 1) -> bytes:
         recipe.tile_log2,
     )  # fmt: skip
     coded, header, _ = encode_tiles(samples, header, engine)
+    if recipe.tiles == TileMode.ZLIB:
+        coded = [_older(tile, cut(samples, box)) for tile, box in zip(coded, header.boxes(), strict=True)]
+    if recipe.tiles == TileMode.CORRECTED:
+        coded = _corrected(coded, header, samples, engine)
     return container.write(header, coded, recipe.metadata)
+
+
+def _older(tile: Tile, samples: Samples) -> Tile:
+    """A tile without loss as older encoders wrote it."""
+    is_webp = tile.mode == TileMode.WEBP
+    return Tile(TileMode.ZLIB, zlib_tiles.pack(samples), tile.content_crc) if is_webp else tile
+
+
+def _corrected(coded: list[Tile], header: Header, samples: Samples, engine: Engine) -> list[Tile]:
+    """The tiles, those that are learned with a correction."""
+    shown, _ = decode_tiles(coded, header, engine)
+    return [
+        tiles._correct(tile, cut(samples, box), cut(shown, box), 34)[0] if tile.mode == TileMode.LEARNED else tile
+        for tile, box in zip(coded, header.boxes(), strict=True)
+    ]
 
 
 def _samples(recipe: Recipe, seed: int) -> Samples:

@@ -8,7 +8,7 @@ import numpy as np
 
 from fuzz.laws import BrokenLawError, Judge, parse
 from fuzz.mutators import FORGED, Mutant
-from fuzz.parts import LEARNED, reseal
+from fuzz.parts import LEARNED, WEBP, reseal
 from vaecodec import Codec
 from vaecodec.entropy import coder, lossless
 from vaecodec.entropy.tables import Pass, Tables, from_pmfs
@@ -53,7 +53,8 @@ def entropy(data: bytes) -> None:
             _check_symbols(payload)
         else:
             shape = (5, 3, 3 if kind and kind[0] % 4 == 1 else 1)
-            samples = lossless.unpack(payload, shape)
+            is_webp = bool(kind) and kind[0] % 4 == WEBP
+            samples = (lossless.unpack if is_webp else lossless.unpack_zlib)(payload, shape)
             if samples.shape != shape or samples.dtype != np.uint8:
                 raise BrokenLawError(f"tile is {samples.shape} {samples.dtype}, must be {shape} uint8")
     except VaecCorruptError:

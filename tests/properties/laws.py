@@ -16,14 +16,14 @@ from whole_pictures import decode_tiles, encode_tiles
 from vaecodec import Codec
 from vaecodec.errors import VaecImageError
 from vaecodec.format import container, records
-from vaecodec.format.records import Header, TileMode
+from vaecodec.format.records import Header
 from vaecodec.pictures import pixels
 from vaecodec.tiling.tile import floor_psnr_db
 
 Samples = NDArray[np.uint8]
 
 LARGEST_SIDE_PX = 300
-FILE_BYTES, TILE_BYTES, RAW_FACTOR = 32, 12 + 64, 1.001
+FILE_BYTES, TILE_BYTES, RAW_FACTOR = 32, 12 + 500, 1.001
 LARGEST_DIFFERENCE, SHARE_OF_SAMPLES, FEWEST_SAMPLES = 1, 0.001, 4
 
 CONTENTS: dict[str, Callable[[int, int, int, np.random.Generator], Samples]] = {
@@ -151,12 +151,11 @@ def _check_tiles(stream: records.Bitstream, samples: Samples, decoded: Samples, 
         tally.tiles[f"{tile.mode.name.lower()} {box.plane}"] += 1
         channels = slice(-1, None) if box.plane == "alpha" else slice(0, box.channels)
         area = np.s_[box.top : box.top + box.height, box.left : box.left + box.width, channels]
-        if tile.mode != TileMode.LEARNED:
+        if box.plane == "alpha" or (samples[area] == samples[area][0, 0]).all():
             assert np.array_equal(samples[area], decoded[area]), f"{box} differs"
         else:
             reached_db = pixels.psnr_db(samples[area], decoded[area])
-            if reached_db < floor_psnr_db(stream.header.quality):
-                assert reached_db >= _coarse_psnr_db(samples[area]), f"{reached_db:.1f} dB"
+            assert reached_db >= floor_psnr_db(stream.header.quality), f"{reached_db:.1f} dB in {box}"
 
 
 def _check_repetition(
@@ -232,16 +231,6 @@ def _snapshot(source: Any) -> bytes:
     if isinstance(source, Image.Image):
         return f"{source.mode} {source.size} {source.getpalette()} {source.info}".encode() + source.tobytes()
     return np.asarray(source).tobytes()
-
-
-def _coarse_psnr_db(samples: Samples) -> float:
-    """What blocks of 8 x 8 pixels, each as its rounded mean, would reach."""
-    means = samples.copy()
-    for top in range(0, samples.shape[0], 8):
-        for left in range(0, samples.shape[1], 8):
-            block = means[top : top + 8, left : left + 8]
-            block[:] = block.mean((0, 1)).round()
-    return pixels.psnr_db(samples, means)
 
 
 def _noise(height: int, width: int, channels: int, rng: np.random.Generator) -> Samples:

@@ -104,6 +104,7 @@ def main() -> None:
     "--target-ssimulacra2", type=positive, metavar="NUMBER",
     help="Smallest file with this score: 90 no difference in place, 80 none side by side, 70 high quality.",
 )  # fmt: skip
+@click.option("--lossless", is_flag=True, default=None, help="Keep every sample as it is.")
 @click.option(
     "--tune", type=click.Choice([*BUILT_IN]), default=DEFAULT_TUNE, show_default=True,
     help="What the built-in weights are made for: how pictures look, or squared error.",
@@ -123,13 +124,15 @@ def encode(ctx: click.Context, /, inputs: tuple[str, ...], **given: Any) -> None
 
     IN is a file, a folder (-r), a pattern or - for stdin. Metadata (ICC, EXIF, XMP) and transparency are kept.
     """
-    names = ("quality", "target_bytes", "target_bpp", "target_psnr", "target_ssimulacra2")
+    names = ("quality", "target_bytes", "target_bpp", "target_psnr", "target_ssimulacra2", "lossless")
     rates = {name: given[name] for name in names}
     rates = {name: value for name, value in rates.items() if value is not None}
     if len(rates) == 1:
         rates = {name: value for name, value in rates.items() if value != AUTO}
     if len(rates) > 1:
-        raise click.UsageError("-q and the targets (--target-size, --target-bpp, ...) exclude each other: give one")
+        raise click.UsageError(
+            "-q, the targets (--target-size, --target-bpp, ...) and --lossless exclude each other: give one"
+        )
     from vaecodec.cli import conversion, pictures
     from vaecodec.codec import Codec
 

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, features
 
 import vaecodec
 from vaecodec.cli import conformance
@@ -45,6 +45,7 @@ def checks(*, with_vectors: bool = False) -> list[Check]:
         Check("python", lambda: f"{platform.python_version()}, {platform.platform()}"),
         *packages,
         Check("pillow plugin", _plugin),
+        Check("webp", _webp),
         Check("engine", _engine),
         Check("weights", _weights),
         Check("exact arithmetic", _exact_arithmetic),
@@ -58,6 +59,13 @@ def _plugin() -> str:
     if suffix is None or suffix not in Image.OPEN or suffix not in Image.SAVE:
         raise VaecModelError("Pillow does not open or save .vaec", code="PLUGIN")
     return "opens and saves .vaec"
+
+
+def _webp() -> str:
+    samples, codec = np.random.default_rng(0).integers(0, 256, (12, 18, 3), np.uint8), Codec(device="cpu")
+    if not np.array_equal(codec.decode(codec.encode(samples, lossless=True), output="numpy"), samples):
+        raise VaecModelError("WebP without loss does not give samples back as they were", code="WEBP")
+    return f"lossless, libwebp {features.version('webp')}"
 
 
 def _weights() -> str:
@@ -99,7 +107,7 @@ def _round_trip() -> str:
     samples = np.asarray(Image.fromarray(noise).resize((288, 192), Image.Resampling.BICUBIC))
     data = Codec(device="cpu").encode(samples)
     if {entry.mode for entry in sources.info(data).index} != {TileMode.LEARNED}:
-        raise VaecModelError("the network packs a smooth picture worse than zlib does", code="ROUND_TRIP")
+        raise VaecModelError("the network packs a smooth picture worse than WebP without loss does", code="ROUND_TRIP")
     found = []
     for place, codec in _codecs().items():
         psnr_db = pixels.psnr_db(samples, codec.decode(data, output="numpy"))

@@ -5,13 +5,23 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Unpack, overload
 
 from vaecodec.errors import Result, VaecError, VaecImageError, VaecModelError, first_that_fits, translated_errors
 from vaecodec.format import container, sources
 from vaecodec.format.container import Assembled
-from vaecodec.format.records import DEFAULT_MAX_PIXELS, Bitstream, Header, Info, Tile, TileMode
+from vaecodec.format.records import (
+    DEFAULT_MAX_PIXELS,
+    NO_MODEL,
+    Bitstream,
+    Header,
+    Info,
+    Tile,
+    TileMode,
+    plain_tile_log2_for,
+)
 from vaecodec.format.stored_tiles import SpooledTiles, StoredTiles
 from vaecodec.model import engines
 from vaecodec.model.architecture import BUILT_IN, DEFAULT_TUNE, built_in_tune
@@ -23,8 +33,9 @@ from vaecodec.runtime import files, threads
 from vaecodec.tiling import decode as decoding
 from vaecodec.tiling.canvas import to_rgb
 from vaecodec.tiling.decode import Decoder, NumpyArrays
-from vaecodec.tiling.encode import Encoder
+from vaecodec.tiling.encode import Encoder, encode_plain
 from vaecodec.tiling.options import (
+    QUALITY_MAX,
     Attempt,
     BatchOptions,
     DecodeOptions,
@@ -113,6 +124,7 @@ class Codec:
         target_bpp: float | None = None,
         target_psnr: float | None = None,
         target_ssimulacra2: float | None = None,
+        lossless: bool = False,
         max_pixels: int | None = DEFAULT_MAX_PIXELS,
         exif: Exif = KEEP,
         icc_profile: IccProfile = KEEP,
@@ -130,6 +142,7 @@ class Codec:
             target_ssimulacra2: the smallest quality with at least this score: at 90 nobody sees a
                 difference in place, at 80 side by side; 70 is high quality, 50 medium. Alpha does not count. The
                 picture is held in memory, some 200 bytes a pixel, and must have 8 pixels a side.
+            lossless: keep every sample; needs no weights.
             max_pixels: refuse larger pictures before their pixels are read; None only leaves the format's limit, 2^28.
             exif: bytes, or a `PIL.Image.Exif`, in the place of what the image carries; None drops it.
             icc_profile: the same, bytes.
@@ -144,11 +157,15 @@ class Codec:
             VaecTargetError: no quality from 1 to 100 meets the target.
             VaecModelError: the weights cannot be loaded.
             VaecResourceError: memory ran out.
+            VaecUnsupportedError: (WEBP_MISSING) Pillow was built without WebP, which samples without loss need.
 
         Example:
             >>> data = Codec().encode("photo.png", target_bpp=0.5, exif=None)
         """
-        goal = rate_goal(quality, bytes=target_bytes, bpp=target_bpp, psnr=target_psnr, ssimulacra2=target_ssimulacra2)
+        goal = rate_goal(
+            quality, bytes=target_bytes, bpp=target_bpp, psnr=target_psnr, ssimulacra2=target_ssimulacra2,
+            lossless=lossless,
+        )  # fmt: skip
         metadata = overrides(exif=exif, icc_profile=icc_profile, xmp=xmp)
         with (
             translated_errors(),
@@ -167,6 +184,7 @@ class Codec:
         target_bpp: float | None = None,
         target_psnr: float | None = None,
         target_ssimulacra2: float | None = None,
+        lossless: bool = False,
         max_pixels: int | None = DEFAULT_MAX_PIXELS,
         overwrite: bool = True,
         exif: Exif = KEEP,
@@ -199,7 +217,14 @@ class Codec:
             >>> Codec().encode_file("map.tif", "map.vaec", 60).file_bytes
             48213377
         """
-        goal = rate_goal(quality, bytes=target_bytes, bpp=target_bpp, psnr=target_psnr, ssimulacra2=target_ssimulacra2)
+        goal = rate_goal(
+            quality,
+            bytes=target_bytes,
+            bpp=target_bpp,
+            psnr=target_psnr,
+            ssimulacra2=target_ssimulacra2,
+            lossless=lossless,
+        )
         _check_distinct(source, target)
         metadata = overrides(exif=exif, icc_profile=icc_profile, xmp=xmp)
         mode = files.mode_of(source)  # before it is read: a pipe or an image may be closed then
@@ -242,19 +267,34 @@ class Codec:
     def _attempt(
         self,
         rows: Rows,
-        quality: int,
+        quality: int | None,
         metadata: dict[str, bytes],
         new_tiles: Callable[[int], list[Tile] | SpooledTiles],
     ) -> Attempt[Assembled]:
-        """One encoding of a picture; `new_tiles` makes room for a number of tiles."""
+        """One encoding of a picture, None without loss; `new_tiles` makes room for a number of tiles."""
         height, width, channels = rows.shape
-        wanted = Header.of_picture(channels, width, height, self.engine.model_id, quality)
-        tiles = new_tiles(wanted.tile_count)
-        header, squared_error = self.run(lambda engine: Encoder(rows, wanted, engine, tiles).run())
+        model_id = NO_MODEL if quality is None else self.engine.model_id
+        header = Header.of_picture(channels, width, height, model_id, quality or QUALITY_MAX)
+        squared_error, tiles, is_plain, may_be_plain = 0, new_tiles(0), False, quality is None
+        if quality is not None:
+            wanted, tiles = header, new_tiles(header.tile_count)
+            header, squared_error = self.run(lambda engine: Encoder(rows, wanted, engine, tiles).run())
+            colour = header.tile_count // (1 + header.pixel_format.has_alpha)
+            modes = [tiles[number].mode for number in range(colour)]
+            is_plain = all(mode in (TileMode.LEARNED, TileMode.SOLID) for mode in modes)
+            may_be_plain = colour > 1 and 2 * sum(mode.is_learned for mode in modes) <= colour
+        if may_be_plain:  # then as a whole, for what repeats from tile to tile
+            exact = replace(header, tile_log2=plain_tile_log2_for(width, height), deblocking_cut=0)
+            exact_tiles = new_tiles(exact.tile_count)
+            encode_plain(rows, exact, exact_tiles)
+            if quality is None or _payload_bytes(exact_tiles) < _payload_bytes(tiles):
+                header, tiles, squared_error = exact, exact_tiles, 0
         samples = width * height * (channels - header.pixel_format.has_alpha)
 
         def score() -> float:
-            shown = self.run(lambda engine: Decoder(tiles, header, engine).picture())
+            shown = self._run_for(
+                header, [tile.mode for tile in tiles], lambda engine: Decoder(tiles, header, engine).picture()
+            )
             return ssimulacra2.score(to_rgb(rows.read(0, height)), to_rgb(shown))
 
         return Attempt(
@@ -263,6 +303,7 @@ class Codec:
             ssimulacra2=score,
             pixels=width * height,
             metadata_bytes=sum(map(len, metadata.values())),
+            is_plain=is_plain,
         )
 
     # --- decoding ---
@@ -556,7 +597,7 @@ class Codec:
         Raises:
             VaecModelError: (MODEL_MISSING) the file names other weights.
         """
-        if TileMode.LEARNED not in modes:
+        if not any(mode.is_learned for mode in modes):
             return None
         engine = self._engine(self._tune_of(header))
         if engine.model_id != header.model_id:
@@ -611,6 +652,10 @@ class Codec:
         from vaecodec.model.torch_engine.engine import TorchArrays  # torch loads only for those who ask for it
 
         return TorchArrays(self.device)
+
+
+def _payload_bytes(tiles: Iterable[Tile]) -> int:
+    return sum(len(tile.payload) for tile in tiles)
 
 
 def _empty_tiles(count: int) -> list[Tile]:

@@ -67,12 +67,17 @@ HEADER = Layout(
     file_bytes="I",
     header_crc="I",
 )
+NO_MODEL = bytes(4)
+"""The model_id of a file without learned tiles whose encoder has looked at no weights."""
+
+TILE_LOG2_MAX = 12
+
 HEADER_RULES: dict[str, tuple[range, type[VaecError], str]] = {  # field: (allowed values, error, its code)
     "version": (range(1, 2), VaecUnsupportedError, "VERSION"),
     "flags_incompat": (range(1), VaecUnsupportedError, "FEATURE"),
     "reserved": (range(1), VaecUnsupportedError, "RESERVED"),
     "pixel_format": (range(4), VaecFormatError, "PIXEL_FORMAT"),
-    "tile_log2": (range(8, 13), VaecFormatError, "TILE"),
+    "tile_log2": (range(8, TILE_LOG2_MAX + 1), VaecFormatError, "TILE"),
     "deblocking_cut": (range(65), VaecFormatError, "DEBLOCKING"),
     "quality": (range(1, 101), VaecFormatError, "QUALITY"),
 }
@@ -113,11 +118,21 @@ class PixelFormat(IntEnum):
 
 
 class TileMode(IntEnum):
-    """How a payload becomes samples: by the model, losslessly by zlib, or as one repeated pixel."""
+    """How a payload becomes samples: by the model, with a correction or not, or without it.
+
+    Encoders write WEBP where older ones wrote ZLIB.
+    """
 
     LEARNED = 0
     ZLIB = 1
     SOLID = 2
+    WEBP = 3
+    CORRECTED = 4
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether the model is needed."""
+        return self in (TileMode.LEARNED, TileMode.CORRECTED)
 
 
 class TileBox(NamedTuple):
@@ -137,7 +152,7 @@ class TileBox(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """A coded tile; `content_crc` is the CRC-32 of its integer latents (LEARNED) or of its raw samples (others)."""
+    """A coded tile; `content_crc` is the CRC-32 of its integer latents, if it is learned, or of its raw samples."""
 
     mode: TileMode
     payload: bytes
@@ -156,6 +171,13 @@ class IndexEntry(NamedTuple):
 def tile_log2_for(width: int) -> int:
     """What encoders choose: rows of tiles are held in memory, so wide pictures have lower ones."""
     return 10 if width <= WIDEST_WITH_LARGE_TILES else 9
+
+
+def plain_tile_log2_for(width: int, height: int) -> int:
+    """What encoders choose where no tile is learned: what repeats all over a picture is best told once."""
+    if width > 1 << TILE_LOG2_MAX:
+        return tile_log2_for(width)
+    return max(10, min(TILE_LOG2_MAX, (max(width, height) - 1).bit_length()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,14 +303,16 @@ def check_crc(what: str, found: int, stored: int, *, code: str, tile: int | None
 
 def check_tile(number: int, box: TileBox, mode: int, payload_bytes: int) -> None:
     """Refuses an index entry that no encoder writes: its mode (TILE_MODE) or its payload's length (TILE_LEN)."""
-    if mode > max(TileMode) or (mode == TileMode.LEARNED and box.plane == "alpha"):
-        message = f"mode of {box.plane} tile {number} is {mode}, must be 0 (colour only), 1 or 2"
+    if mode > max(TileMode) or (TileMode(mode).is_learned and box.plane == "alpha"):
+        message = f"mode of {box.plane} tile {number} is {mode}, must be 0 to 4, of alpha 1 to 3"
         raise VaecFormatError(message, code="TILE_MODE", tile=number)
     raw_bytes = box.raw_bytes
     allowed = {
         TileMode.LEARNED: range(4, raw_bytes + 65, 4),
         TileMode.ZLIB: range(9, raw_bytes + raw_bytes // 1000 + 65),
         TileMode.SOLID: range(box.channels, box.channels + 1),
+        TileMode.WEBP: range(26, raw_bytes + raw_bytes // 1000 + 1025),
+        TileMode.CORRECTED: range(40, 2 * raw_bytes + raw_bytes // 1000 + 1099),
     }[TileMode(mode)]
     if payload_bytes not in allowed:
         message = f"payload of tile {number} has {payload_bytes} bytes, must have {_in_words(allowed)}"

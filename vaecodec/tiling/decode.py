@@ -22,7 +22,7 @@ from vaecodec.pictures.pixels import reduced
 from vaecodec.pictures.rows import Samples
 from vaecodec.runtime import threads
 from vaecodec.tiling.canvas import Canvas, Grid, Rect, alpha_of, check_finite, cut, in_channels, sweep
-from vaecodec.tiling.tile import decode_plain, read_symbols
+from vaecodec.tiling.tile import corrected, decode_plain, read_symbols
 
 DAMAGED_GREY = 128
 PREVIEWED_PX = 1 << 20  # of previews at once: with fewer, calls take longer than what they compute
@@ -72,7 +72,7 @@ class _Read(NamedTuple):
     @property
     def is_learned(self) -> bool:
         """Whether it is for the network."""
-        return self.tile is not None and self.tile.mode == TileMode.LEARNED
+        return self.tile is not None and self.tile.mode.is_learned
 
 
 class Decoder:
@@ -149,13 +149,14 @@ class Decoder:
         )
 
     def _read(self, number: int, tile: Tile | None) -> _Read:
-        if not self.engine or not tile or tile.mode != TileMode.LEARNED:
+        if not self.engine or not tile or not tile.mode.is_learned:
             return _Read(number, tile)
         size, base_only = Rect.of(self.grid.boxes[number]).latents.size, self.scale == SCALE_OF_BASE
         (found,) = read_symbols(self.engine, [tile], size, [self.header.quality], base_only=base_only)
         if isinstance(found, VaecCorruptError):
             return _Read(number, None, error=found)
-        return _Read(number, tile._replace(payload=b""), found)
+        is_done = tile.mode == TileMode.LEARNED  # a correction is still to come
+        return _Read(number, tile._replace(payload=b"") if is_done else tile, found)
 
     def _take(self, row: Iterable[_Read]) -> list[_Read]:
         """A row of tiles, without symbols if their latents have gone onto the canvas."""
@@ -188,7 +189,8 @@ class Decoder:
         """Neighbours that go through the engine together, learned and of one size; all others alone."""
 
         def kind(each: _Read) -> object:
-            return self.grid.boxes[each.number].width if each.is_learned else each.number + 0.5
+            is_alone = not each.is_learned or cast(Tile, each.tile).mode == TileMode.CORRECTED
+            return each.number + 0.5 if is_alone else self.grid.boxes[each.number].width
 
         def largest(first: _Read) -> int:
             box = self.grid.boxes[first.number]
@@ -262,9 +264,13 @@ class Decoder:
     def _shown(self, span: Sequence[_Read], part: TileBox) -> Samples | Array:
         """Samples [h, w, C] of a part of the picture in which all tiles are learned, or there is only one."""
         first = span[0]
-        if self.canvas and first.is_learned:
-            return self.canvas.synthesize(part)
         box = self._box(first.number)
+        if self.canvas and first.is_learned:
+            samples = self.canvas.synthesize(part)
+            tile = cast(Tile, first.tile)
+            if tile.mode == TileMode.LEARNED:
+                return samples
+            return corrected(tile, box, cast(Engine, self.engine).to_numpy(samples), part)
         if self.engine and first.symbols:
             latents = self._dequantized([each.symbols for each in span if each.symbols], box)
             pixels = self.engine.concat([self.engine.preview(each, self.scale) for each in latents], 1)

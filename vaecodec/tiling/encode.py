@@ -1,21 +1,20 @@
 """A picture to tiles, from the top down: it need not fit into memory.
 
 Looking at a tile as a decoder will show it lags behind the coding of those around it, whose latents its synthesis sees.
-A tile that misses its floor is stored without loss, which takes its latents away from its neighbours, so that these are
-looked at again: in sweeps over the picture, each of which looks at tiles beside what the one before has left.
+A tile that is stored without the network after all takes its latents away from its neighbours, so that these are looked
+at again: in sweeps over the picture, each of which looks at tiles beside what the one before has left.
 """
 
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
-from vaecodec.format.records import Header, Tile, TileBox, TileMode
+from vaecodec.format.records import Header, Tile, TileBox
 from vaecodec.model.architecture import LATENT_STRIDE
 from vaecodec.model.engine import Array, Engine
-from vaecodec.pictures.pixels import squared_error
 from vaecodec.pictures.rows import Rows, Samples
 from vaecodec.tiling.canvas import Canvas, Grid, Rect, alpha_of, analyze, cut, sweep
-from vaecodec.tiling.tile import decode_latents, encode_tile, misses_floor, plain_tile
+from vaecodec.tiling.tile import decode_latents, encode_tile, learned_part, plain_tile, settle
 
 
 class TileStore(Protocol):
@@ -23,6 +22,19 @@ class TileStore(Protocol):
 
     def __getitem__(self, number: int, /) -> Tile: ...
     def __setitem__(self, number: int, tile: Tile, /) -> None: ...
+
+
+def encode_plain(rows: Rows, header: Header, tiles: TileStore) -> None:
+    """Codes all tiles of a picture without loss, and without the network; arguments as of `Encoder`."""
+    grid = Grid(header)
+    for row in range(header.grid[0]):
+        first = grid.boxes[row * grid.columns]
+        samples = rows.read(first.top, first.top + first.height)
+        for number in grid.numbers(row):
+            box = grid.boxes[number]._replace(top=0)
+            tiles[number] = plain_tile(cut(samples, box))
+            if header.pixel_format.has_alpha:
+                tiles[len(grid.boxes) + number] = plain_tile(cut(samples, alpha_of(box)))
 
 
 class Encoder:
@@ -60,7 +72,7 @@ class Encoder:
     def _sweep(
         self, latents_of: Callable[[int, TileBox], Array | None], looked_at: set[int], needed: set[int]
     ) -> set[int]:
-        """Compares learned tiles with the picture; stores those that miss their floor without loss.
+        """Compares learned tiles with the picture, and settles what they become.
 
         Args:
             latents_of: the latents [M, h, w] of a tile as a decoder will have them; None if it is not learned.
@@ -68,7 +80,7 @@ class Encoder:
             needed: those of the tiles whose latents are.
 
         Returns:
-            The numbers of the tiles that missed their floor.
+            The numbers of the tiles that are no longer learned.
         """
         canvas = Canvas(self.header, self.engine, deblocking_cut=self.deblocking_cut)
 
@@ -78,7 +90,7 @@ class Encoder:
                     canvas.place(self.grid.boxes[number], latents_of(number, self.grid.boxes[number]))
 
         def compare(row: int) -> set[int]:
-            learned = (n for n in self.grid.numbers(row) if n in looked_at and self.tiles[n].mode == TileMode.LEARNED)
+            learned = (n for n in self.grid.numbers(row) if n in looked_at and self.tiles[n].mode.is_learned)
             failing = {number for number in learned if not self._is_kept(number, canvas)}
             canvas.let_go(row)
             self.strips.pop(row, None)
@@ -103,20 +115,18 @@ class Encoder:
 
     def _recall(self, number: int, box: TileBox) -> Array | None:
         tile = self.tiles[number]
-        if tile.mode != TileMode.LEARNED:
+        if not tile.mode.is_learned:
             return None
         return decode_latents(self.engine, tile, Rect.of(box).latents.size, self.header.quality)
 
     def _is_kept(self, number: int, canvas: Canvas) -> bool:
-        """Compares a learned tile with the picture, and stores it without loss if it misses its floor."""
+        """Compares a learned tile with the picture, and corrects or replaces it if need be; whether it is learned."""
         box = self.grid.boxes[number]
         original = self._cut(box)
         shown = self.engine.to_numpy(canvas.synthesize_like(box, original))
-        self.errors[number] = squared_error(original, shown)
-        if not misses_floor(original, self.errors[number], self.header.quality):
-            return True
-        self.tiles[number], self.errors[number] = plain_tile(original), 0
-        return False
+        learned = learned_part(self.tiles[number])  # as it was before its neighbours changed
+        self.tiles[number], self.errors[number] = settle(learned, original, shown, self.header.quality)
+        return self.tiles[number].mode.is_learned
 
     def _strip(self, row: int) -> tuple[int, Samples]:
         """The rows of a row of tiles, with those around them that analysis sees, after the number of the first."""

@@ -167,7 +167,7 @@ def features_of_stream(stream: Bitstream, engine: Engine) -> Features:
     for tile, box in zip(stream.tiles, stream.header.boxes(), strict=True):
         if tile is None or box.plane != "colour":
             continue
-        if tile.mode != TileMode.LEARNED:
+        if not tile.mode.is_learned:
             samples = pad_edge(to_rgb(decode_plain(tile, box)), LATENT_STRIDE)
             parts.append(_in_steps(engine, engine.analyze(samples, quality), quality))
             continue
@@ -207,7 +207,7 @@ def block_bits(stream: Bitstream, engine: Engine | None) -> FloatMap:
         place = total[top : top + rows, left : left + columns]
         if tile is None:
             continue
-        if engine is None or tile.mode != TileMode.LEARNED:
+        if engine is None or not tile.mode.is_learned:
             place += 8 * len(tile.payload) / place.size
             continue
         symbols = decode_symbols(engine, tile, size, header.quality)

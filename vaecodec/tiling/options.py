@@ -37,6 +37,7 @@ class EncodeOptions(MetadataOptions, total=False):
     target_bpp: float | None
     target_psnr: float | None
     target_ssimulacra2: float | None
+    lossless: bool
     max_pixels: int | None
 
 
@@ -80,27 +81,65 @@ File = TypeVar("File", bound=Sized)  # bytes, or anything else whose length is t
 
 
 class Attempt(NamedTuple, Generic[File]):
-    """One encoding: the file, how good it is (computed when asked for), and the picture's number of pixels."""
+    """One encoding.
+
+    Attributes:
+        data: the file.
+        psnr_db: computed when asked for.
+        ssimulacra2: likewise.
+        pixels: of the picture.
+        metadata_bytes: of the file.
+        is_plain: whether the network alone made all but what has one colour, so that size and fidelity rise with
+            quality for certain.
+    """
 
     data: File
     psnr_db: Callable[[], float]
     ssimulacra2: Callable[[], float]
     pixels: int
     metadata_bytes: int = 0
+    is_plain: bool = True
 
 
-Encode = Callable[[int], Attempt[File]]
+Encode = Callable[[int | None], Attempt[File]]
+"""One encoding at a quality; None is without loss."""
 
 
 @dataclass(frozen=True)
 class FixedQuality:
-    """Encode once at the quality asked for."""
+    """Encode once at the quality asked for; None is without loss."""
 
-    quality: int
+    quality: int | None
 
     def search(self, encode: Encode[File]) -> File:
         """The file."""
         return encode(self.quality).data
+
+
+def _first_that_fits(encode: Encode[File], fits: Callable[[Attempt[File]], bool], *, largest: bool) -> File | None:
+    """The file of the largest, or smallest, quality that fits; None if none does.
+
+    By halves: what fits is taken to be on one side. Where it is not certain that size and fidelity rise with quality,
+    and nothing has been found, all other qualities are tried.
+    """
+    best, low, high = None, QUALITY_MIN, QUALITY_MAX
+    tried, is_certain = set[int](), True
+    while low <= high:
+        quality = (low + high) // 2
+        attempt = encode(quality)
+        tried.add(quality)
+        is_certain = is_certain and attempt.is_plain
+        is_fitting = fits(attempt)
+        if is_fitting:
+            best = attempt.data
+        if is_fitting == largest:
+            low = quality + 1
+        else:
+            high = quality - 1
+    if best is None and not is_certain:
+        others = (quality for quality in sorted(QUALITIES, reverse=largest) if quality not in tried)
+        best = next((attempt.data for attempt in map(encode, others) if fits(attempt)), None)
+    return best
 
 
 @dataclass(frozen=True)
@@ -114,28 +153,23 @@ class SizeTarget:
         """The file.
 
         Raises:
-            VaecTargetError: (TARGET_SIZE) even quality 1 needs more.
+            VaecTargetError: (TARGET_SIZE) no quality needs so little.
         """
-        best, low, high = None, QUALITY_MIN, QUALITY_MAX
-        smallest = math.inf
-        while low <= high:
-            quality = (low + high) // 2
-            attempt = encode(quality)
-            size = self._size(attempt)
-            smallest = min(smallest, size)
-            if size <= self.limit:
-                best, low = attempt, quality + 1
-            else:
-                high = quality - 1
-        if best is None:
-            message = f"the smallest file has {smallest:.6g} {self.unit}, {self.limit:.6g} were asked for"
-            if attempt.metadata_bytes:
-                message += f"; {attempt.metadata_bytes:,} bytes of it are metadata: drop some (--strip, exif=None)"
-            raise VaecTargetError(message, code="TARGET_SIZE")
-        return best.data
+        sizes, metadata_bytes = list[float](), 0
 
-    def _size(self, attempt: Attempt[File]) -> float:
-        return len(attempt.data) if self.unit == "bytes" else 8 * len(attempt.data) / attempt.pixels
+        def fits(attempt: Attempt[File]) -> bool:
+            nonlocal metadata_bytes
+            size, metadata_bytes = len(attempt.data), attempt.metadata_bytes
+            sizes.append(size if self.unit == "bytes" else 8 * size / attempt.pixels)
+            return sizes[-1] <= self.limit
+
+        best = _first_that_fits(encode, fits, largest=True)
+        if best is None:
+            message = f"the smallest file has {min(sizes):.6g} {self.unit}, {self.limit:.6g} were asked for"
+            if metadata_bytes:
+                message += f"; {metadata_bytes:,} bytes of it are metadata: drop some (--strip, exif=None)"
+            raise VaecTargetError(message, code="TARGET_SIZE")
+        return best
 
 
 @dataclass(frozen=True)
@@ -149,30 +183,32 @@ class FidelityTarget:
         """The file.
 
         Raises:
-            VaecTargetError: (TARGET_PSNR, TARGET_SSIMULACRA2) even quality 100 has less.
+            VaecTargetError: (TARGET_PSNR, TARGET_SSIMULACRA2) no quality reaches it.
         """
-        best, low, high = None, QUALITY_MIN, QUALITY_MAX
-        highest = -math.inf
-        while low <= high:
-            quality = (low + high) // 2
-            attempt = encode(quality)
-            reached = attempt.psnr_db() if self.metric == "psnr" else attempt.ssimulacra2()
-            highest = max(highest, reached)
-            if reached >= self.least:
-                best, high = attempt, quality - 1
-            else:
-                low = quality + 1
+        reached = list[float]()
+
+        def fits(attempt: Attempt[File]) -> bool:
+            reached.append(attempt.psnr_db() if self.metric == "psnr" else attempt.ssimulacra2())
+            return reached[-1] >= self.least
+
+        best = _first_that_fits(encode, fits, largest=False)
         if best is None:
             unit = {"psnr": "dB", "ssimulacra2": "points of SSIMULACRA2"}[self.metric]
             raise VaecTargetError(
-                f"quality {QUALITY_MAX} reaches {highest:.2f} {unit}, {self.least:.2f} {unit} were asked for",
+                f"quality {QUALITY_MAX} reaches {max(reached):.2f} {unit}, {self.least:.2f} {unit} were asked for",
                 code=f"TARGET_{self.metric.upper()}",
             )
-        return best.data
+        return best
 
 
 def rate_goal(
-    quality: int | None, *, bytes: int | None, bpp: float | None, psnr: float | None, ssimulacra2: float | None = None
+    quality: int | None,
+    *,
+    bytes: int | None,
+    bpp: float | None,
+    psnr: float | None,
+    ssimulacra2: float | None = None,
+    lossless: bool = False,
 ) -> FixedQuality | SizeTarget | FidelityTarget:
     """What was asked for; `DEFAULT_QUALITY` if nothing was.
 
@@ -181,7 +217,7 @@ def rate_goal(
     """
     asked = {
         "quality": quality, "target_bytes": bytes, "target_bpp": bpp, "target_psnr": psnr,
-        "target_ssimulacra2": ssimulacra2,
+        "target_ssimulacra2": ssimulacra2, "lossless": lossless or None,
     }  # fmt: skip
     given = {name: value for name, value in asked.items() if value is not None}
     if len(given) > 1:
@@ -189,6 +225,8 @@ def rate_goal(
     if not given:
         return FixedQuality(DEFAULT_QUALITY)
     (name, value), = given.items()  # fmt: skip
+    if name == "lossless":
+        return FixedQuality(None)
     if name == "quality" and (isinstance(value, bool) or not hasattr(value, "__float__") or not 1 <= value < math.inf):
         raise VaecImageError(f"quality is {value!r}, allowed are whole numbers 1..100", code="ARGUMENT")
     if isinstance(value, bool) or not hasattr(value, "__float__") or not math.isfinite(value) or value <= 0:

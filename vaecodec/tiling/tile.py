@@ -1,5 +1,6 @@
-"""One tile: coded by the network, without loss, or as one colour; and the floor below which the first does not do."""
+"""One tile: coded by the network, corrected, without loss, or as one colour; and what a quality promises of it."""
 
+import struct
 import zlib
 from collections.abc import Callable, Sequence
 
@@ -13,23 +14,33 @@ from vaecodec.format.records import Tile, TileBox, TileMode
 from vaecodec.model import coding
 from vaecodec.model.coding import Symbols
 from vaecodec.model.engine import Array, Engine
-from vaecodec.pictures.pixels import decibels, psnr_db
+from vaecodec.pictures.pixels import decibels, squared_error
 from vaecodec.pictures.rows import Samples
 
-STRIPE_SPACING_PX = 128  # between stripes of a tile from which its lossless size is guessed
-# Height of the stripes, and how many times the learned payload the guess may be: a quick look spares most photographs
-# the better one, and that spares most of the rest the packing.
-GUESSES = ((2, 4.0), (8, 1.25))
-FLOOR_BLOCK_PX = 8
+STRIPE_PX, STRIPE_SPACING_PX = (
+    8,
+    128,
+)  # a tile's size without loss is guessed from stripes first: quicker than all of it
+# How many times the learned payload the guesses, from stripes and from all, may be: what repeats is only told once.
+STRIPES_MARGIN, GUESS_MARGIN = 6.0, 1.7
+WAVES_RATIO = 2  # of a quick guess to a thorough one
+SMOOTH_BPP, SMALL_SAMPLES = 0.1, 1 << 16  # below either, packing is quick, and guesses say little
+# What a tile has at least, in dB of PSNR by quality. Photographs have 8 dB more up to quality 75, 4 dB more at 90. What
+# the network serves badly (text in colour, noise) passes it at low qualities only, as in any codec of these sizes.
+FLOOR_DB = ((1, 5.0), (75, 26.5), (90, 36.5), (100, 40.0))
+TRUSTED_DB = 34.0  # what has less may be cheaper in another way, too
+MARGIN_DB, LEAST_CORRECTED_DB = 0.5, 26.0  # what is coded in another way is above the floor by this, and not below that
+EXACT_MARGIN = 1.05  # what is exact may take more bytes than what is only near
+STEPS = (64, 48, 40, 32, 28, 24, 20, 18, 16, 14, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2)  # of corrections, and of levels
+ROUND_UP = 0.35  # of a step of a correction: less than half, because zeros are cheap
+
+_CORRECTED = struct.Struct("<IIB")  # bytes of the learned payload, CRC-32 of the symbols of the correction, their step
 
 
 def floor_psnr_db(quality: int) -> float:
-    """PSNR in dB that a learned tile must reach: 8 dB below what photographs have on average at this quality.
-
-    A tile that misses it may still be kept if it is closer to the picture than the means of 8x8 blocks are: noise has
-    a low PSNR in every codec of that size.
-    """
-    return 16.0 + 0.14 * quality
+    """PSNR in dB that a tile has at least at a quality, whatever it shows; see `settle`."""
+    qualities, floors = zip(*FLOOR_DB, strict=True)
+    return float(np.interp(quality, qualities, floors))
 
 
 # --- one learned tile -------------------------------------------------------------------------------------------------
@@ -78,7 +89,7 @@ class _Reader:
         self._tile = tile
         self.error: VaecCorruptError | None = None
         try:
-            self._coder = engine.reader(tile.payload)
+            self._coder = engine.reader(learned_part(tile).payload)
         except VaecCorruptError as error:
             self.error = error
 
@@ -120,38 +131,115 @@ def _crc_of(symbols: Symbols) -> int:
     return zlib.crc32(symbols.y.astype("<i2").tobytes(), zlib.crc32(symbols.z.astype("<i2").tobytes()))
 
 
+# --- one corrected tile -----------------------------------------------------------------------------------------------
+
+
+def learned_part(tile: Tile) -> Tile:
+    """What the network decodes of a tile that is learned, corrected or not.
+
+    Raises:
+        VaecCorruptError: (CORRECTION) the payload of a corrected tile has no place for a correction.
+    """
+    if tile.mode != TileMode.CORRECTED:
+        return tile
+    learned_bytes, _, step = _CORRECTED.unpack_from(tile.payload)
+    end = _CORRECTED.size + learned_bytes
+    if end >= len(tile.payload) or step not in STEPS:
+        message = f"{learned_bytes} of {len(tile.payload)} bytes are learned and the step is {step}, which cannot be"
+        raise VaecCorruptError(message, code="CORRECTION")
+    return Tile(TileMode.LEARNED, tile.payload[_CORRECTED.size : end], tile.content_crc)
+
+
+def corrected(tile: Tile, box: TileBox, shown: Samples, part: TileBox) -> Samples:
+    """Samples [h, w, C] of a part of a corrected tile, of what the network shows there.
+
+    Raises:
+        VaecCorruptError: (CORRECTION, WEBP) the correction cannot be read.
+        VaecMismatchError: (CORRECTION_CRC) it is not the one that was written.
+    """
+    learned_bytes, crc, step = _CORRECTED.unpack_from(tile.payload)
+    symbols = lossless.unpack(tile.payload[_CORRECTED.size + learned_bytes :], (box.height, box.width, box.channels))
+    if zlib.crc32(symbols.tobytes()) != crc:
+        raise VaecMismatchError("the correction does not decode to what was encoded", code="CORRECTION_CRC")
+    top, left = part.top - box.top, part.left - box.left
+    return _add(shown, symbols[top : top + part.height, left : left + part.width], step)
+
+
+def _add(shown: Samples, symbols: Samples, step: int) -> Samples:
+    samples: Samples = (shown + step * (symbols.astype(np.int16) - 128)).clip(0, 255).astype(np.uint8)
+    return samples
+
+
+def _correct(tile: Tile, original: Samples, shown: Samples, least_db: float) -> tuple[Tile, int]:
+    """A learned tile with a correction that brings it to a PSNR, and the squared error that is left."""
+    error = original.astype(np.int16) - shown
+    for step in STEPS:
+        symbols = (128 + np.sign(error) * ((np.abs(error) + ROUND_UP * step) // step)).astype(np.uint8)
+        left = squared_error(original, _add(shown, symbols, step))
+        if decibels(left, original.size) >= least_db:
+            break
+    head = _CORRECTED.pack(len(tile.payload), zlib.crc32(symbols.tobytes()), step)
+    payload = head + tile.payload + lossless.pack(symbols)
+    return Tile(TileMode.CORRECTED, payload, tile.content_crc), left
+
+
 # --- one plain tile ---------------------------------------------------------------------------------------------------
 
 
 def plain_tile(samples: Samples) -> Tile:
     """A tile [h, w, C] without loss: one colour if it has only one, else packed."""
     colour = lossless.is_solid(samples)
-    mode, payload = (TileMode.ZLIB, lossless.pack(samples)) if colour is None else (TileMode.SOLID, colour)
+    mode, payload = (TileMode.WEBP, lossless.pack(samples)) if colour is None else (TileMode.SOLID, colour)
     return Tile(mode, payload, zlib.crc32(samples.tobytes()))
 
 
 def decode_plain(tile: Tile, box: TileBox) -> Samples:
-    """Samples [h, w, C] of a tile that was stored without loss."""
+    """Samples [h, w, C] of a tile that is not learned.
+
+    Raises:
+        VaecCorruptError: (WEBP, ZLIB) the payload cannot be read.
+        VaecMismatchError: (SAMPLES_CRC) it does not decode to what was encoded.
+        VaecUnsupportedError: (WEBP_MISSING) Pillow has no WebP.
+    """
     shape = (box.height, box.width, box.channels)
     if tile.mode == TileMode.SOLID:
         samples = np.broadcast_to(np.frombuffer(tile.payload, np.uint8), shape)
     else:
-        samples = lossless.unpack(tile.payload, shape)
+        samples = (lossless.unpack if tile.mode == TileMode.WEBP else lossless.unpack_zlib)(tile.payload, shape)
     crc = zlib.crc32(samples.tobytes())
     if crc != tile.content_crc:
         raise VaecMismatchError(f"samples have CRC {crc:08x}, the file says {tile.content_crc:08x}", code="SAMPLES_CRC")
     return samples
 
 
-def _plain_may_pay(samples: Samples, learned_bytes: int) -> bool:
-    """Whether packing a tile without loss may take no more bytes, guessed from stripes: packing all of it is slow."""
-    return all(_guess_plain_bytes(samples, stripe_px) <= margin * learned_bytes for stripe_px, margin in GUESSES)
+def _near(original: Samples, least_db: float) -> tuple[Samples, int]:
+    """Samples of so few levels that they have just this PSNR, and their squared error."""
+    for step in STEPS:
+        levels = (np.rint(np.arange(256) / step) * step).clip(0, 255).astype(np.uint8)
+        error = squared_error(original, levels[original])
+        if decibels(error, original.size) >= least_db:
+            break
+    return levels[original], error
 
 
-def _guess_plain_bytes(samples: Samples, stripe_px: int) -> float:
-    stripes = [samples[top : top + stripe_px] for top in range(0, len(samples), STRIPE_SPACING_PX)]
+def _plain_tile_near(original: Samples, near: Samples, error: int) -> tuple[Tile, int]:
+    """A plain tile of such samples, and its error; or the exact one, if that is hardly larger."""
+    tile, exact = plain_tile(near), plain_tile(original)
+    return (exact, 0) if len(exact.payload) <= EXACT_MARGIN * len(tile.payload) else (tile, error)
+
+
+def _may_pay(samples: Samples, learned_bytes: int) -> bool:
+    """Whether packing samples [h, w, C] may take no more bytes than the network."""
+    is_smooth = 8 * learned_bytes < SMOOTH_BPP * samples.shape[0] * samples.shape[1]
+    if is_smooth or samples.size <= SMALL_SAMPLES:
+        return True
+    stripes = [samples[top : top + STRIPE_PX] for top in range(0, len(samples), STRIPE_SPACING_PX)]
     sample = np.concatenate(stripes)
-    return len(lossless.pack(sample)) * len(samples) / len(sample)
+    size = lossless.quick_size(sample, is_thorough=True)
+    if WAVES_RATIO * size <= lossless.quick_size(sample):  # no guess tells how well waves pack
+        return True
+    guess = size * len(samples) / len(sample)
+    return guess <= STRIPES_MARGIN * learned_bytes and lossless.quick_size(samples) <= GUESS_MARGIN * learned_bytes
 
 
 # --- which of them ----------------------------------------------------------------------------------------------------
@@ -174,24 +262,32 @@ def encode_tile(
     if lossless.is_solid(samples) is not None:
         return plain_tile(samples), None
     tile, y_hat = encode_latents(engine, analyze(), quality)
-    if _plain_may_pay(samples, len(tile.payload)):
+    if _may_pay(samples, len(tile.payload)):
         plain = plain_tile(samples)
         if len(plain.payload) <= len(tile.payload):
             return plain, None
     return tile, y_hat
 
 
-def misses_floor(original: Samples, squared_error: int, quality: int) -> bool:
-    """Whether a learned tile is too far from its samples [h, w, C] to be kept; see `floor_psnr_db`."""
-    reached_db = decibels(squared_error, original.size)
-    return reached_db < floor_psnr_db(quality) and reached_db < psnr_db(original, _block_means(original))
+def settle(tile: Tile, original: Samples, shown: Samples, quality: int) -> tuple[Tile, int]:
+    """What a learned tile [h, w, C] becomes, now that it is known what decoders will show of it.
 
+    It stays if that is good enough. Below the floor it is corrected, or stored without the network; and above it as
+    well, where that takes no more bytes and shows no less.
 
-def _block_means(samples: Samples) -> Samples:
-    """The picture [h, w, C] with every 8x8 block as its mean; blocks at the right and bottom edges are smaller."""
-    tops, lefts = (np.arange(0, side, FLOOR_BLOCK_PX) for side in samples.shape[:2])
-    heights, widths = np.diff(tops, append=samples.shape[0]), np.diff(lefts, append=samples.shape[1])
-    sums = np.add.reduceat(np.add.reduceat(samples, tops, 0, dtype=np.int32), lefts, 1)
-    means = sums / (heights[:, None] * widths)[..., None]
-    blocks: Samples = means.round().astype(np.uint8).repeat(heights, 0).repeat(widths, 1)
-    return blocks
+    Returns:
+        The tile, and the sum of its squared errors.
+    """
+    error = squared_error(original, shown)
+    reached_db, floor_db = decibels(error, original.size), floor_psnr_db(quality)
+    if reached_db >= max(floor_db, TRUSTED_DB):
+        return tile, error
+    least_db = max(floor_db + MARGIN_DB, LEAST_CORRECTED_DB, reached_db)
+    near = _near(original, least_db)
+    if reached_db >= floor_db:
+        if not _may_pay(near[0], len(tile.payload)):
+            return tile, error
+        plain = _plain_tile_near(original, *near)
+        return plain if len(plain[0].payload) <= len(tile.payload) else (tile, error)
+    ways = _plain_tile_near(original, *near), _correct(tile, original, shown, least_db)
+    return min(ways, key=lambda way: len(way[0].payload))
