@@ -18,8 +18,8 @@ from PIL import Image, ImageCms
 
 from vaecodec.errors import VaecError, VaecFormatError, VaecImageError, VaecLimitError
 from vaecodec.pictures import pillow, pixels, png, readers, vips, writers
+from vaecodec.pictures.pixels import ArrayRows, Rows, SequentialRows
 from vaecodec.pictures.pnm import PnmRows
-from vaecodec.pictures.rows import ArrayRows, Rows, SequentialRows
 
 Samples = NDArray[np.uint8]
 

@@ -6,7 +6,7 @@ from typing import Any
 from vaecodec.errors import VaecError
 from vaecodec.format.records import Header, Tile, TileMode
 from vaecodec.model.engine import Engine
-from vaecodec.pictures.rows import ArrayRows, Samples
+from vaecodec.pictures.pixels import ArrayRows, Samples
 from vaecodec.tiling.decode import Decoder
 from vaecodec.tiling.encode import Encoder
 

@@ -19,7 +19,7 @@ from vaecodec.model.architecture import LATENT_STRIDE
 from vaecodec.model.coding import Code
 from vaecodec.model.engine import Engine
 from vaecodec.pictures import pixels
-from vaecodec.pictures.rows import ArrayRows
+from vaecodec.pictures.pixels import ArrayRows
 from vaecodec.tiling.canvas import cut, to_rgb
 from vaecodec.tiling.decode import Decoder
 from vaecodec.tiling.encode import Encoder

@@ -28,7 +28,7 @@ from vaecodec.model.architecture import BUILT_IN, DEFAULT_TUNE, built_in_tune
 from vaecodec.model.engine import Engine
 from vaecodec.pictures import pixels, readers, ssimulacra2, writers
 from vaecodec.pictures.metadata import KEEP, Exif, IccProfile, Xmp, merge_metadata, overrides, without_thumbnails
-from vaecodec.pictures.rows import Rows
+from vaecodec.pictures.pixels import Rows
 from vaecodec.runtime import files, threads
 from vaecodec.tiling import decode as decoding
 from vaecodec.tiling.canvas import to_rgb
@@ -171,7 +171,7 @@ class Codec:
             translated_errors(),
             closing(readers.open_rows(image, max_pixels=max_pixels, overrides=metadata)) as rows,
         ):
-            extra = merge_metadata(rows.metadata, **metadata)
+            extra = merge_metadata(rows.metadata, **metadata) if metadata else rows.metadata
             return b"".join(goal.search(lambda quality: self._attempt(rows, quality, extra, _empty_tiles)))
 
     def encode_file(
@@ -196,7 +196,7 @@ class Codec:
         Memory is needed for two rows of tiles, that is 2048 rows of the picture.
 
         Args:
-            source: as for `encode`; or anything like `rows.Rows`, which is closed afterwards. Arrays (memory-mapped
+            source: as for `encode`; or anything like `pixels.Rows`, which is closed afterwards. Arrays (memory-mapped
                 ones, and those of zarr and h5py, too), PGM and PPM files are read by rows; PNG, JPEG and TIFF files of
                 more than 16 megapixels as well, where pyvips is installed (extra [big]); other files are decoded by
                 Pillow as a whole, which takes up to 4 bytes a pixel.
@@ -230,7 +230,7 @@ class Codec:
         mode = files.mode_of(source)  # before it is read: a pipe or an image may be closed then
         with translated_errors(), ExitStack() as opened:
             rows = opened.enter_context(closing(readers.open_rows(source, max_pixels=max_pixels, overrides=metadata)))
-            extra = merge_metadata(rows.metadata, **metadata)
+            extra = merge_metadata(rows.metadata, **metadata) if metadata else rows.metadata
 
             def spooled(count: int) -> SpooledTiles:
                 beside = target if isinstance(target, str | os.PathLike) else None

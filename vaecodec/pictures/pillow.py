@@ -13,7 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 from vaecodec.errors import VaecImageError
 from vaecodec.pictures import exif, fidelity, pixels
 from vaecodec.pictures.metadata import METADATA_KEYS, NAMES, as_info
-from vaecodec.pictures.rows import ArrayRows, Rows, Samples
+from vaecodec.pictures.pixels import ArrayRows, Rows, Samples
 
 ICO_MAX_PX = 256
 BIG_PX = 1 << 24  # from here on, what Pillow would hold in memory is worth avoiding: files are read and written by rows

@@ -12,7 +12,7 @@ import numpy as np
 from vaecodec.errors import VaecImageError
 from vaecodec.pictures import pixels
 from vaecodec.pictures.pillow import save
-from vaecodec.pictures.rows import Samples
+from vaecodec.pictures.pixels import Samples
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 ZLIB_LEVEL = 3  # three times as fast as 6, for 2 % more bytes

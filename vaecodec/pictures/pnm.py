@@ -8,7 +8,7 @@ from typing import BinaryIO
 import numpy as np
 
 from vaecodec.errors import VaecImageError
-from vaecodec.pictures.rows import Samples, SequentialRows
+from vaecodec.pictures.pixels import Samples, SequentialRows
 
 BLOCK_ROWS = 64
 _CHANNELS = {b"P5": 1, b"P6": 3}

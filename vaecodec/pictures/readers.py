@@ -11,8 +11,8 @@ from PIL import Image
 from vaecodec.errors import VaecImageError
 from vaecodec.format import records
 from vaecodec.pictures import pillow, pixels, vips
+from vaecodec.pictures.pixels import ArrayRows, Rows
 from vaecodec.pictures.pnm import PnmRows
-from vaecodec.pictures.rows import ArrayRows, Rows
 
 Source = pixels.Source | Any
 

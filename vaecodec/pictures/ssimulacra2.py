@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaecodec.errors import VaecImageError
-from vaecodec.pictures.rows import Samples
+from vaecodec.pictures.pixels import Samples
 
 SCALES, SMALLEST_SIDE = 6, 8
 SIGMA, RADIUS = 1.5, 5

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, TiffImagePlugin, TiffTags
 
 from vaecodec.pictures.pillow import saving
-from vaecodec.pictures.rows import Samples
+from vaecodec.pictures.pixels import Samples
 from vaecodec.runtime.files import spool
 
 STRIP_ROWS = 64

@@ -12,7 +12,7 @@ from PIL import Image, TiffImagePlugin
 
 from vaecodec.errors import VaecImageError
 from vaecodec.pictures import pixels, png
-from vaecodec.pictures.rows import Samples, SequentialRows
+from vaecodec.pictures.pixels import Samples, SequentialRows
 
 BLOCK_ROWS = 64
 FORMATS = ("PNG", "JPEG", "TIFF")

@@ -13,9 +13,9 @@ from vaecodec.pictures import fidelity, pillow
 from vaecodec.pictures.metadata import METADATA_KEYS, NAMES
 from vaecodec.pictures.pillow import LOSSY_FORMATS as LOSSY_FORMATS
 from vaecodec.pictures.pillow import SUBSAMPLINGS as SUBSAMPLINGS
+from vaecodec.pictures.pixels import Samples
 from vaecodec.pictures.png import PngSink
 from vaecodec.pictures.pnm import PnmSink
-from vaecodec.pictures.rows import Samples
 from vaecodec.pictures.tiff import TiffSink
 
 

@@ -10,8 +10,7 @@ from vaecodec.errors import Result, VaecCorruptError, first_that_fits
 from vaecodec.format.records import Header, TileBox
 from vaecodec.model.architecture import LATENT_STRIDE
 from vaecodec.model.engine import Array, Engine
-from vaecodec.pictures.pixels import pad_edge
-from vaecodec.pictures.rows import Samples
+from vaecodec.pictures.pixels import Samples, pad_edge
 
 
 class Rect(NamedTuple):

@@ -18,8 +18,7 @@ from vaecodec.model import coding
 from vaecodec.model.architecture import LATENT_STRIDE, PREVIEW_SCALES
 from vaecodec.model.coding import Symbols
 from vaecodec.model.engine import Array, Engine
-from vaecodec.pictures.pixels import reduced
-from vaecodec.pictures.rows import Samples
+from vaecodec.pictures.pixels import Samples, reduced
 from vaecodec.runtime import threads
 from vaecodec.tiling.canvas import Canvas, Grid, Rect, alpha_of, check_finite, cut, in_channels, sweep
 from vaecodec.tiling.tile import corrected, decode_plain, read_symbols

@@ -12,7 +12,7 @@ from typing import Protocol
 from vaecodec.format.records import Header, Tile, TileBox
 from vaecodec.model.architecture import LATENT_STRIDE
 from vaecodec.model.engine import Array, Engine
-from vaecodec.pictures.rows import Rows, Samples
+from vaecodec.pictures.pixels import Rows, Samples
 from vaecodec.tiling.canvas import Canvas, Grid, Rect, alpha_of, analyze, cut, sweep
 from vaecodec.tiling.tile import decode_latents, encode_tile, learned_part, plain_tile, settle
 

@@ -20,8 +20,7 @@ from vaecodec.model.architecture import HYPER_STRIDE, LATENT_STRIDE
 from vaecodec.model.coding import Symbols
 from vaecodec.model.engine import Array, Engine
 from vaecodec.pictures import pixels, readers
-from vaecodec.pictures.pixels import pad_edge
-from vaecodec.pictures.rows import ArrayRows, Samples
+from vaecodec.pictures.pixels import ArrayRows, Samples, pad_edge
 from vaecodec.tiling.canvas import Rect, analyze, to_rgb
 from vaecodec.tiling.decode import Decoder
 from vaecodec.tiling.encode import Encoder

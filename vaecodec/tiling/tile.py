@@ -14,8 +14,7 @@ from vaecodec.format.records import Tile, TileBox, TileMode
 from vaecodec.model import coding
 from vaecodec.model.coding import Symbols
 from vaecodec.model.engine import Array, Engine
-from vaecodec.pictures.pixels import decibels, squared_error
-from vaecodec.pictures.rows import Samples
+from vaecodec.pictures.pixels import Samples, decibels, squared_error
 
 STRIPE_PX, STRIPE_SPACING_PX = (
     8,
