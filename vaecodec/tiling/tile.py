@@ -233,11 +233,11 @@ def _may_pay(samples: Samples, learned_bytes: int) -> bool:
     if is_smooth or samples.size <= SMALL_SAMPLES:
         return True
     stripes = [samples[top : top + STRIPE_PX] for top in range(0, len(samples), STRIPE_SPACING_PX)]
+    few = np.concatenate(stripes[len(stripes) // 2 :][:2])
+    if WAVES_RATIO * lossless.quick_size(few, is_thorough=True) <= lossless.quick_size(few):
+        return True  # no guess tells how well waves pack
     sample = np.concatenate(stripes)
-    size = lossless.quick_size(sample, is_thorough=True)
-    if WAVES_RATIO * size <= lossless.quick_size(sample):  # no guess tells how well waves pack
-        return True
-    guess = size * len(samples) / len(sample)
+    guess = lossless.quick_size(sample) * len(samples) / len(sample)
     return guess <= STRIPES_MARGIN * learned_bytes and lossless.quick_size(samples) <= GUESS_MARGIN * learned_bytes
 
 
