@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from benchmarks import results
 from vaecodec import Codec
+from vaecodec.model import weights
 from vaecodec.model.native_engine import NativeEngine
 
 ROWS, COLUMNS, QUALITY = 32, 48, 75  # latents of a picture of 768 x 512
@@ -53,9 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     torch.set_num_threads(options.threads)
     torch_engine: Any = Codec(None, "cpu", engine="torch").engine
-    native = Codec(None, "cpu", engine="native").engine
-    assert isinstance(native, NativeEngine)
-    native._threads = options.threads
+    native = NativeEngine(weights.load(), options.threads)
     y = np.random.default_rng(0).normal(0, 1, (1, native.arch.latent_channels, ROWS, COLUMNS)).astype(np.float32)
     model = Synthesis(torch_engine.vae).eval()
     runs: dict[str, Run] = {
