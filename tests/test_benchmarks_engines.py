@@ -10,7 +10,7 @@ from vaecodec.model.native_engine.binding import is_available
 
 sys.path.append(str(Path(__file__).parents[1]))  # benchmarks/ is not part of the installed package
 
-from benchmarks import cold, engines  # noqa: E402
+from benchmarks import cold, engines
 
 pytestmark = pytest.mark.skipif(not is_available(), reason="the native library is not built: make core")
 
