@@ -33,6 +33,7 @@ class Engine(Protocol):
     Attributes:
         arch: widths and margins.
         model_id: first 4 bytes of the SHA-256 of the weights file.
+        restores: as of `weights.Weights`: pictures are not to be held to what they were.
         hyper_tables: one entry per band of qualities.
         latent_tables: one entry per pass.
         is_cpu: whether it computes in the computer's memory.
@@ -46,6 +47,8 @@ class Engine(Protocol):
     def arch(self) -> Architecture: ...
     @property
     def model_id(self) -> bytes: ...
+    @property
+    def restores(self) -> bool: ...
     @property
     def hyper_tables(self) -> tuple[Tables, ...]: ...
     @property

@@ -41,6 +41,7 @@ class Weights:
         scales: the integer scale network.
         hyper_tables: one entry per band of qualities.
         latent_tables: one entry per pass.
+        restores: whether they were trained to give back another picture than the one encoded, as without its noise.
         model_id: first 4 bytes of the SHA-256 of the file; empty if it is not one yet.
     """
 
@@ -49,6 +50,7 @@ class Weights:
     scales: IntegerScales
     hyper_tables: tuple[Tables, ...]
     latent_tables: tuple[Tables, ...]
+    restores: bool = False
     model_id: bytes = b""
 
     def arrays(self) -> Arrays:
@@ -80,6 +82,8 @@ def save(path: Path, weights: Weights) -> str:
         arrays[f"{name}.counts"] = counts
         arrays[f"{name}.first_coded_row"] = np.array([tables.first_coded_row for tables in group], np.int32)
     metadata = {"format": FORMAT, "architecture": json.dumps(asdict(weights.arch), sort_keys=True)}
+    if weights.restores:
+        metadata["restores"] = "true"
     data = _in_order(
         format_safetensors({name: np.asarray(array, order="C") for name, array in arrays.items()}, metadata)
     )
@@ -111,7 +115,7 @@ def load(path: Path | None = None, tune: str = DEFAULT_TUNE) -> Weights:
             f"the built-in weights have SHA-256 {digest.hexdigest()[:8]}..., not {BUILT_IN[tune][:8]}...: reinstall",
             code="MODEL_HASH",
         )
-    arch, arrays = _parse(data)
+    arch, restores, arrays = _parse(data)
     layers = (
         IntegerLayer(arrays[f"scales.{n}.weight"], arrays[f"scales.{n}.bias"], int(arrays["scales.shift"][n]))
         for n in range(SCALE_LAYERS)
@@ -120,7 +124,7 @@ def load(path: Path | None = None, tune: str = DEFAULT_TUNE) -> Weights:
     scales.prove_exact()
     return Weights(
         arch, {name: arrays[name] for name in float_shapes(arch)}, scales, _tables(arrays, "hyper_tables"),
-        _tables(arrays, "latent_tables"), digest.digest()[:MODEL_ID_BYTES],
+        _tables(arrays, "latent_tables"), restores, digest.digest()[:MODEL_ID_BYTES],
     )  # fmt: skip
 
 
@@ -137,8 +141,8 @@ def _read(path: Path) -> bytes:
         raise VaecModelError(f"cannot read the weights {path}: {error.strerror or error}", code="MODEL_FILE") from error
 
 
-def _parse(data: bytes) -> tuple[Architecture, Arrays]:
-    """Architecture and arrays of a weights file, every name, dtype, shape and range checked."""
+def _parse(data: bytes) -> tuple[Architecture, bool, Arrays]:
+    """Architecture, `restores` and arrays of a weights file, every name, dtype, shape and range checked."""
     header_bytes = int.from_bytes(data[:8], "little")
     if not 2 <= header_bytes <= min(MAX_HEADER_BYTES, len(data) - 8):
         raise _schema(f"header of {header_bytes} bytes, allowed 2..{MAX_HEADER_BYTES}")
@@ -152,7 +156,7 @@ def _parse(data: bytes) -> tuple[Architecture, Arrays]:
         raise _schema(f"format {metadata.get('format')!r}, expected {FORMAT!r}")
     _check_architecture(arch)
     _check_arrays(arch, arrays)
-    return arch, arrays
+    return arch, metadata.get("restores") == "true", arrays
 
 
 def _check_architecture(arch: Architecture) -> None:

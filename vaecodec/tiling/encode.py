@@ -12,7 +12,7 @@ from typing import Protocol
 from vaecodec.format.records import Header, Tile, TileBox
 from vaecodec.model.architecture import LATENT_STRIDE
 from vaecodec.model.engine import Array, Engine
-from vaecodec.pictures.pixels import Rows, Samples
+from vaecodec.pictures.pixels import Rows, Samples, squared_error
 from vaecodec.tiling.canvas import Canvas, Grid, Rect, alpha_of, analyze, cut, sweep
 from vaecodec.tiling.tile import decode_latents, encode_tile, learned_part, plain_tile, settle
 
@@ -124,6 +124,9 @@ class Encoder:
         box = self.grid.boxes[number]
         original = self._cut(box)
         shown = self.engine.to_numpy(canvas.synthesize_like(box, original))
+        if self.engine.restores:  # the picture is what is not to be kept
+            self.errors[number] = squared_error(original, shown)
+            return True
         learned = learned_part(self.tiles[number])  # as it was before its neighbours changed
         self.tiles[number], self.errors[number] = settle(learned, original, shown, self.header.quality)
         return self.tiles[number].mode.is_learned

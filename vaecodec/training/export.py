@@ -49,8 +49,19 @@ class Calibration:
     skip_below: float = 0.015
 
 
-def export(model: TrainingModel, pictures: Pictures, path: Path, calibration: Calibration = Calibration()) -> str:
-    """Write a weights file from a trained model, which stays as it is; returns the file's SHA-256 in hex."""
+def export(
+    model: TrainingModel, pictures: Pictures, path: Path, calibration: Calibration = Calibration(), *,
+    restores: bool = False,
+) -> str:  # fmt: skip
+    """Write a weights file from a trained model, which stays as it is; returns the file's SHA-256 in hex.
+
+    Args:
+        model: the trained one.
+        pictures: to measure on.
+        path: of the file.
+        calibration: how much to measure.
+        restores: as of `weights.Weights`.
+    """
     model = copy.deepcopy(model).cpu().eval()
     for parameter in model.vae.parameters():  # what is stored is what is measured
         parameter.data = parameter.data.half().float()
@@ -67,7 +78,7 @@ def export(model: TrainingModel, pictures: Pictures, path: Path, calibration: Ca
         latent = tuple(_latent_tables(counts.latent[n], calibration.skip_below) for n in range(2))
         previews.fit(_engine(model, scales, hyper, latent), crops)
     floats = {name: values.half().numpy() for name, values in model.vae.state_dict().items()}
-    return weights.save(path, weights.Weights(model.vae.arch, floats, scales, hyper, latent))
+    return weights.save(path, weights.Weights(model.vae.arch, floats, scales, hyper, latent, restores))
 
 
 def _engine(

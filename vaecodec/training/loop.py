@@ -218,7 +218,9 @@ class _Session:
                 )  # fmt: skip
                 self._write(stage="removing the grid", finish_steps=steps)
                 self._tell("writing the weights", 0.0)
-                digest = export(run.average, self.pictures, recipe.weights, self._calibration())
+                digest = export(
+                    run.average, self.pictures, recipe.weights, self._calibration(), restores=recipe.noise is not None
+                )
             self._write(event="end", sha256=digest)
         self.journal.close()
         return Result(run.step, run.elapsed_s + time.monotonic() - start_s, run.bad_steps, digest)

@@ -324,11 +324,11 @@ class TorchEngine:
 
     def __init__(
         self, vae: Vae, scales: ExactScales, *, hyper_tables: tuple[Tables, ...], latent_tables: tuple[Tables, ...],
-        model_id: bytes, device: torch.device,
+        model_id: bytes, device: torch.device, restores: bool = False,
     ) -> None:  # fmt: skip
         self.vae, self.scales = vae, scales
         self.hyper_tables, self.latent_tables = hyper_tables, latent_tables
-        self.model_id, self.device = model_id, device
+        self.model_id, self.device, self.restores = model_id, device, restores
 
     @property
     def arch(self) -> Architecture:
@@ -514,7 +514,7 @@ def load(weights: Weights, device: str = "auto") -> TorchEngine:
     vae.eval().requires_grad_(False).to(where, memory_format=torch.channels_last)
     engine = TorchEngine(
         vae, ExactScales(weights.scales, where), hyper_tables=weights.hyper_tables, latent_tables=weights.latent_tables,
-        model_id=weights.model_id, device=where,
+        model_id=weights.model_id, device=where, restores=weights.restores,
     )  # fmt: skip
     engine.self_test()
     return engine
