@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scenes import Samples, drawing, noise, photo
 
+from vaecodec import Codec
 from vaecodec.entropy.tables import ESCAPE_LIMIT, Tables
 from vaecodec.format import container, records
 from vaecodec.format.records import CHUNK, HEADER, INDEX_ENTRY, Header, PixelFormat, Tile, TileMode
@@ -162,6 +163,10 @@ def _modes(engine: Engine) -> dict[str, Vector]:
         "encoder-photo": Vector(_encoded(engine, photo(72, 88, seed=32), 75), "as the encoder writes a photograph"),
         "encoder-drawing": Vector(_encoded(engine, drawing(60, 70), 75), "as the encoder writes a drawing"),
         "encoder-rgba": Vector(_encoded(engine, photo(40, 50, 4, seed=33), 30), "as the encoder writes RGBA"),
+        "encoder-eye": Vector(
+            _encoded(Codec(None, "cpu", "eye").engine, photo(72, 88, seed=34), 75),
+            "as the encoder writes a photograph with the weights for the eye",
+        ),
     }
 
 

@@ -15,6 +15,7 @@ PREVIEW_SCALES = (2, 4, 8)
 
 # Tune: what the weights are made for, and the SHA-256 of their file.
 BUILT_IN = {
+    "eye": "63fa43ee23037416eeac35558e61313a3aacfa81bb846db42b08be490e97d151",
     "psnr": "239a5fd9d87c59628b3684a0b3c6de2db553ddfb0b5d3d2c76478ae2caf08a23",
 }
 DEFAULT_TUNE = next(iter(BUILT_IN))
