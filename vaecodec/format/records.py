@@ -4,6 +4,7 @@ Writer and readers share the checks, so that what is written can be read.
 """
 
 import struct
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
@@ -17,7 +18,6 @@ from vaecodec.errors import (
     VaecLimitError,
     VaecUnsupportedError,
 )
-from vaecodec.format.shown import Shown
 
 MAGIC = b"\x89VAE"
 VERSION = 1
@@ -237,13 +237,39 @@ class Header:
 
 
 @dataclass(frozen=True, repr=False)
-class Info(Shown):
-    """A file without its payloads; `metadata` has some of the keys icc_profile, exif and xmp."""
+class Info:
+    """A file without its payloads; `metadata` has some of the keys icc_profile, exif and xmp.
+
+    Consoles show a line of it, and notebooks a small table, instead of every byte of its metadata.
+    """
 
     header: Header
     index: tuple[IndexEntry, ...]
     metadata: dict[str, bytes]
     file_bytes: int
+
+    def __repr__(self) -> str:
+        return f"<Info: {', '.join(text for _, text in self._facts())}>"
+
+    def _repr_html_(self) -> str:
+        import html  # deferred: only notebooks need it
+
+        rows = "".join(f"<tr><th>{name}</th><td>{html.escape(text)}</td></tr>" for name, text in self._facts())
+        return f"<table>{rows}</table>"
+
+    def _facts(self) -> list[tuple[str, str]]:
+        header, modes = self.header, Counter(entry.mode.name.lower() for entry in self.index)
+        bpp = 8 * self.file_bytes / (header.width * header.height)
+        facts = [
+            ("picture", f"{header.width} x {header.height} {header.pixel_format.mode}"),
+            ("quality", f"quality {header.quality}"),
+            ("size", f"{self.file_bytes:,} bytes, {bpp:.3f} bpp"),
+            ("tiles", "tiles: " + " + ".join(f"{count} {mode}" for mode, count in modes.items())),
+        ]
+        if self.metadata:
+            sizes = " + ".join(f"{key} ({len(data):,} bytes)" for key, data in self.metadata.items())
+            facts.append(("metadata", sizes))
+        return facts
 
 
 @dataclass(frozen=True)
