@@ -10,7 +10,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -27,6 +26,15 @@ ENGINES = ("native", "torch")
 OPEN = "import sys; from PIL import Image; {plugin}Image.open(sys.argv[1]).load()"
 SAVE = "import sys; from PIL import Image; Image.open(sys.argv[1]).save(sys.argv[2])"
 SPIN = "while True: pass"
+# In a small process of its own: a fresh process counts the memory of the one that it was forked from as its own peak.
+WATCH = """
+import os, sys, time
+start = time.perf_counter()
+out = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
+pid = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, file_actions=out)
+_, status, usage = os.wait4(pid, 0)
+print(time.perf_counter() - start, usage.ru_maxrss, os.waitstatus_to_exitcode(status))
+"""
 ENVIRONMENTS = {"light": ".", "torch": ".[torch]"}  # what pip is asked for, from a checkout
 TORCH = "torch==2.13.0"  # the CPU build where there is a choice
 
@@ -115,14 +123,12 @@ def run(task: Task) -> Cost:
     """
     environment = {**os.environ, "VAECODEC_ENGINE": task.engine if task.engine in ENGINES else "auto"}
     environment.pop("OMP_NUM_THREADS", None)
-    start = time.perf_counter()
-    process = subprocess.Popen(task.command, env=environment, cwd=results.ROOT, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - start
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, task.command)
-    return Cost(seconds, usage.ru_maxrss * 1024)
+    watch = [sys.executable, "-I", "-S", "-c", WATCH, *task.command]
+    found = subprocess.run(watch, env=environment, cwd=results.ROOT, stdout=subprocess.PIPE, check=True, text=True)
+    seconds, peak_kb, code = found.stdout.split()
+    if int(code):
+        raise subprocess.CalledProcessError(int(code), task.command)
+    return Cost(float(seconds), 1024 * int(peak_kb))
 
 
 def installed_bytes(wanted: str) -> dict[str, int]:

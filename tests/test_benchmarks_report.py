@@ -289,7 +289,7 @@ def test_readme_shows_the_recorded_results_of_the_shipped_model() -> None:
     assert readme.put_between_markers(document.read_text(), text) == document.read_text(), (
         "run benchmarks/record.py --steps report"
     )
-    weights = (ROOT / "pretrained" / "vaec-1-psnr.safetensors").read_bytes()
+    weights = (ROOT / "pretrained" / "vaec-1-eye.safetensors").read_bytes()
     recorded = next(record for record in records if record.name == "vaecodec").codec["settings"]["model_id"]
     assert recorded == hashlib.sha256(weights).hexdigest()[:8], "the weights have changed: run benchmarks/record.py"
 

@@ -321,5 +321,5 @@ def test_two_checkouts_are_timed_in_turn(tmp_path: Path, capsys: pytest.CaptureF
     assert paired.main(arguments.split()) == 0
     report = json.loads((tmp_path / "paired.json").read_text())
     assert json.loads(capsys.readouterr().out) == report
-    assert report["before"]["model_id"] == report["after"]["model_id"] == weights.BUILT_IN["psnr"][:8]
+    assert report["before"]["model_id"] == report["after"]["model_id"] == weights.BUILT_IN[weights.DEFAULT_TUNE][:8]
     assert all(report["ratio"][way] > 0 and report["after"][f"{way}_s"] > 0 for way in paired.WAYS)
