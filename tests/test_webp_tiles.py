@@ -115,7 +115,7 @@ def test_memory_that_runs_out_is_told_as_such(
     def fail(*_: object, **__: object) -> None:
         raise ValueError(message)
 
-    monkeypatch.setattr(Image.Image, "save", fail)
+    monkeypatch.setattr(lossless, "_save", fail)
     with pytest.raises(expected):
         pack(SAMPLES)
 

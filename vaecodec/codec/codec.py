@@ -27,7 +27,7 @@ from vaecodec.model import engines
 from vaecodec.model.architecture import BUILT_IN, DEFAULT_TUNE, built_in_tune
 from vaecodec.model.engine import Engine
 from vaecodec.pictures import pixels, readers, ssimulacra2, writers
-from vaecodec.pictures.metadata import KEEP, Exif, IccProfile, Xmp, merge_metadata, overrides, without_thumbnails
+from vaecodec.pictures.metadata import KEEP, Exif, IccProfile, Xmp, merge_metadata, without_thumbnails
 from vaecodec.pictures.pixels import Rows
 from vaecodec.runtime import files, threads
 from vaecodec.tiling import decode as decoding
@@ -45,6 +45,7 @@ from vaecodec.tiling.options import (
     Presentation,
     RegionOptions,
     Target,
+    overrides,
     rate_goal,
     window_of,
 )

@@ -1,5 +1,6 @@
 """Samples without loss: lossless WebP through Pillow, the zlib tiles of older files, and tiles of one colour."""
 
+import inspect
 import io
 import math
 import struct
@@ -108,12 +109,16 @@ def _webp(samples: Samples, *, method: int, effort: int) -> bytes:
     file = io.BytesIO()
     colours = samples if samples.shape[2] == 3 else np.repeat(samples, 3, 2)
     try:
-        Image.fromarray(colours).save(file, "WEBP", lossless=True, method=method, quality=effort, exact=True)
+        _save(Image.fromarray(colours), file, "WEBP", lossless=True, method=method, quality=effort, exact=True)
     except ValueError as error:
         if str(error) in _SHORTAGES:
             raise MemoryError("WebP without loss") from error
         raise
     return file.getvalue()
+
+
+# Pillow's own, without what our plugin does for paths of .vaec files.
+_save = inspect.unwrap(Image.Image.save)
 
 
 def _check_webp() -> None:

@@ -56,12 +56,6 @@ def merge_metadata(carried: Mapping[str, bytes], **overrides: object) -> dict[st
     return merged
 
 
-def overrides(*, exif: Exif, icc_profile: IccProfile, xmp: Xmp) -> dict[str, object]:
-    """What `merge_metadata` is to apply, of a caller's three arguments: those that are not KEEP."""
-    named = {"exif": exif, "icc_profile": icc_profile, "xmp": xmp}
-    return {key: value for key, value in named.items() if value is not KEEP}
-
-
 def without_thumbnails(metadata: Mapping[str, bytes]) -> dict[str, bytes]:
     """Metadata for a part of a picture, or one that was changed: small pictures of what it was are left out."""
     found = dict(metadata)

@@ -10,7 +10,7 @@ from typing import BinaryIO, Generic, Literal, NamedTuple, TypedDict, TypeVar
 from vaecodec.errors import VaecImageError, VaecTargetError
 from vaecodec.format.records import Header
 from vaecodec.model.architecture import PREVIEW_SCALES, QUALITIES
-from vaecodec.pictures.metadata import Exif, IccProfile, Xmp
+from vaecodec.pictures.metadata import KEEP, Exif, IccProfile, Xmp
 from vaecodec.tiling.canvas import Rect
 
 DEFAULT_QUALITY = 75
@@ -238,6 +238,12 @@ def rate_goal(
     if name == "target_ssimulacra2":
         return FidelityTarget(float(value), "ssimulacra2")
     return SizeTarget(float(value), "bytes" if name == "target_bytes" else "bits per pixel")
+
+
+def overrides(*, exif: Exif, icc_profile: IccProfile, xmp: Xmp) -> dict[str, object]:
+    """What `merge_metadata` is to apply, of a caller's three arguments: those that are not KEEP."""
+    named = {"exif": exif, "icc_profile": icc_profile, "xmp": xmp}
+    return {key: value for key, value in named.items() if value is not KEEP}
 
 
 def check_quality(quality: float) -> int:
