@@ -1,4 +1,4 @@
-"""vaecodec: a learned image codec. Importing it registers `.vaec` with Pillow; torch loads with the first picture."""
+"""vaecodec: a learned image codec. Importing it registers `.vaec` with Pillow; engines load with the first picture."""
 
 from typing import TYPE_CHECKING, Any
 

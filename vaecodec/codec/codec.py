@@ -250,7 +250,7 @@ class Codec:
         return_errors: bool = False,
         **options: Unpack[EncodeOptions],
     ) -> list[Any]:
-        """Encode several pictures, of any sizes, on a CPU as many at once as torch has threads.
+        """Encode several pictures, of any sizes, on a CPU as many at once as the engine has threads.
 
         Args:
             images: as for `encode`.
