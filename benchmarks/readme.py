@@ -41,7 +41,8 @@ def text(
         "",
         f"BD-rate: difference in bytes between {OURS} and the other codec at equal quality; negative means {OURS} is"
         f" smaller. SSIMULACRA2 agrees best with human ratings, PSNR least. Data set, unless the column names another:"
-        f" {_count(ours)}. jpeg and avif: the defaults of {by_name[ANCHOR].codec['version'].split(',')[0]}.{_tuned(by_name)} {_points(ours)}",
+        f" {_count(ours)}. jpeg and avif: the defaults of {by_name[ANCHOR].codec['version'].split(',')[0]}."
+        f"{_tuned(by_name)} {_points(ours)}",
     ]
     if speed is not None:
         lines.append(_speed(speed))

@@ -619,9 +619,9 @@ def test_wrong_usage_is_told_before_anything_is_written(photos: Path, tiny_weigh
     empty.mkdir()
     there.touch()
     cases = {
-        "exclude each other": ["--data", photos, "--out", out, "--steps", 1, "--minutes", 1],
+        "cannot be combined": ["--data", photos, "--out", out, "--steps", 1, "--minutes", 1],
         "must end in .safetensors": ["--data", photos, "--out", tmp_path / "x.pt"],
-        "is there already": ["--data", photos, "--out", there],
+        "exists: choose another name": ["--data", photos, "--out", there],
         "holds no readable picture": ["--data", empty, "--out", out],
         "(160 x 144 px, at least 192 x 192 are needed)": ["--data", photos, "--out", out],
         "must be a positive multiple of 64": ["--data", photos, "--out", out, "--patch", 100],

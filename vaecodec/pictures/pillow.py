@@ -135,7 +135,7 @@ def save(
             image.save(written, format, **options)
             lost += _losses(image, written, format, kept)
             file.write(written.getvalue())
-    tell_lost(format, lost)
+    warn_cannot_hold(format, lost)
 
 
 @contextmanager
@@ -156,10 +156,10 @@ def rows_of(image: Image.Image, overrides: Mapping[str, object] | None = None) -
 
     Args:
         image: the image.
-        overrides: as for `pixels.tell_losses`.
+        overrides: as for `pixels.warn_of_losses`.
     """
     metadata = pixels.metadata_of(image)  # loads it
-    pixels.tell_losses(image, overrides, stacklevel=6)
+    pixels.warn_of_losses(image, overrides, stacklevel=6)
     if image.mode in pixels.MODES and "transparency" not in image.info:
         return PillowRows(image, metadata)
     with image:
@@ -222,7 +222,7 @@ def _losses(image: Image.Image, written: io.BytesIO, format: str, metadata: Mapp
     return lost
 
 
-def tell_lost(format: str, lost: list[str]) -> None:
+def warn_cannot_hold(format: str, lost: list[str]) -> None:
     """Warns, once, of what a format does not hold."""
     if lost:
-        warnings.warn(f"{format} has no place for {', '.join(lost)}", UserWarning, stacklevel=4)
+        warnings.warn(f"{format} cannot hold {', '.join(lost)}", UserWarning, stacklevel=4)

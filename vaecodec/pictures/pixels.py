@@ -191,7 +191,7 @@ def metadata_of(opened: Opened) -> dict[str, bytes]:
     return carried.carried_metadata(opened, _stored_mode(opened))
 
 
-def tell_losses(
+def warn_of_losses(
     opened: Opened, overrides: Mapping[str, object] | None = None, *, is_loaded: bool = True, stacklevel: int = 3
 ) -> None:
     """Warns, once, of what a picture holds and a .vaec file does not: further frames, IPTC, a video, a gain map.
@@ -217,7 +217,7 @@ def tell_losses(
     if overrides is None or any(overrides.get(key, "kept") for key in ("exif", "xmp")):
         lost += lost_metadata
     if lost:
-        warnings.warn(f"a .vaec file has no place for {', '.join(lost)}", UserWarning, stacklevel=stacklevel)
+        warnings.warn(f"a .vaec file cannot hold {', '.join(lost)}", UserWarning, stacklevel=stacklevel)
 
 
 def to_image(samples: Samples, metadata: Mapping[str, bytes]) -> Image.Image:

@@ -32,7 +32,7 @@ def metadata_of(
     Args:
         path: of the file.
         channels: of its samples, of 8 bits.
-        overrides: as for `pixels.tell_losses`, which warns here.
+        overrides: as for `pixels.warn_of_losses`, which warns here.
 
     Raises:
         VaecImageError: (READ) the file is damaged.
@@ -50,7 +50,7 @@ def metadata_of(
                 small.write(chunk)
     small.seek(0)
     image = pixels.open_image(small)
-    pixels.tell_losses(image, overrides, stacklevel=7)
+    pixels.warn_of_losses(image, overrides, stacklevel=7)
     return pixels.metadata_of(image)
 
 

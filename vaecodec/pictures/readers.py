@@ -24,7 +24,7 @@ def open_rows(source: Source, *, max_pixels: int | None, overrides: Mapping[str,
         source: what `pixels.open_source` takes; besides, anything with `shape`, `dtype` and slices of rows that become
             arrays: memory-mapped arrays, and those of zarr and h5py; and `Rows` themselves.
         max_pixels: as for `records.check_size`.
-        overrides: as for `pixels.tell_losses`, which warns here.
+        overrides: as for `pixels.warn_of_losses`, which warns here.
 
     Returns:
         Its rows. PGM and PPM with 8 bits, and arrays, need no memory of their own. PNG, JPEG and TIFF of more than 16
@@ -43,7 +43,7 @@ def open_rows(source: Source, *, max_pixels: int | None, overrides: Mapping[str,
     records.check_size(*pixels.size_of(opened), max_pixels=max_pixels)
     if isinstance(opened, Image.Image):
         rows = ArrayRows(pixels.to_samples(opened), pixels.metadata_of(opened))
-        pixels.tell_losses(opened, overrides, stacklevel=4)
+        pixels.warn_of_losses(opened, overrides, stacklevel=4)
         return rows
     return ArrayRows(opened)
 

@@ -54,7 +54,7 @@ def open_rows(path: str, image: Image.Image, overrides: Mapping[str, object] | N
     Args:
         path: of the file.
         image: the same, opened by Pillow and not loaded.
-        overrides: as for `pixels.tell_losses`, which warns here.
+        overrides: as for `pixels.warn_of_losses`, which warns here.
 
     Raises:
         VaecImageError: (READ) the file is damaged.
@@ -78,7 +78,7 @@ def open_rows(path: str, image: Image.Image, overrides: Mapping[str, object] | N
         return VipsRows(path, shape, png.metadata_of(path, shape[2], overrides))
     from vaecodec.pictures import carried  # deferred, as by `pixels`
 
-    pixels.tell_losses(image, overrides, is_loaded=False, stacklevel=6)
+    pixels.warn_of_losses(image, overrides, is_loaded=False, stacklevel=6)
     return VipsRows(path, shape, carried.carried_metadata(image, image.mode))
 
 

@@ -58,7 +58,7 @@ def open_sink(
     if format == "PNG" and is_big:
         return PngSink(file, shape, metadata)
     if format == "PPM" and is_big and shape[2] in (1, 3):
-        pillow.tell_lost(format, [NAMES[key] for key in METADATA_KEYS if key in metadata])
+        pillow.warn_cannot_hold(format, [NAMES[key] for key in METADATA_KEYS if key in metadata])
         return PnmSink(file, shape)
     return pillow.PillowSink(file, shape, metadata, format, quality=quality, subsampling=subsampling)
 

@@ -221,7 +221,7 @@ def rate_goal(
     }  # fmt: skip
     given = {name: value for name, value in asked.items() if value is not None}
     if len(given) > 1:
-        raise VaecImageError(f"{' and '.join(given)} exclude each other: give one", code="ARGUMENT")
+        raise VaecImageError(f"{' and '.join(given)} cannot be combined: give only one", code="ARGUMENT")
     if not given:
         return FixedQuality(DEFAULT_QUALITY)
     (name, value), = given.items()  # fmt: skip
