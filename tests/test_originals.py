@@ -644,7 +644,7 @@ def _umask() -> int:
 
 def test_originals_of_images_that_come_from_nowhere() -> None:
     """Nothing is known of them."""
-    assert originals.look(Image.new("L", (1, 1))) == originals.Original()
+    assert originals.inspect(Image.new("L", (1, 1))) == originals.Original()
     assert merge_metadata(pixels.metadata_of(Image.new("L", (1, 1)))) == {}
 
 

@@ -140,7 +140,7 @@ def delete_original(codec: Codec, source: str, target: str) -> None:
     try:
         made = codec.decode(target, output="numpy", max_pixels=None).shape[:2]
         with pixels.open_image(source) as image:
-            wanted, lost = (image.height, image.width), originals.look(image, is_file=True)
+            wanted, lost = (image.height, image.width), originals.inspect(image, is_file=True)
     except (VaecError, OSError) as error:
         raise OutputError(f"the original is kept: the output cannot be read back ({error})", code="VERIFY") from error
     if made not in (wanted, wanted[::-1]):  # --auto-orient may swap the sides

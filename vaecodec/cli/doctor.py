@@ -73,7 +73,7 @@ def _weights() -> str:
 
 
 def _engine() -> str:
-    chosen = engines.choose("auto", "auto")
+    chosen = engines.select("auto", "auto")
     others = [place for place in _places() if place[0] != chosen.kind]
     also = f"; also available: {', '.join(map(' on '.join, others))}" if others else ""
     return f"{chosen.kind}, because {chosen.reason}{also}"

@@ -621,7 +621,7 @@ class Codec:
         if engine.model_id != header.model_id:
             raise VaecModelError(
                 f"the file needs the model {header.model_id.hex()}, but {engine.model_id.hex()} is loaded"
-                f" ({self.model or 'built in'}): pass the weights file whose SHA-256 starts with it as model= (--model)",
+                f" ({self.model or 'built in'}): pass the weights file with that SHA-256 prefix as model= (--model)",
                 code="MODEL_MISSING",
             )
         return engine
@@ -664,7 +664,8 @@ class Codec:
         return engines.cached(self.model, tune, "cpu", self.kind)
 
     def _arrays(self, output: Output) -> Any:
- output != "torch":
+        """The array type of the output; tensors never leave their device."""
+        if output != "torch":
             return NumpyArrays()
         from vaecodec.model.torch_engine.engine import TorchArrays  # torch loads only for those who ask for it
 

@@ -1,7 +1,7 @@
-"""The integer half of the model, in numpy: which symbols a tile has, their order, their tables, and their choice.
+"""The integer half of the model, in numpy: symbols, their order and tables, and quantization with RDOQ.
 
-What chooses a probability table is integer arithmetic, so that every machine chooses the same. Floats only move pixels:
-an engine (`model.engine`) computes them.
+Integer arithmetic selects the probability tables, so every machine selects the same ones. Floats only affect pixels,
+and an engine (`model.engine`) computes them.
 """
 
 import functools
@@ -16,8 +16,8 @@ from vaecodec.errors import VaecModelError
 from vaecodec.model.architecture import BASE_SHARE, HYPER_STRIDE, QUALITIES
 from vaecodec.model.engine import Array, Engine
 
-BASE_GROUPS = 2  # of the groups below, the first: all of the base and nothing else
-BITS_PER_DISTORTION = 20.0  # what a squared quantizer step is worth; 6 / ln 2 for uniform quantizers at high rates
+BASE_GROUPS = 2  # the first groups below hold exactly the base
+BITS_PER_DISTORTION = 20.0  # bits per squared quantizer step; 6 / ln 2 for uniform quantizers at high rates
 
 
 class Symbols(NamedTuple):
@@ -26,7 +26,7 @@ class Symbols(NamedTuple):
     Attributes:
         z: int16 [h' w', Z], hyper-latents, h' = ceil(h / 4), w' = ceil(w / 4).
         y: int16 [h w, M], latents; or only their base, [h w, M / 8].
-        indexes: uint8, as y: for each of them, the row of the table that codes it.
+        indexes: uint8, shaped like y: the table index of each latent.
     """
 
     z: NDArray[np.int16]
@@ -43,11 +43,11 @@ class Coded(NamedTuple):
 
 
 Code = Callable[[Tables, NDArray[np.uint8]], NDArray[np.int32]]
-"""Asked for the symbols [n] of a group, given their tables and table indexes [n]; of a decoder, it reads them."""
+"""Returns the symbols [n] of a group, given their tables and table indexes [n]; a decoder reads them from the bytes."""
 
 
 def quality_level(quality: int) -> float:
-    """Quality 1..100 as the level 0..1 that the gain curves take."""
+    """The level 0..1 of a quality 1..100, as the gain curves take it."""
     return (quality - 1) / (len(QUALITIES) - 1)
 
 
@@ -63,19 +63,19 @@ class Group(NamedTuple):
     """Latents that are coded together.
 
     Attributes:
-        number: 0 or 1, the pass that they are predicted in, whose tables code them.
-        parts: in the order of coding, positions int [n] and a range of channels.
+        number: 0 or 1, the pass in which they are predicted, and whose tables code them.
+        parts: in coding order, pairs of positions int [n] and a range of channels.
     """
 
     number: int
     parts: tuple[tuple[NDArray[np.intp], slice], ...]
 
     def take(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Those of this group [n], of values [h w, M] of all latents."""
+        """Selects the values [n] of this group from values [h w, M] of all latents."""
         return np.concatenate([values[positions, channels].ravel() for positions, channels in self.parts])
 
     def put(self, values: NDArray[Any], taken: NDArray[Any]) -> None:
-        """The inverse of `take`: sets those of this group, in values [h w, M]."""
+        """The inverse of `take`: sets the values of this group in values [h w, M]."""
         start = 0
         for positions, channels in self.parts:
             shape = len(positions), channels.stop - channels.start
@@ -86,16 +86,16 @@ class Group(NamedTuple):
 
 @functools.lru_cache(maxsize=16)
 def groups(rows: int, columns: int, channels: int) -> tuple[Group, ...]:
-    """The groups of a tile of rows x columns latents in the order of coding.
+    """The groups of a tile of rows x columns latents, in coding order.
 
     A checkerboard, shown for 2 x 4 positions; the numbers are passes:
 
         channels of the first half   1 0 1 0      of the second half   0 1 0 1
                                      0 1 0 1                           1 0 1 0
 
-    Both passes so know something of every position. The base, the first channels of the first half, is coded before all
-    others, so that a decoder that wants no more than a preview need not read on. Table indexes depend on no latent: any
-    order would do.
+    So both passes hold some channels of every position. The base, which is the first channels of the first half, is
+    coded before all others, so that a decoder can stop there if it only needs a preview. Table indexes do not depend on
+    latents, so any order would work.
 
     Source: He et al., "Checkerboard Context Model for Efficient Learned Image Compression" (CVPR 2021), §3.
     """
@@ -135,18 +135,18 @@ def hyper_indexes(engine: Engine, positions: int) -> NDArray[np.uint8]:
 def read(
     engine: Engine, rows: int, columns: int, qualities: Sequence[int], codes: Sequence[Code], *, base_only: bool = False
 ) -> list[Symbols]:
-    """The symbols of several tiles of rows x columns latents, every one asked for once, in bitstream order.
+    """The symbols of several tiles of rows x columns latents; requests every symbol once, in bitstream order.
 
-    Integers only, the same on every machine: decoders, whose `code` answers from the bytes, know all symbols before
-    anything else is computed.
+    Uses only integers, which are the same on every machine. A decoder, whose `code` reads from the bytes, knows all
+    symbols before anything else is computed.
 
     Args:
-        engine: gives table indexes, and has the tables.
-        rows: of each tile's latents.
-        columns: likewise.
+        engine: computes the table indexes, and has the tables.
+        rows: rows of latents of each tile.
+        columns: columns of latents of each tile.
         qualities: 1 to 100, of each tile.
-        codes: of each tile; asked about z, then about each group of y.
-        base_only: stop when the base of the latents is known.
+        codes: for each tile, called for z, then for each group of y.
+        base_only: stop after the base of the latents.
     """
     arch, positions = engine.arch, np.prod(hyper_size(rows, columns)).item()
     of_z = hyper_indexes(engine, positions)
@@ -163,7 +163,7 @@ def read(
 
 
 def coded(engine: Engine, symbols: Symbols, rows: int, columns: int, quality: int) -> Iterator[Coded]:
-    """The symbols of a tile of rows x columns latents as `read` asks for them: z, then each group of y."""
+    """Yields the symbols of a tile of rows x columns latents in the order of `read`: z, then each group of y."""
     yield Coded(hyper_tables(engine, quality), hyper_indexes(engine, len(symbols.z)), symbols.z.ravel())
     for group in groups(rows, columns, engine.arch.latent_channels):
         yield Coded(engine.latent_tables[group.number], group.take(symbols.indexes), group.take(symbols.y))
@@ -172,7 +172,7 @@ def coded(engine: Engine, symbols: Symbols, rows: int, columns: int, quality: in
 def dequantize(engine: Engine, symbols: Sequence[Symbols], rows: int, columns: int, qualities: Sequence[int]) -> Array:
     """Latents [B, M, rows, columns] of the symbols of B tiles, ready for synthesis; or their base.
 
-    Means are float: they move pixels, never the coder.
+    Means are float: they affect pixels, never the entropy coder.
     """
     y = [each.y for each in symbols]
     return engine.predict([each.z for each in symbols], rows, columns, qualities, lambda *_: y, y[0].shape[1])
@@ -182,10 +182,10 @@ def dequantize(engine: Engine, symbols: Sequence[Symbols], rows: int, columns: i
 
 
 def quantize(engine: Engine, y: Array, quality: int) -> tuple[Symbols, Array]:
-    """Symbols of the latents y [M, h, w] of one tile, rate-distortion optimized; and `dequantize` of them [M, h, w].
+    """Quantizes the latents y [M, h, w] of a tile with RDOQ; returns the symbols and the dequantized latents [M, h, w].
 
     Raises:
-        VaecModelError: (MODEL_VALUES) the weights lead to latents that are not finite numbers.
+        VaecModelError: (MODEL_VALUES) the weights produce latents that are not finite.
     """
     rows, columns = y.shape[1:]
     steps, of_z = engine.hyper_analyze(y, quality)
@@ -194,41 +194,41 @@ def quantize(engine: Engine, y: Array, quality: int) -> tuple[Symbols, Array]:
     (indexes,) = engine.table_indexes([z], rows, columns, [quality])
     symbols = np.zeros(indexes.shape, np.int16)
 
-    def choose(number: int, residual: NDArray[np.float32] | None) -> list[NDArray[np.int16]]:
-        told = cast(NDArray[np.float32], residual)  # because there are steps
+    def symbols_of_pass(number: int, residual: NDArray[np.float32] | None) -> list[NDArray[np.int16]]:
+        distances = cast(NDArray[np.float32], residual)  # not None, because there are steps
         for group in groups(rows, columns, engine.arch.latent_channels):
             if group.number == number:
-                chosen = engine.rdoq(group.take(told), group.take(indexes), engine.latent_tables[number])
+                chosen = engine.rdoq(group.take(distances), group.take(indexes), engine.latent_tables[number])
                 group.put(symbols, chosen)
         return [symbols]
 
-    y_hat = engine.predict([z], rows, columns, [quality], choose, symbols.shape[1], steps)[0]
+    y_hat = engine.predict([z], rows, columns, [quality], symbols_of_pass, symbols.shape[1], steps)[0]
     return Symbols(z, symbols, indexes), y_hat
 
 
 def nearest(residual: NDArray[np.float32], indexes: NDArray[np.uint8], tables: Tables) -> NDArray[np.int32]:
-    """The integers [n] nearest to residuals [n], in quantizer steps, that the tables can code.
+    """Rounds residuals [n], in quantizer steps, to the nearest integers [n] that the tables can code.
 
     Args:
         residual: distances from the means.
         indexes: the table index of each.
-        tables: those that will code them.
+        tables: the tables that will code them.
 
     Raises:
         VaecModelError: (MODEL_VALUES) a residual is NaN.
     """
     if np.isnan(residual).any():
-        raise VaecModelError("the weights turn this picture into latents that are NaN", code="MODEL_VALUES")
+        raise VaecModelError("the weights produce NaN latents for this picture", code="MODEL_VALUES")
     symbols = np.rint(residual).clip(-ESCAPE_LIMIT, ESCAPE_LIMIT).astype(np.int32)
     symbols[indexes < tables.first_coded_row] = 0
     return symbols
 
 
 def rdoq(residual: NDArray[np.float32], indexes: NDArray[np.uint8], tables: Tables) -> NDArray[np.int32]:
-    """As `nearest`, but one nearer to zero where the bits that this saves are worth the distortion.
+    """As `nearest`, but one step closer to zero where the saved bits are worth the added distortion.
 
     Source: Karczewicz, Ye and Chong, "Rate Distortion Optimized Quantization", ITU-T SG16/Q6 VCEG-AH21 (2008). Only
-    encoders do it; no decoder can tell.
+    encoders use it; decoders are not affected.
     """
     symbols = nearest(residual, indexes, tables)
     others = np.flatnonzero(symbols)  # than 0
@@ -240,13 +240,13 @@ def rdoq(residual: NDArray[np.float32], indexes: NDArray[np.uint8], tables: Tabl
 
 
 def is_worth_a_step(residual: Any, symbols: Any, saved_bits: Any) -> Any:
-    """Where it pays to go one nearer to zero; of arrays or tensors of one shape.
+    """Whether one step closer to zero is worth its distortion, for arrays or tensors of one shape.
 
     Args:
         residual: distance from the mean in quantizer steps.
         symbols: the integers nearest to it.
-        saved_bits: by how much the symbols nearer to zero are cheaper.
+        saved_bits: bits that the symbols closer to zero save.
     """
-    # The squared distance to a symbol is smaller by this than to its neighbour on the side of zero.
+    # The increase of the squared error from a symbol to its neighbour closer to zero.
     distortion = 2 * (abs(residual) - abs(symbols)) + 1
     return saved_bits > BITS_PER_DISTORTION * distortion

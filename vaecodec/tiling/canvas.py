@@ -195,13 +195,13 @@ class Canvas:
             block[:, :height] = above
         return area.top - height, block
 
-    def let_go(self, row: int) -> None:
+    def release(self, row: int) -> None:
         """Frees the memory of a finished row of tiles."""
         for done in [number for number in self._rows if number <= row]:
             del self._rows[done]
 
     def synthesize_like(self, box: TileBox, original: Samples) -> Array:
-        """Synthesizes samples uint8 [h, w, C] of a tile whose neighbours are in place, for comparison with the original.
+        """Synthesizes samples uint8 [h, w, C] of a tile whose neighbours are in place, to compare with `original`.
 
         Chooses the deblocking cut if there is none yet.
         """

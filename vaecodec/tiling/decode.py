@@ -132,7 +132,7 @@ class Decoder:
                 if band is not None:
                     yield band
                 if self.canvas:
-                    self.canvas.let_go(row)
+                    self.canvas.release(row)
 
     # --- from tiles to latents ---
 
