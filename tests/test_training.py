@@ -109,7 +109,7 @@ def test_what_cannot_be_used_is_named_and_skipped(tmp_path: Path) -> None:
         "small.png", "deep.png", "broken.jpg", "broken.tar", "folder.png"
     }  # fmt: skip
     text = pictures.skipped_text()
-    assert "5 skipped" in text and "small.png (200 x 63 px, at least 64 x 64 are needed)" in text
+    assert "5 skipped" in text and "small.png (200 x 63 px, must have at least 64 x 64)" in text
     assert "and 3 more" in pictures.skipped_text(names=2)
 
 
@@ -623,7 +623,7 @@ def test_wrong_usage_is_told_before_anything_is_written(photos: Path, tiny_weigh
         "must end in .safetensors": ["--data", photos, "--out", tmp_path / "x.pt"],
         "exists: choose another name": ["--data", photos, "--out", there],
         "holds no readable picture": ["--data", empty, "--out", out],
-        "(160 x 144 px, at least 192 x 192 are needed)": ["--data", photos, "--out", out],
+        "(160 x 144 px, must have at least 192 x 192)": ["--data", photos, "--out", out],
         "must be a positive multiple of 64": ["--data", photos, "--out", out, "--patch", 100],
         "init is 'nowhere'": ["--data", photos, "--out", out, "--patch", 64, "--init", "nowhere"],
     }

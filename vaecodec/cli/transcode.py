@@ -68,7 +68,7 @@ def transcode(ctx: click.Context, /, source: str, target: str, **given: Any) -> 
         work = _work(source, target, given)
         plan = run.plan(work, is_picture_name)
         records = run.run(plan, work.target, _answers(plan.jobs, work, given))
-        counts = _tell(console, records, len(plan.jobs) + len(plan.refused))
+        counts = _print_reports(console, records, len(plan.jobs) + len(plan.refused))
     except VaecError as error:
         if error.code in USAGE_CODES:
             raise click.UsageError(str(error)) from error
@@ -102,7 +102,7 @@ def _answers(jobs: "Sequence[Job]", work: "Work", given: dict[str, Any]) -> "Ite
     return cluster.answers(jobs, work, where)
 
 
-def _tell(console: Console, records: "Generator[Record]", total: int) -> Counter[str]:
+def _print_reports(console: Console, records: "Generator[Record]", total: int) -> Counter[str]:
     """Prints the result for each picture as it arrives; returns the number of pictures per status."""
     counts: Counter[str] = Counter()
     with console.progress(total) as advance, closing(records):

@@ -96,7 +96,9 @@ def check_quality(format: str, quality: int | None, subsampling: str | None) -> 
         raise VaecImageError(f"quality is {quality!r}, must be a whole number from 1 to 100", code="ARGUMENT")
     if subsampling is not None and (format not in pillow.JPEG_FORMATS or subsampling not in SUBSAMPLINGS):
         allowed = ", ".join(SUBSAMPLINGS)
-        raise VaecImageError(f"subsampling is {subsampling!r} for {format}: only JPEG has it, {allowed}", code="ARGUMENT")
+        raise VaecImageError(
+            f"subsampling is {subsampling!r} for {format}: must be JPEG with {allowed}", code="ARGUMENT"
+        )
 
 
 def quality_after(format: str, vaec_quality: int) -> int | None:

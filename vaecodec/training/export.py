@@ -1,4 +1,4 @@
-"""A trained model to a weights file: the scale network as integers, and all tables, calibrated on training pictures.
+"""Exports a trained model to a weights file: integer scale network and tables, calibrated on training pictures.
 
 Nothing else in the project builds tables.
 """
@@ -26,20 +26,20 @@ from vaecodec.training.objective import TrainingModel
 
 DEQUANTIZE_UNIT = 4096  # fixed-point unit of dequantized hyper-latents
 WEIGHT_LIMIT = 32767
-HEADROOM = 1.5  # hidden activations may exceed the largest one seen in calibration by this factor before they clamp
+HEADROOM = 1.5  # hidden activations may exceed the calibration maximum by this factor before they are clamped
 HYPER_RADIUS = 63
 QUALITY_BANDS = 10
-LATENT_PRIOR_COUNT, HYPER_PRIOR_COUNT = 4096, 64  # weight of the model's density against measured symbols
+LATENT_PRIOR_COUNT, HYPER_PRIOR_COUNT = 4096, 64  # weight of the model's density, in symbols
 VALUES = 2 * ESCAPE_LIMIT + 1
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """How much is measured for the tables: crops of `patch_px`, each at `qualities` random qualities.
+    """How much to measure for the tables: crops of `patch_px`, each at `qualities` random qualities.
 
-    Rows whose symbols are zero but for a share below `skip_below` are not coded. On validation crops, to leave out all
-    below row 6 took 0.01 % less rate than all below row 4, below row 8 0.05 % more, below row 10 0.5 % more. Networks
-    that have hardly learned where zeros are want a smaller share.
+    Table indexes whose share of non-zero symbols is below `skip_below` are not coded. On validation crops, skipping all
+    below 6 took 0.01 % less rate than all below 4; below 8 took 0.05 % more, below 10 0.5 % more. Networks that have
+    hardly learned to predict zeros need a smaller share.
     """
 
     crops: int = 160
@@ -53,17 +53,17 @@ def export(
     model: TrainingModel, pictures: Pictures, path: Path, calibration: Calibration = Calibration(), *,
     restores: bool = False,
 ) -> str:  # fmt: skip
-    """Write a weights file from a trained model, which stays as it is; returns the file's SHA-256 in hex.
+    """Write a weights file from a trained model, which is not changed; returns the file's SHA-256 in hex.
 
     Args:
-        model: the trained one.
-        pictures: to measure on.
-        path: of the file.
+        model: the trained model.
+        pictures: pictures to measure on.
+        path: path of the weights file.
         calibration: how much to measure.
-        restores: as of `weights.Weights`.
+        restores: as in `weights.Weights`.
     """
     model = copy.deepcopy(model).cpu().eval()
-    for parameter in model.vae.parameters():  # what is stored is what is measured
+    for parameter in model.vae.parameters():  # measure with the precision that is stored
         parameter.data = parameter.data.half().float()
     with torch.inference_mode():
         crops = _crops(pictures, calibration)
@@ -84,7 +84,7 @@ def export(
 def _engine(
     model: TrainingModel, scales: IntegerScales, hyper: tuple[Tables, ...], latent: tuple[Tables, ...]
 ) -> TorchEngine:
-    """The model at work as it will be once it is exported."""
+    """An engine that runs the model as it will be after export."""
     device = torch.device("cpu")
     return TorchEngine(
         model.vae.requires_grad_(False), ExactScales(scales, device), hyper_tables=hyper, latent_tables=latent,
@@ -93,7 +93,7 @@ def _engine(
 
 
 class _Counts(NamedTuple):
-    """How often every value from -2047 to 2047 was seen, by band and channel of z, by pass and row of y."""
+    """Counts of every value from -2047 to 2047, by band and channel of z, and by pass and table index of y."""
 
     hyper: NDArray[np.int64]
     latent: NDArray[np.int64]
@@ -113,7 +113,7 @@ def _hyper_latents(model: TrainingModel, crop: NDArray[np.uint8], level: Tensor)
 
 
 def _integer_scales(model: TrainingModel, crops: Sequence[NDArray[np.uint8]]) -> IntegerScales:
-    """The float scale network in integers: 16-bit weights, 12-bit activations, one power of two a layer."""
+    """The float scale network in integers: 16-bit weights, 12-bit activations, one power of two per layer."""
     vae, layers = model.vae, model.scale_network.layers
     peaks = torch.zeros(len(layers) - 1)
     hooks = [
@@ -142,7 +142,7 @@ def _integer_scales(model: TrainingModel, crops: Sequence[NDArray[np.uint8]]) ->
 
 
 def _integer_layer(weight: Tensor, bias: Tensor, unit_in: float, unit_out: float) -> IntegerLayer:
-    """Integers whose sum, shifted, is the layer's output in `unit_out`; the largest shift whose weights fit 16 bits."""
+    """Integers whose shifted sum is the layer's output in `unit_out`, with the largest shift for 16-bit weights."""
     shift = int(np.floor(np.log2(WEIGHT_LIMIT * unit_in / (unit_out * float(weight.abs().max())))))
     shift = max(1, min(shift, 40))
     scale = 2.0**shift * unit_out
@@ -153,7 +153,7 @@ def _integer_layer(weight: Tensor, bias: Tensor, unit_in: float, unit_out: float
 
 
 def _measure(engine: TorchEngine, crops: Sequence[NDArray[np.uint8]], calibration: Calibration) -> _Counts:
-    """Encode the crops at random qualities and count the symbols."""
+    """Encodes the crops at random qualities and counts the symbols."""
     arch = engine.arch
     counts = _Counts(
         np.zeros((QUALITY_BANDS, arch.hyper_channels, VALUES), np.int64),
@@ -181,7 +181,7 @@ def _flat_tables(rows: int) -> Tables:
 
 
 def _mix(measured: NDArray[np.int64], density: NDArray[np.float64], prior: float) -> tuple[NDArray[np.float64], float]:
-    """Probabilities of -R..R and of all else: measured counts [4095] with the density [2 R + 1] as a prior."""
+    """Probabilities of -R..R and of the escape: measured counts [4095] with the density [2 R + 1] as a prior."""
     radius = len(density) // 2
     inside = measured[ESCAPE_LIMIT - radius : ESCAPE_LIMIT + radius + 1]
     outside = measured.sum() - inside.sum()

@@ -15,24 +15,24 @@ from vaecodec.training.priors import FactorizedPrior, gaussian_bits
 from vaecodec.training.scale_network import ScaleNetwork
 
 LAMBDA_MIN, LAMBDA_MAX = 0.00045, 0.60  # weight of the mean squared error on the 0..255 scale, at quality 1 and 100
-GRID_WEIGHT = 2.0  # by how much of itself the squared error counts more, for a grid of ratio 2 in the picture
-GRID_SLOPE = 0.25  # of grid excess where no grid shows: a square alone leaves steps of 5 % where they are
-SMALLEST_STEP = 0.5 / 255  # between neighbouring pixels, on the mean: ratios of flat pictures say nothing
-LIKELY_RATIOS = (0.8, 1.25)  # of originals; drawings with lines at every 16th pixel are not what a grid looks like
+GRID_WEIGHT = 2.0  # relative increase of the squared error for a grid excess of 1
+GRID_SLOPE = 0.25  # slope of the grid excess at no grid: a square alone would tolerate steps of 5 %
+SMALLEST_STEP = 0.5 / 255  # minimum mean step between neighbouring pixels: ratios of flat pictures are meaningless
+LIKELY_RATIOS = (0.8, 1.25)  # of originals; excludes drawings with lines at every 16th pixel
 LAMBDA_MIDDLE = (LAMBDA_MIN * LAMBDA_MAX) ** 0.5
-# Bits a pixel that a unit of each loss is worth at quality 1 and 100, log-linear between them: the slopes of the curves
+# Bits per pixel that a unit of each loss is worth at quality 1 and 100, log-linear between them: the slopes of curves
 # of weights that were trained for PSNR or for SSIMULACRA2 alone.
 SSIMULACRA2_PRICE = (0.0029, 5.8)
 MS_SSIM_PRICE = (3.0, 500.0)
-# By how much of its own worth each counts for the eye. Squared error keeps colours and flat areas right; MS-SSIM keeps
-# the metrics that nobody trains for from getting worse.
+# Weights of the losses in tune eye. Squared error preserves colours and flat areas; MS-SSIM keeps metrics that are
+# not trained for from getting worse.
 EYE_MSE, EYE_SSIMULACRA2, EYE_MS_SSIM = 0.3, 0.75, 0.5
-EYE_BEND = 0.42  # moves quality 75 to SSIMULACRA2 80, and leaves both ends where they are
-EYE_LOW = 0.2  # moves quality 1 down to 0.07 bits a pixel, and little else
+EYE_BEND = 0.42  # moves quality 75 to SSIMULACRA2 80, and keeps both ends
+EYE_LOW = 0.2  # moves quality 1 down to 0.07 bpp, with little effect elsewhere
 
 
 class Outcome(NamedTuple):
-    """What one forward pass gives: pictures [B, 3, H, W], bits of the latents [B] and of the hyper-latents [B]."""
+    """The result of a forward pass: pictures [B, 3, H, W], bits of the latents [B] and of the hyper-latents [B]."""
 
     pictures: Tensor
     latent_bits: Tensor
@@ -40,7 +40,7 @@ class Outcome(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """Scalars of one batch: the loss that is minimised, its mean rate and its mean squared error on 0..1."""
+    """Scalars of one batch: the minimized loss, the mean rate, and the mean squared error on 0..1."""
 
     total: Tensor
     bpp: Tensor
@@ -49,7 +49,7 @@ class Losses(NamedTuple):
 
 @dataclass(frozen=True)
 class Tune:
-    """What pictures are made for: a mix, from squared error alone (0) to what people see (1).
+    """The distortion measure: a mix, from squared error alone (0) to visual quality (1).
 
     Attributes:
         eye: share of SSIMULACRA2 and MS-SSIM in the distortion.
@@ -59,10 +59,10 @@ class Tune:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The tune of a text: eye, psnr, or a number from 0 (psnr) to 1 (eye).
+        """Parses a text: eye, psnr, or a number from 0 (psnr) to 1 (eye).
 
         Raises:
-            TrainingError: (RECIPE) it is anything else.
+            TrainingError: (RECIPE) the text is anything else.
         """
         named = {"psnr": "0", "eye": "1"}.get(text, text)
         try:
@@ -74,11 +74,11 @@ class Tune:
         return cls(eye)
 
     def level(self, level: Tensor) -> Tensor:
-        """The level, 0..1 or a little less, whose trade of rate for distortion a quality level has."""
+        """Maps a quality level to the level, 0..1 or slightly less, whose rate-distortion trade-off it uses."""
         return level - self.eye * (EYE_BEND * level * (1 - level) + EYE_LOW * (1 - level) ** 6)
 
     def distortion(self, pictures: Tensor, x: Tensor, mse: Tensor, level: Tensor) -> Tensor:
-        """Bits a pixel [B] that what was lost of pictures x [B, 3, H, W] is worth; `mse` [B] has its grid in it."""
+        """The distortion of pictures, against x [B, 3, H, W], in bits per pixel [B]; `mse` [B] includes the grid."""
         total = (1 - (1 - EYE_MSE) * self.eye) * rd_lambda(level) * 255**2 * mse
         if not self.eye:
             return total
@@ -89,23 +89,23 @@ class Tune:
 
 
 def log_linear(ends: tuple[float, float], level: Tensor) -> Tensor:
-    """Between a value at level 0 and one at level 1."""
+    """Interpolates log-linearly between a value at level 0 and one at level 1."""
     return ends[0] * (ends[1] / ends[0]) ** level
 
 
 def rd_lambda(level: Tensor) -> Tensor:
-    """Weight of the distortion at quality levels in 0..1: log-linear."""
+    """Weight of the distortion at quality levels in 0..1; log-linear."""
     return log_linear((LAMBDA_MIN, LAMBDA_MAX), level)
 
 
 def straight_through(x: Tensor, quantized: Tensor) -> Tensor:
-    """The quantized values of x, same shape, with the gradient of the identity."""
+    """The quantized values of x, of the same shape, with a straight-through gradient."""
     return x + (quantized - x).detach()
 
 
 @torch.no_grad()
 def quantize(residual: Tensor, log_scale: Tensor) -> Tensor:
-    """Symbols as an encoder chooses them, of a residual in quantizer steps; arguments as of `gaussian_bits`."""
+    """Quantizes a residual, in quantizer steps, with RDOQ as encoders do; arguments as for `gaussian_bits`."""
     symbols = torch.round(residual)
     nearer = symbols - symbols.sign()
     saved_bits = gaussian_bits(symbols, log_scale) - gaussian_bits(nearer, log_scale)
@@ -113,7 +113,7 @@ def quantize(residual: Tensor, log_scale: Tensor) -> Tensor:
 
 
 class TrainingModel(nn.Module):
-    """The codec with float scales and densities in place of integer tables."""
+    """The codec with float scales and densities instead of integer tables."""
 
     def __init__(self, arch: Architecture) -> None:
         super().__init__()
@@ -122,7 +122,7 @@ class TrainingModel(nn.Module):
         self.hyper_prior = FactorizedPrior(arch.hyper_channels)
 
     def _for_rate(self, x: Tensor, quantized: Tensor) -> Tensor:
-        """Uniform noise stands for quantization while gradients are wanted (Ballé et al. 2017, §3)."""
+        """Replaces quantization by uniform noise while gradients are needed (Ballé et al. 2017, §3)."""
         return x + torch.rand_like(x) - 0.5 if self.training else quantized
 
     def forward(self, x: Tensor, level: Tensor) -> Outcome:
@@ -154,7 +154,7 @@ class TrainingModel(nn.Module):
 
 
 def border_ratio(pictures: Tensor) -> Tensor:
-    """Mean step [B, 2] across the borders of latents relative to elsewhere, along rows and along columns.
+    """Mean step [B, 2] across the borders of latents, relative to elsewhere, along rows and along columns.
 
     About 1 in photographs; in pictures [B, 3, H, W] with a visible grid it is larger.
     """
@@ -163,29 +163,29 @@ def border_ratio(pictures: Tensor) -> Tensor:
 
 
 def grid_excess(pictures: Tensor, x: Tensor) -> Tensor:
-    """How far [B] the `border_ratio` of pictures is from that of their originals: 0 where no grid shows, 1.25 at most.
+    """How far [B] the `border_ratio` of pictures is from that of their originals: 0 without a grid, 1.25 at most.
 
-    Squared error alone leaves a grid that is plain to see at low quality and costs it next to nothing.
+    Squared error alone leaves a grid that is clearly visible at low quality, because it costs almost nothing.
     """
     excess = (border_ratio(pictures) / border_ratio(x).clamp(*LIKELY_RATIOS) - 1).clamp(-1, 1).abs()
     return (excess * (excess + GRID_SLOPE)).mean(1)
 
 
 def losses(model: nn.Module, x: Tensor, level: Tensor, *, tune: Tune = Tune(), seen: Tensor | None = None) -> Losses:
-    """Rate + distortion, each sample weighted by lambda^-1/2 so that no quality drowns the others.
+    """Rate + distortion, with each sample weighted by lambda^-1/2 so that no quality dominates the others.
 
     Args:
         model: the codec.
-        x: the pictures that are to come out [B, 3, H, W] in 0..1.
+        x: the target pictures [B, 3, H, W] in 0..1.
         level: quality levels [B] in 0..1.
-        tune: what distortion is.
-        seen: what the codec is given instead of x, if it is to learn to restore.
+        tune: the distortion measure.
+        seen: the codec's input instead of x, if it is to learn to restore.
     """
     outcome = model(x if seen is None else seen, level)
     bpp = (outcome.latent_bits + outcome.hyper_bits) / (x.shape[2] * x.shape[3])
     mse = (outcome.pictures - x).square().mean((1, 2, 3))
     traded = tune.level(level)
-    with torch.autocast(x.device.type, enabled=False):  # differences of near-equal variances need all bits
+    with torch.autocast(x.device.type, enabled=False):  # differences of nearly equal variances need full precision
         with_grid = mse * (1 + GRID_WEIGHT * grid_excess(outcome.pictures, x))
         distortion = tune.distortion(outcome.pictures, x, with_grid, traded)
     total = ((bpp + distortion) * (rd_lambda(traded) / LAMBDA_MIDDLE) ** -0.5).mean()

@@ -1,4 +1,4 @@
-"""Densities that training minimises: the conditional Gaussian of latents, the factorized prior of hyper-latents."""
+"""Densities for training: the conditional Gaussian of latents, and the factorized prior of hyper-latents."""
 
 import math
 
@@ -13,7 +13,7 @@ def gaussian_bits(residual: Tensor, log_scale: Tensor) -> Tensor:
     """Bits of integers (or noisy integers) under a Gaussian around zero, integrated over one quantizer step.
 
     Args:
-        residual: distance from the mean, in quantizer steps, any shape.
+        residual: distance from the mean in quantizer steps, any shape.
         log_scale: natural log of the standard deviation in quantizer steps, same shape; clamped to the table's range.
 
     Reference: Minnen, Ballé, Toderici, "Joint Autoregressive and Hierarchical Priors" (2018), §2.
@@ -26,7 +26,7 @@ def gaussian_bits(residual: Tensor, log_scale: Tensor) -> Tensor:
 
 
 class FactorizedPrior(nn.Module):
-    """Density of every hyper-latent channel: a mixture of three logistics. For training; files use tables."""
+    """The density of every hyper-latent channel: a mixture of three logistics. For training only; files use tables."""
 
     def __init__(self, channels: int, components: int = 3) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class FactorizedPrior(nn.Module):
         self.raw_scale = nn.Parameter(torch.full((components, channels), 0.5))
 
     def probability(self, z: Tensor) -> Tensor:
-        """Mass of the unit interval around z [B, Z, h, w], same shape."""
+        """Probability mass of the unit interval around z [B, Z, h, w], same shape."""
         weight = torch.softmax(self.logits, 0)[:, None, :, None, None]
         mean = self.mean[:, None, :, None, None]
         scale = F.softplus(self.raw_scale).clamp_min(0.05)[:, None, :, None, None]
