@@ -1,4 +1,4 @@
-"""Hatchling's hook: wheels and editable installs get the native core where there is a compiler, else do without."""
+"""Hatchling's build hook: compiles the native core into wheels and editable installs, if there is a compiler."""
 
 import os
 import sys
@@ -12,7 +12,7 @@ import build_core
 
 
 class CoreHook(BuildHookInterface):  # type: ignore[type-arg]
-    """Compiles the core, or takes that of $VAECODEC_CORE, which was compiled for the platform of $VAECODEC_TAG."""
+    """Compiles the core, or uses $VAECODEC_CORE, which was compiled for the platform of $VAECODEC_TAG."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Called by hatchling before it collects files."""
@@ -30,7 +30,7 @@ class CoreHook(BuildHookInterface):  # type: ignore[type-arg]
 
 
 def _own_platform() -> str:
-    """The platform tag of wheels that run here: what this machine compiles runs on no older system."""
+    """The platform tag of this machine: what it compiles may not run on older systems."""
     from packaging.tags import sys_tags
 
     return next(

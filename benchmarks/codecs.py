@@ -1,4 +1,4 @@
-"""The codecs that are compared, each one adapter: a picture to the bytes of a file, and these bytes to a picture."""
+"""The adapters of all compared codecs."""
 
 import inspect
 import io
@@ -14,7 +14,7 @@ from benchmarks import peers
 from benchmarks.adapter import Codec, UnavailableError, needs
 
 TUNES: dict[str, str | None] = {"vaecodec": None, "vaecodec-psnr": "psnr"}
-"""vaecodec under a name for each tune; None is its default."""
+"""The names of vaecodec by tune; None is the default tune."""
 
 DEFAULT = (
     *TUNES, "jpeg", "jpeg-420", "jpeg-444", "webp", "avif", "avif-tuned", "avif-444", "heic", "jxl", "jpeg2000",
@@ -22,15 +22,15 @@ DEFAULT = (
 
 
 def open_codec(name: str, *, device: str = "cpu", model: Path | None = None) -> Codec:
-    """Make the adapter of a name.
+    """Make the adapter with a name.
 
     Args:
         name: one of `names()`.
-        device: "cpu" or "cuda", for the codecs that know it.
+        device: "cpu" or "cuda", for codecs that support it.
         model: weights of vaecodec; None is the built-in file.
 
     Raises:
-        UnavailableError: the name is not known, or what the codec needs is not installed.
+        UnavailableError: the name is unknown, or a package that the codec needs is not installed.
     """
     if name in TUNES:
         return _vaecodec(name, device, model, TUNES[name])
@@ -42,7 +42,7 @@ def open_codec(name: str, *, device: str = "cpu", model: Path | None = None) -> 
 
 
 def names() -> tuple[str, ...]:
-    """All codecs that there are adapters for, whether they can be used here or not."""
+    """The names of all adapters, whether they can be used here or not."""
     return (*TUNES, *_PILLOW, *peers.OPENERS)
 
 
@@ -69,7 +69,7 @@ def _vaecodec(name: str, device: str, model: Path | None, tune: str | None) -> C
 
 
 def _pillow(name: str, file_format: str, qualities: tuple[int, ...], *, library: str, **options: Any) -> Codec:
-    """A codec behind Pillow's save and open; `library` names what Pillow was built with."""
+    """A codec behind Pillow's save and open; `library` is the library that Pillow must be built with."""
     if not features.check(library):
         raise UnavailableError(f"this Pillow was built without {library}")
     return _through_pillow(
@@ -100,9 +100,13 @@ def _library_version(library: str) -> str:
 
 
 def _jpeg2000() -> Codec:
-    """OpenJPEG's lossy mode at a fixed compression ratio, which stands for the quality: the larger, the smaller."""
+    """OpenJPEG's lossy mode at a fixed compression ratio, which serves as quality: larger means smaller files."""
     base = _pillow("jpeg2000", "JPEG2000", (200, 100, 60, 36, 24, 16, 10, 6), library="jpg_2000")
-    options = {"irreversible": True, "mct": 1, "quality_mode": "rates"}  # mct: Pillow leaves colours correlated
+    options = {
+        "irreversible": True,
+        "mct": 1,
+        "quality_mode": "rates",
+    }  # mct: Pillow does not decorrelate colours by default
 
     def encode(image: Image.Image, quality: int) -> bytes:
         file = io.BytesIO()
@@ -128,7 +132,7 @@ def _jxl() -> Codec:
 
 
 _TENS = (10, 20, 30, 40, 50, 60, 70, 80, 90, 95)
-_FIVES = tuple(range(5, 100, 5))  # those of CompressAI's published JPEG curve
+_FIVES = tuple(range(5, 100, 5))  # the qualities of CompressAI's published JPEG curve
 _AVIF = (10, 25, 40, 55, 70, 80, 90, 95)
 
 _PILLOW: dict[str, Callable[[], Codec]] = {

@@ -33,7 +33,7 @@ Box = tuple[int, int, int, int]
 
 
 class Panel(NamedTuple):
-    """A picture as one codec shows it; file_bytes is 0 for the original."""
+    """A picture decoded by one codec; file_bytes is 0 for the original."""
 
     name: str
     image: Image.Image
@@ -43,7 +43,7 @@ class Panel(NamedTuple):
 
     @property
     def caption(self) -> str:
-        """What it is, what it costs, and how close it is."""
+        """Name, size and fidelity as text."""
         if not self.file_bytes:
             return self.name
         score = "" if self.ssimulacra2 is None else f", SSIMULACRA2 {self.ssimulacra2:.1f}"
@@ -51,14 +51,14 @@ class Panel(NamedTuple):
 
 
 def panel_of(codec: Codec, original: Image.Image, file: bytes) -> Panel:
-    """A file as its codec shows it."""
+    """Decodes a file with its codec, and measures it."""
     shown = codec.decode(file)
     a, b = np.asarray(original), np.asarray(shown)
     return Panel(codec.name, shown, len(file), metrics.psnr_db(a, b), metrics.ssimulacra2(a, b))
 
 
 class Comparison(NamedTuple):
-    """One picture: the original first, then vaecodec, then the others at about the same bytes."""
+    """One picture: the original, then vaecodec, then the other codecs at about the same bytes."""
 
     picture: str
     panels: list[Panel]
@@ -67,13 +67,13 @@ class Comparison(NamedTuple):
 def compare(
     records: Sequence[Record], count: int, *, quality: int, data: str | None, model: Path | None = None
 ) -> list[Comparison]:
-    """Code some pictures of the data set again for showing, evenly spread over it.
+    """Code some pictures of the data set again for the page, evenly spread over it.
 
     Args:
-        records: their codecs are shown, where they are still the same as measured; without vaecodec nothing is.
-        count: of pictures.
-        quality: of vaecodec; the others are set to come nearest to its bytes.
-        data: where the pictures are; None is where the name of their data set says.
+        records: their codecs are shown if they are unchanged since the measurement; without vaecodec, none are.
+        count: number of pictures.
+        quality: of vaecodec; the other codecs match its bytes as closely as possible.
+        data: where the pictures are; None looks them up by the name of their data set.
         model: weights of vaecodec; None is the built-in file.
     """
     usable = _usable(records, model)
@@ -117,7 +117,7 @@ def _settings(record: Record) -> str:
 
 
 def _usable(records: Iterable[Record], model: Path | None) -> dict[str, Codec]:
-    """The codecs that are here and the same as when they were measured."""
+    """The codecs that are installed and unchanged since they were measured."""
     usable = {}
     for record in records:
         try:
@@ -126,7 +126,10 @@ def _usable(records: Iterable[Record], model: Path | None) -> dict[str, Codec]:
             print(f"{record.name}: no pictures: {reason}", file=sys.stderr)
             continue
         if codec.describe() != record.codec:
-            print(f"{record.name}: no pictures: here is {codec.describe()}, measured {record.codec}", file=sys.stderr)
+            print(
+                f"{record.name}: no pictures: installed is {codec.describe()}, measured was {record.codec}",
+                file=sys.stderr,
+            )
         elif not codec.timing_only:
             usable[record.name] = codec
     return usable
@@ -141,13 +144,13 @@ def _pictures(record: Record, data: str | None) -> Sequence[datasets.Picture]:
         print(f"no pictures: {reason}", file=sys.stderr)
         return ()
     if found.sha256 != record.dataset["sha256"]:
-        print(f"no pictures: {found.name} is not what was measured (other checksum)", file=sys.stderr)
+        print(f"no pictures: {found.name} is not the measured data set (its checksum differs)", file=sys.stderr)
         return ()
     return found.pictures
 
 
 def _bracket(sizes: Mapping[int, int], wanted_bytes: int) -> tuple[int, int]:
-    """The two measured qualities, of a picture with files of these sizes, between which a size lies; or the end."""
+    """The two measured qualities between whose file sizes a size lies; the last quality twice if it lies outside."""
     by_size = sorted(sizes, key=lambda quality: sizes[quality])
     smaller = sum(size < wanted_bytes for size in sizes.values())
     first, second = by_size[max(0, smaller - 1)], by_size[min(smaller, len(by_size) - 1)]
@@ -155,7 +158,7 @@ def _bracket(sizes: Mapping[int, int], wanted_bytes: int) -> tuple[int, int]:
 
 
 def nearest(codec: Codec, image: Image.Image, wanted_bytes: int, *, between: tuple[int, int]) -> bytes:
-    """The codec's file nearest to a size, by bisection: size is taken to rise or to fall with its quality."""
+    """The codec's file closest to a size, by bisection, which assumes that size is monotonic in quality."""
     low, high = between
     files = {quality: codec.encode(image, quality) for quality in (low, high)}
     rises = len(files[high]) > len(files[low])
@@ -170,7 +173,7 @@ def nearest(codec: Codec, image: Image.Image, wanted_bytes: int, *, between: tup
 
 
 def by_detail(image: Image.Image, size: tuple[int, int]) -> list[Box]:
-    """Boxes of a size all over a picture, those with the least detail first; the picture itself if it is smaller."""
+    """Boxes of a size all over a picture, in order of increasing detail; the whole picture if it is smaller."""
     width, height = min(size[0], image.width), min(size[1], image.height)
     grey = np.asarray(image.convert("L"), np.int32)
     detail = np.abs(np.diff(grey, axis=0))[:, 1:] + np.abs(np.diff(grey, axis=1))[1:]
@@ -216,7 +219,7 @@ def figure(source: str, caption: str) -> str:
 
 
 def inline_crop(image: Image.Image, box: Box) -> str:
-    """A crop as the browser will show it, without further loss."""
+    """A crop as a lossless data URL."""
     file = io.BytesIO()
     image.crop(box).save(file, "WEBP", lossless=True)
     return inline(file.getvalue(), "webp")

@@ -1,4 +1,4 @@
-"""The pictures of a benchmark: quality against rate, and BD-rate against decode time. Colour-blind safe."""
+"""Plots of benchmarks: quality against rate, and BD-rate against decode time, in colour-blind safe colours."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ if TYPE_CHECKING:  # matplotlib is optional, and takes a second to load
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette: fixed by codec, so that a codec keeps its colour from plot to plot. Yellow is not legible.
+# Okabe and Ito's palette, without yellow, which is not legible. Each codec has the same colour in all plots.
 STYLES = {
     "vaecodec": ("#D55E00", "o"),
     "vaecodec-psnr": ("#AA4499", "p"),
@@ -31,7 +31,12 @@ LABELS = {
     "ssimulacra2": "SSIMULACRA2", "ms_ssim": "MS-SSIM, dB", "butteraugli": "butteraugli, 3-norm: a distance",
     "psnr_db": "PSNR, dB",
 }  # fmt: skip
-PLACES = ((8, -14, "left"), (-8, 6, "right"), (8, 6, "left"), (-8, -14, "right"))  # neighbours' names take turns
+PLACES = (
+    (8, -14, "left"),
+    (-8, 6, "right"),
+    (8, 6, "left"),
+    (-8, -14, "right"),
+)  # alternates, so that labels of neighbours do not overlap
 SIZE_INCH, DPI, FONT_PT = (8.2, 5.4), 110, 12
 
 
@@ -53,7 +58,7 @@ def rate_distortion(
     axes.set_xlim(0, right)
     beyond = 0.03 * (max(heights) - min(heights)) or 0.5
     axes.set_ylim(min(heights) - beyond, max(heights) + beyond)
-    if metric == "butteraugli":  # curves hold the distance negated, so that up is better everywhere
+    if metric == "butteraugli":  # curves hold the negated distance, so that up is better everywhere
         axes.yaxis.set_major_formatter(lambda height, _: f"{abs(height):g}")
     axes.legend(loc="lower right", fontsize=FONT_PT - 3, ncols=2)
     figure.savefig(path, dpi=DPI)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-if not __package__:  # run as a file: the names in this folder (codecs, datasets) must not hide other packages' modules
+if not __package__:  # run as a script: the modules here (codecs, datasets) must not shadow those of other packages
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
@@ -138,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", help="folder or data set; the sample if not given")
     parser.add_argument("--qualities", default=",".join(map(str, QUALITIES)), help="ascending")
     parser.add_argument("--codec", default=OURS, choices=codecs.TUNES, help="which tune")
-    parser.add_argument("--model", type=Path, help="weights of vaecodec; the built-in file if not given")
+    parser.add_argument("--model", type=Path, help="weights of vaecodec [built-in]")
     parser.add_argument("--out", type=Path, default=Path("out", "benchmark", "quality_scale.json"), help="result")
     options = parser.parse_args(arguments)
     codec = codecs.open_codec(options.codec, device="cpu", model=options.model)
