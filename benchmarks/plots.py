@@ -67,10 +67,10 @@ def rate_distortion(
 def speed(points: Mapping[str, tuple[float, float]], path: Path, *, label: str, peer_ms: float | None = None) -> None:
     """Draw BD-rate against JPEG in percent over decode time in milliseconds, on a log scale; lower left is better.
 
-    `label` names the metric of the BD-rate. `peer_ms` is the time of a learned codec whose rate was not measured: a
-    line without a point.
+    `label` names the metric of the BD-rate. `peer_ms` is the time of a learned codec whose rate was not measured, drawn
+    as a line without a point.
     """
-    figure, axes = _canvas("decode time, ms a picture", f"BD-rate against jpeg by {label}, %")
+    figure, axes = _canvas("decode time, ms per picture", f"BD-rate against jpeg by {label}, %")
     if peer_ms is not None:
         axes.axvline(peer_ms, color="#888888", linestyle=(0, (2, 2)), label="mbt2018-mean of CompressAI: time only")
         axes.legend(loc="upper right", fontsize=FONT_PT - 2)
@@ -87,7 +87,7 @@ def speed(points: Mapping[str, tuple[float, float]], path: Path, *, label: str, 
 
 
 def _canvas(across: str, up: str) -> "tuple[Figure, Axes]":
-    """A figure outside of pyplot's global state, and its axes."""
+    """A figure outside pyplot's global state, and its axes."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 

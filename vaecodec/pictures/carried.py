@@ -202,8 +202,8 @@ def _dpi(image: Image.Image) -> tuple[float, float] | None:
         across, down = float(dpi[0]), float(dpi[1])
     except (TypeError, ValueError, ZeroDivisionError):
         return None
-    is_told = all(math.isfinite(each) and 1 <= each < 1e6 for each in (across, down))
-    return (across, down) if is_told and (round(across), round(down)) != (72, 72) else None
+    is_valid = all(math.isfinite(each) and 1 <= each < 1e6 for each in (across, down))
+    return (across, down) if is_valid and (round(across), round(down)) != (72, 72) else None
 
 
 def _profile(image: Image.Image, stored_mode: str) -> bytes:
@@ -211,10 +211,10 @@ def _profile(image: Image.Image, stored_mode: str) -> bytes:
     icc_profile = _icc_profile(image)
     original = originals.inspect(image)
     is_grey = len(stored_mode) < 3
-    told = original.code_points
+    points = original.code_points
     # In PNG the code points take precedence, elsewhere the profile.
-    if told and colour.knows_code_points(*told) and (image.format == "PNG" or not icc_profile):
-        icc_profile = colour.of_code_points(*told, is_grey=is_grey)
+    if points and colour.knows_code_points(*points) and (image.format == "PNG" or not icc_profile):
+        icc_profile = colour.of_code_points(*points, is_grey=is_grey)
     elif not icc_profile and image.mode != "CMYK":
         icc_profile = _made_profile(image, original, is_grey=is_grey)
     return icc_profile if icc_profile[16:20] == _ICC_COLOUR_SPACE[stored_mode] else b""

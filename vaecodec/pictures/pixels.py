@@ -360,7 +360,7 @@ def _examine(image: Image.Image) -> None:
     from vaecodec.pictures import originals
 
     original = originals.inspect(image)
-    if original.is_too_deep and not _is_deep_mode(image.mode):  # of which `_stored_mode` tells
+    if original.is_too_deep and not _is_deep_mode(image.mode):  # `_stored_mode` reports deep modes
         message = f"the file has {original.bits} bits per sample, must have 8: convert it (magick IN -depth 8 OUT)"
         raise VaecImageError(f"{message}, or pass image.copy(), which Pillow has reduced to 8", code="BIT_DEPTH")
 

@@ -20,7 +20,7 @@ STRIPE_PX, STRIPE_SPACING_PX = 8, 128  # the lossless size is first estimated fr
 # Maximum ratio of the lossless size, estimated from stripes and from the whole tile, to the learned payload. The
 # estimates are too high for content that repeats.
 STRIPES_MARGIN, GUESS_MARGIN = 4.0, 1.7
-WAVES_RATIO = 2  # of a quick estimate to a thorough one, from which on the quick one means nothing
+WAVES_RATIO = 2  # if a quick estimate exceeds a thorough one by this factor, it means nothing
 FLAT_SHARE = 0.5  # text and drawings: fast to pack, and smaller than any estimate says
 SMOOTH_BPP, SMALL_SAMPLES = 0.1, 1 << 16  # below either, packing is fast, and estimates are unreliable
 # Minimum PSNR of a tile in dB, by quality. Photographs have about 10 dB more at quality 75 and 4 at 90. What the

@@ -286,7 +286,7 @@ class _Session:
             self.journal.pictures(run.step, reconstructions(run.average, crops.to(run.device)))
 
     def _calibration(self) -> Calibration:
-        """The calibration: crops no larger than the pictures, and no more than there is content for."""
+        """The calibration, with crops no larger than the pictures, and no more of them than the content needs."""
         crops = min(Calibration.crops, CROPS_PER_PICTURE * len(self.pictures.pictures))
         return Calibration(crops=crops, patch_px=min(Calibration.patch_px, self.run.recipe.final_patch_px))
 
