@@ -236,9 +236,9 @@ def run(items: Sequence[Item], task: Task[Item, Value], *, console: Console, thr
     counts: Counter[str] = Counter()
     total_bytes: Counter[str] = Counter()
     with (
-        _hearing() as hear,
+        _collecting_warnings() as collect,
         console.progress(len(items)) as advance,
-        closing(_outcomes(items, partial(hear, task.compute), threads)) as outcomes,
+        closing(_outcomes(items, partial(collect, task.compute), threads)) as outcomes,
     ):
         for item, outcome in outcomes:
             label = {task.key: task.name(item)}
@@ -281,21 +281,21 @@ def _outcomes(
 
 
 @contextmanager
-def _hearing() -> Iterator[Callable[[Callable[[Item], Value], Item], tuple[Value, list[str]]]]:
+def _collecting_warnings() -> Iterator[Callable[[Callable[[Item], Value], Item], tuple[Value, list[str]]]]:
     """Collects warnings per input. `warnings.catch_warnings` alone cannot: it is global to all threads."""
     local = threading.local()
 
     def show(message: Warning | str, *_: object, **__: object) -> None:
         getattr(local, "heard", []).append(str(message))
 
-    def hear(compute: Callable[[Item], Value], item: Item) -> tuple[Value, list[str]]:
+    def collect(compute: Callable[[Item], Value], item: Item) -> tuple[Value, list[str]]:
         local.heard = []
         return compute(item), local.heard
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = show
-        yield hear
+        yield collect
 
 
 def _name(label: dict[str, str]) -> str:

@@ -63,6 +63,25 @@ Examples:
   vaecodec decode map.vaec corner.png --crop 0,0,1024,768
   vaecodec decode -r archive --out-dir previews --format jpg --scale 1/8
 """
+INFO_EXAMPLES = """\b
+Examples:
+  vaecodec info photo.vaec
+  vaecodec info --json *.vaec                      one JSON object per file
+"""
+VERIFY_EXAMPLES = """\b
+Examples:
+  vaecodec verify *.vaec                           check all checksums
+  vaecodec verify --deep photo.vaec                also decode the file
+"""
+COMPARE_EXAMPLES = """\b
+Examples:
+  vaecodec compare photo.png photo.vaec photo.jpg
+"""
+DOCTOR_EXAMPLES = """\b
+Examples:
+  vaecodec doctor
+  vaecodec doctor --conformance                    also decode the conformance vectors
+"""
 
 inputs_argument = click.argument("inputs", nargs=-1, required=True, metavar="IN...")
 
@@ -228,7 +247,7 @@ def decode(ctx: click.Context, /, inputs: tuple[str, ...], **given: Any) -> None
     )
 
 
-@main.command()
+@main.command(epilog=INFO_EXAMPLES)
 @inputs_argument
 @console_options
 @click.pass_context
@@ -242,7 +261,7 @@ def info(ctx: click.Context, /, inputs: tuple[str, ...]) -> None:
     _answer(ctx, inputs, look, reports.of_info)
 
 
-@main.command()
+@main.command(epilog=VERIFY_EXAMPLES)
 @inputs_argument
 @click.option("--deep", is_flag=True, help="Also decode the files.")
 @max_pixels_option
@@ -262,7 +281,7 @@ def verify(ctx: click.Context, /, inputs: tuple[str, ...], deep: bool, max_pixel
     _answer(ctx, inputs, look, lambda path, _: Report("ok", f"{printable(path)}: {done}", {"deep": deep}))
 
 
-@main.command()
+@main.command(epilog=COMPARE_EXAMPLES)
 @click.argument("reference", metavar="REF")
 @click.argument("inputs", nargs=-1, required=True, metavar="IMG...")
 @codec_options
@@ -291,7 +310,7 @@ def compare(ctx: click.Context, /, reference: str, inputs: tuple[str, ...], mode
     _answer(ctx, inputs, look, reports.of_comparison)
 
 
-@main.command()
+@main.command(epilog=DOCTOR_EXAMPLES)
 @click.option("--conformance", is_flag=True, help="Also decode the conformance vectors: files with known pictures.")
 @console_options
 @click.pass_context

@@ -20,6 +20,21 @@ if TYPE_CHECKING:
 
 Made = tuple[bytes, dict[str, Any]]
 
+SAMPLE_EXAMPLES = """\b
+Examples:
+  vaecodec sample -o out.png
+  vaecodec sample --size 768x512 --seed 7 --temperature 0.5 -o out.png
+"""
+MAP_EXAMPLES = """\b
+Examples:
+  vaecodec map photo.png -q 50 -o map.png
+  vaecodec map photo.vaec -o map.png
+"""
+HTML_EXAMPLES = """\b
+Examples:
+  vaecodec html a.png b.png -q 40 -o page.html
+"""
+
 quality_option = click.option(
     "-q",
     "--quality",
@@ -43,7 +58,7 @@ def picture_size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-@click.command()
+@click.command(epilog=SAMPLE_EXAMPLES)
 @click.option("--size", type=picture_size, default="512x512", show_default=True, metavar="WxH",
               help="Size of the picture in pixels.")  # fmt: skip
 @click.option(
@@ -76,7 +91,7 @@ def sample(ctx: click.Context, /, output: str, force: bool, **given: Any) -> Non
     _make_one(ctx, [], output, force, make)
 
 
-@click.command(name="map")
+@click.command(name="map", epilog=MAP_EXAMPLES)
 @click.argument("source", metavar="IN")
 @click.option("-o", "--output", required=True, metavar="PATH", help="Write the picture to PATH; - is stdout, as PNG.")
 @quality_option
@@ -106,7 +121,7 @@ def rate_map(ctx: click.Context, /, source: str, output: str, force: bool, **giv
     _make_one(ctx, [source], output, force, make)
 
 
-@click.command()
+@click.command(epilog=HTML_EXAMPLES)
 @click.argument("inputs", nargs=-1, required=True, metavar="IMG...")
 @click.option("-o", "--output", required=True, metavar="PATH", help="Write the page to PATH; - is stdout.")
 @click.option("--title", default="vaecodec: before and after", show_default=True, metavar="TEXT",
