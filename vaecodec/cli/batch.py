@@ -144,24 +144,24 @@ class Console:
         self.hides_progress = False
         self._bar: Any = None
 
-    def report(self, label: dict[str, str], report: Report, *, is_answer: bool, heard: Sequence[str]) -> None:
+    def report(self, label: dict[str, str], report: Report, *, is_answer: bool, warned: Sequence[str]) -> None:
         """Prints the outcome of one input, and its warnings.
 
         Args:
             label: the JSON field that names the input.
             report: the outcome.
             is_answer: whether its text is the requested result.
-            heard: warnings.
+            warned: texts of its warnings.
         """
         if self.is_json:
-            extra = {"warnings": list(heard)} if heard else {}
+            extra = {"warnings": list(warned)} if warned else {}
             self._print_json({**label, "status": report.status, **report.facts, **extra})
             return
         if is_answer:
             self._answer(report.text)
         elif not self.is_quiet:
             self.say(report.text)
-        for warning in heard:
+        for warning in warned:
             self.say(f"warning: {_name(label)}: {warning}")
 
     def fail(self, label: dict[str, str], error: Exception) -> None:
@@ -243,7 +243,7 @@ def run(items: Sequence[Item], task: Task[Item, Value], *, console: Console, thr
         for item, outcome in outcomes:
             label = {task.key: task.name(item)}
             try:
-                value, heard = outcome()
+                value, warned = outcome()
                 report = task.finish(item, value)
             except Exception as error:  # the next file may be fine
                 errors.append(error)
@@ -254,7 +254,7 @@ def run(items: Sequence[Item], task: Task[Item, Value], *, console: Console, thr
                 counts[report.status] += 1
                 if "input_bytes" in report.facts:  # unknown for pipes
                     total_bytes.update({key: report.facts[key] for key in ("input_bytes", "output_bytes")})
-                console.report(label, report, is_answer=task.answers, heard=heard)
+                console.report(label, report, is_answer=task.answers, warned=warned)
             advance()
     if len(items) != 1 and not task.answers:
         console.sum_up(counts, total_bytes)
@@ -286,11 +286,11 @@ def _collecting_warnings() -> Iterator[Callable[[Callable[[Item], Value], Item],
     local = threading.local()
 
     def show(message: Warning | str, *_: object, **__: object) -> None:
-        getattr(local, "heard", []).append(str(message))
+        getattr(local, "warned", []).append(str(message))
 
     def collect(compute: Callable[[Item], Value], item: Item) -> tuple[Value, list[str]]:
-        local.heard = []
-        return compute(item), local.heard
+        local.warned = []
+        return compute(item), local.warned
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)

@@ -106,7 +106,7 @@ def train(ctx: click.Context, /, data: Path, out: Path, resume: bool, **given: A
         console.fail(label, error)
         ctx.exit(exit_code([error], 1))
     if result.sha256 is not None:  # with torchrun, one process writes and reports
-        console.report(label, _report(out, result), is_answer=False, heard=())
+        console.report(label, _report(out, result), is_answer=False, warned=())
 
 
 def _recipe(data: Path, out: Path, given: dict[str, Any]) -> "Recipe":

@@ -112,7 +112,7 @@ def _print_reports(console: Console, records: "Generator[Record]", total: int) -
             if record["status"] == "failed":
                 console.fail(label, VaecError(record["message"], code=record["code"]))
             else:
-                console.report(label, _report(record), is_answer=False, heard=record.get("warnings", ()))
+                console.report(label, _report(record), is_answer=False, warned=record.get("warnings", ()))
             advance()
     return counts
 

@@ -77,8 +77,8 @@ class Transcoder:
                 facts = self._encode(job)
             except Exception as error:  # the next picture may be fine
                 return {**label, "status": "failed", "code": _code(error), "message": _message(error)}
-        heard = {"warnings": [str(each.message) for each in caught]} if caught else {}
-        return {**label, "status": "done", **facts, **heard, "seconds": round(time.perf_counter() - start_s, 3)}
+        extra = {"warnings": [str(each.message) for each in caught]} if caught else {}
+        return {**label, "status": "done", **facts, **extra, "seconds": round(time.perf_counter() - start_s, 3)}
 
     def _encode(self, job: Job) -> dict[str, Any]:
         content = self.work.source.read(job.path)
