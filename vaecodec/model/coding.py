@@ -135,7 +135,7 @@ def hyper_indexes(engine: Engine, positions: int) -> NDArray[np.uint8]:
 def read(
     engine: Engine, rows: int, columns: int, qualities: Sequence[int], codes: Sequence[Code], *, base_only: bool = False
 ) -> list[Symbols]:
-    """The symbols of several tiles of rows x columns latents; requests every symbol once, in bitstream order.
+    """The symbols of several tiles of rows x columns latents; every symbol is requested once, in bitstream order.
 
     Uses only integers, which are the same on every machine. A decoder, whose `code` reads from the bytes, knows all
     symbols before anything else is computed.
