@@ -290,7 +290,7 @@ def test_a_deeper_start_computes_the_same(old: int, new: int) -> None:
 
 def test_a_start_is_not_made_less_deep() -> None:
     """Blocks that have learned something are not thrown away."""
-    with pytest.raises(TrainingError, match="analysis_blocks is 1, the start has 2") as caught:
+    with pytest.raises(TrainingError, match="analysis_blocks is 1, must be at least the 2 of the start") as caught:
         deepen(TrainingModel(dataclasses.replace(TINY, analysis_blocks=2)), 1)
     assert caught.value.code == "INIT"
 
@@ -453,7 +453,7 @@ def test_a_checkpoint_without_architecture_is_of_the_default_one(recipe: Recipe)
     path = checkpoint_path(recipe.out)
     assert Architecture(**load_checkpoint(path)["architecture"]) == run.model.vae.arch
     torch.save({key: value for key, value in load_checkpoint(path).items() if key != "architecture"}, path)
-    with pytest.raises(TrainingError, match="of another network") as caught:
+    with pytest.raises(TrainingError, match="belongs to another network") as caught:
         Run.resume(recipe, ALONE)
     assert caught.value.code == "CHECKPOINT"
 
