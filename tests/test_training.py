@@ -25,7 +25,7 @@ from vaecodec.cli import main
 from vaecodec.cli.train import _describe
 from vaecodec.errors import VaecModelError
 from vaecodec.model import weights
-from vaecodec.model.architecture import Architecture
+from vaecodec.model.architecture import HYPER_BANDS, Architecture
 from vaecodec.model.coding import BITS_PER_DISTORTION
 from vaecodec.model.engine import Engine
 from vaecodec.model.torch_engine import engine
@@ -265,7 +265,9 @@ def test_weights_become_a_model_with_the_same_table_indexes(
     """Exporting what was reconstructed from a weights file gives the same table indexes within one."""
     before = tiny.engine
     pictures = Pictures.from_arrays([picture(128, 128, seed=n) for n in range(4)])
-    export(from_weights(weights.load(tiny_weights)), pictures, tmp_path / "again.safetensors", Calibration(8, 1, 128))
+    export(
+        from_weights(weights.load(tiny_weights)), pictures, tmp_path / "again.safetensors", Calibration(8, 8, 1, 128)
+    )
     after = engine.load(weights.load(tmp_path / "again.safetensors"), "cpu")
     rng = np.random.default_rng(0)
     z = torch.from_numpy(rng.integers(-3, 4, (2, before.arch.hyper_channels, 4, 4)))
@@ -316,16 +318,16 @@ def test_training_chooses_symbols_as_encoders_do() -> None:
 
 
 def test_the_prior_is_found_again_in_the_tables(tiny_weights: Path) -> None:
-    """The density fitted to the stored hyper tables codes their mean as well as the mean itself does, within 1 %."""
+    """The density fitted to tables without context costs 3 % more bits than their own mean at most."""
     stored = weights.load(tiny_weights)
     prior, tables = from_weights(stored).hyper_prior, stored.hyper_tables
-    assert {tuple(band.radius) for band in tables} == {(63,) * len(tables[0].radius)}
-    pmf = torch.from_numpy(np.mean([band.counts[:, :127] for band in tables], 0))
+    assert set(tables.radius) == {63}
+    pmf = torch.from_numpy(tables.counts[stored.hyper_indexes[:HYPER_BANDS], :127].mean(0))
     pmf /= pmf.sum(1, keepdim=True)
     values = torch.arange(-63, 64, dtype=torch.float32).expand(1, len(pmf), 1, -1)
     with torch.no_grad():
         spent = (pmf * prior.bits(values)[0, :, 0]).sum()
-    assert float(spent) == pytest.approx(float(-(pmf * pmf.log2()).sum()), rel=0.01)
+    assert float(spent) == pytest.approx(float(-(pmf * pmf.log2()).sum()), rel=0.03)
 
 
 def test_a_klt_start_is_a_codec_and_noise_is_not(recipe: Recipe) -> None:
@@ -366,7 +368,7 @@ def coded_bits(coder: Engine, samples: np.ndarray, quality: int) -> int:
 def test_exported_bits_are_the_training_estimate(trained: TrainingModel, tmp_path: Path, qualities: int) -> None:
     """With tables made of the densities alone, the coder spends what training estimates, within 1 %; never 1 % more."""
     pictures = Pictures.from_arrays([picture(144, 160, seed=n) for n in range(4)])
-    export(trained, pictures, tmp_path / "x.safetensors", Calibration(8, qualities, 128))
+    export(trained, pictures, tmp_path / "x.safetensors", Calibration(8, 8, qualities, 128))
     coder = engine.load(weights.load(tmp_path / "x.safetensors"), "cpu")
     for quality in (10, 50, 90):
         estimated, coded = 0.0, 0
@@ -380,7 +382,7 @@ def test_exported_bits_are_the_training_estimate(trained: TrainingModel, tmp_pat
 def test_half_precision_does_not_move_psnr(trained: TrainingModel, tmp_path: Path) -> None:
     """Stored as float16, the transforms decode within 0.01 dB of what was trained, which itself stays as it was."""
     before = {name: value.clone() for name, value in trained.state_dict().items()}
-    export(trained, Pictures.from_arrays([picture(128, 128)]), tmp_path / "x.safetensors", Calibration(2, 1, 128))
+    export(trained, Pictures.from_arrays([picture(128, 128)]), tmp_path / "x.safetensors", Calibration(2, 2, 1, 128))
     after = from_weights(weights.load(tmp_path / "x.safetensors")).eval()
     for level in (0.0, 0.5, 1.0):
         x = to_input(picture(256, 256, seed=100))

@@ -18,14 +18,14 @@ from vaecodec.model.architecture import BUILT_IN, DEFAULT_TUNE, Architecture, fl
 from vaecodec.model.scales import IntegerLayer, IntegerScales
 from vaecodec.runtime.files import write_whole
 
-FORMAT = "vaecodec-weights-1"
+FORMAT = "vaecodec-weights-2"
 MODEL_ID_BYTES = 4
 MAX_FILE_BYTES = 64 << 20
 MAX_HEADER_BYTES = 64 << 10
 MAX_WIDTH = 1024
 MAX_BLOCKS = 32
 SCALE_LAYERS = 4
-MAX_BANDS = 100
+MAX_ROWS = 256  # an index is a byte
 _TABLE_PARTS = ("radius", "counts", "first_coded_row")
 
 Arrays = dict[str, NDArray[Any]]
@@ -39,7 +39,8 @@ class Weights:
         arch: widths and depths.
         floats: parameters of transforms and gains by name, float16 or float32, as `architecture.float_shapes` lists.
         scales: the integer scale network.
-        hyper_tables: one entry per band of qualities.
+        hyper_tables: for the hyper-latents, at most 256 rows.
+        hyper_indexes: uint8 [HYPER_CONTEXTS, Z], the row of each channel in each context.
         latent_tables: one entry per pass.
         restores: whether they were trained to give back another picture than the one encoded, as without its noise.
         model_id: first 4 bytes of the SHA-256 of the file; empty if it is not one yet.
@@ -48,7 +49,8 @@ class Weights:
     arch: Architecture
     floats: Arrays
     scales: IntegerScales
-    hyper_tables: tuple[Tables, ...]
+    hyper_tables: Tables
+    hyper_indexes: NDArray[np.uint8]
     latent_tables: tuple[Tables, ...]
     restores: bool = False
     model_id: bytes = b""
@@ -73,7 +75,8 @@ def built_in_path(tune: str = DEFAULT_TUNE) -> Path:
 def save(path: Path, weights: Weights) -> str:
     """Write a weights file atomically; returns its SHA-256 in hex. Floats are stored as they are."""
     arrays = weights.arrays()
-    for name, group in (("hyper_tables", weights.hyper_tables), ("latent_tables", weights.latent_tables)):
+    arrays["hyper_indexes"] = weights.hyper_indexes
+    for name, group in (("hyper_tables", (weights.hyper_tables,)), ("latent_tables", weights.latent_tables)):
         arrays[f"{name}.radius"] = np.stack([tables.radius.astype(np.int32) for tables in group])
         width = max(tables.counts.shape[1] for tables in group)
         counts = np.zeros((len(group), len(group[0].radius), width), np.int32)
@@ -123,8 +126,8 @@ def load(path: Path | None = None, tune: str = DEFAULT_TUNE) -> Weights:
     scales = IntegerScales(tuple(layers), arrays["scales.dequantize"], arrays["scales.row_offset"])
     scales.prove_exact()
     return Weights(
-        arch, {name: arrays[name] for name in float_shapes(arch)}, scales, _tables(arrays, "hyper_tables"),
-        _tables(arrays, "latent_tables"), restores, digest.digest()[:MODEL_ID_BYTES],
+        arch, {name: arrays[name] for name in float_shapes(arch)}, scales, _tables(arrays, "hyper_tables")[0],
+        arrays["hyper_indexes"], _tables(arrays, "latent_tables"), restores, digest.digest()[:MODEL_ID_BYTES],
     )  # fmt: skip
 
 
@@ -185,9 +188,11 @@ def _check_arrays(arch: Architecture, arrays: Arrays) -> None:
             raise _schema(f"{name} is {array.dtype}, expected {allowed[0]}")
         if name in floats and not np.isfinite(array).all():
             raise VaecModelError(f"{name} holds NaN or infinity", code="MODEL_VALUES")
-    bands = {len(arrays[f"hyper_tables.{part}"]) for part in _TABLE_PARTS}
-    if len(bands) > 1 or not bands <= set(range(1, MAX_BANDS + 1)):
-        raise _schema(f"hyper_tables have {sorted(bands)} bands of quality, must all have the same 1 to {MAX_BANDS}")
+    rows, indexed = arrays["hyper_tables.radius"].shape[1], int(arrays["hyper_indexes"].max()) + 1
+    if not indexed <= rows <= MAX_ROWS or arrays["hyper_tables.counts"].shape[1] != rows:
+        raise _schema(f"hyper_tables have {rows} rows, must have {indexed} to {MAX_ROWS}, with as many counts")
+    if arrays["hyper_tables.first_coded_row"].any():
+        raise _schema("every row of hyper_tables must be coded: hyper-latents are rounded whatever their tables")
 
 
 def _tables(arrays: Arrays, name: str) -> tuple[Tables, ...]:

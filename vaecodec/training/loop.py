@@ -287,8 +287,11 @@ class _Session:
 
     def _calibration(self) -> Calibration:
         """Crops no larger than the pictures, and no more than tell something new."""
-        crops = min(Calibration.crops, CROPS_PER_PICTURE * len(self.pictures.pictures))
-        return Calibration(crops=crops, patch_px=min(Calibration.patch_px, self.run.recipe.final_patch_px))
+        most = CROPS_PER_PICTURE * len(self.pictures.pictures)
+        return Calibration(
+            crops=min(Calibration.crops, most), hyper_crops=min(Calibration.hyper_crops, most),
+            patch_px=min(Calibration.patch_px, self.run.recipe.final_patch_px),
+        )  # fmt: skip
 
     def _write(self, **row: object) -> None:
         self.journal.write(self.run.step, self.run.elapsed_s, **row)
