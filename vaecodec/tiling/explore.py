@@ -303,7 +303,7 @@ def _bits_by_block(engine: Engine, symbols: Symbols, rows: int, columns: int, qu
     hyper_bits, bits = np.zeros(symbols.z.shape), np.zeros(symbols.y.shape)
     passes = coding.hyper_passes(*coding.hyper_size(rows, columns))
     for of, of_pass in zip(passes, coded, strict=False):  # leaves the groups of y to the next loop
-        hyper_bits[of.positions] = symbol_bits(*of_pass).reshape(-1, hyper_bits.shape[1])
+        hyper_bits[of.positions] = symbol_bits(*of_pass).reshape(-1, engine.arch.hyper_channels)
     for group, of_group in zip(coding.groups(rows, columns, engine.arch.latent_channels), coded, strict=True):
         group.put(bits, symbol_bits(*of_group))
     shared = _shared_out(_on_grid(hyper_bits, rows, columns).sum(2), rows, columns)
