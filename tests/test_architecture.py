@@ -29,7 +29,7 @@ TABLE = {
     ),
     "model": ({"entropy", "errors", "runtime"}, {"numpy", "safetensors"}),
     "model/native_engine": ({"entropy", "errors", "model"}, {"numpy"}),
-    "model/torch_engine": ({"entropy", "errors", "model", "runtime"}, {"numpy", "torch"}),
+    "model/torch_engine": ({"entropy", "errors", "model", "pictures", "runtime"}, {"numpy", "torch"}),
     "tiling": ({"entropy", "errors", "format", "model", "pictures", "runtime"}, {"numpy"}),
     "codec": ({"errors", "format", "model", "pictures", "runtime", "tiling"}, {"PIL", "torch"}),
     "pillow_plugin": ({"codec", "errors", "format", "pictures", "runtime"}, {"PIL"}),

@@ -28,7 +28,7 @@ from vaecodec.model import weights
 from vaecodec.model.architecture import HYPER_BANDS, Architecture
 from vaecodec.model.coding import BITS_PER_DISTORTION
 from vaecodec.model.engine import Engine
-from vaecodec.model.torch_engine import engine
+from vaecodec.model.torch_engine import distortion, engine
 from vaecodec.tiling.tile import encode_latents
 from vaecodec.training import finish, loop, objective, previews
 from vaecodec.training.data import WINDOW_PX, Pictures
@@ -159,10 +159,10 @@ def test_a_grid_raises_the_excess_and_nothing_else_does() -> None:
     """Means of 16x16 patches have steps at their borders only; the original, and an even blur of it, have no excess."""
     x = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(1)).cumsum(2).cumsum(3) / 1024
     means = torch.nn.functional.avg_pool2d(x, 16).repeat_interleave(16, 2).repeat_interleave(16, 3)
-    assert torch.equal(objective.grid_excess(x, x), torch.zeros(2))
-    assert objective.grid_excess(x * 0.5, x).max() < 1e-6
-    assert objective.grid_excess((x + 3 * means) / 4, x).min() > 0.9
-    assert objective.border_ratio(means + 0.01 * x).min() > 10
+    assert torch.equal(distortion.grid_excess(x, x), torch.zeros(2))
+    assert distortion.grid_excess(x * 0.5, x).max() < 1e-6
+    assert distortion.grid_excess((x + 3 * means) / 4, x).min() > 0.9
+    assert distortion.border_ratio(means + 0.01 * x).min() > 10
 
 
 def test_the_last_stage_takes_a_grid_away_and_changes_the_filter_only(trained: TrainingModel) -> None:
@@ -205,7 +205,7 @@ def _shown(model: TrainingModel, x: torch.Tensor) -> objective.Outcome:
 
 
 def _grid(pictures: torch.Tensor, x: torch.Tensor) -> float:
-    return float((objective.border_ratio(pictures) / objective.border_ratio(x) - 1).mean(1).abs().mean())
+    return float((distortion.border_ratio(pictures) / distortion.border_ratio(x) - 1).mean(1).abs().mean())
 
 
 # --- recipe -----------------------------------------------------------------------------------------------------------
@@ -234,14 +234,14 @@ def test_the_document_shows_this_recipe() -> None:
     """The table of docs/training.md has the numbers of the code."""
     recipe, text = Recipe(Path(), Path()), (ROOT / "docs" / "training.md").read_text()
     for shown in (
-        f"MSE * (1 + {objective.GRID_WEIGHT:g} * grid excess)",
-        f"{objective.EYE_MSE:g} * lambda * 255² * MSE",
-        f"{objective.EYE_SSIMULACRA2:g} * price * S + {objective.EYE_MS_SSIM:g} * price' * (1 - MS-SSIM)",
+        f"MSE * (1 + {distortion.GRID_WEIGHT:g} * grid excess)",
+        f"{distortion.EYE_MSE:g} * lambda * 255² * MSE",
+        f"{distortion.EYE_SSIMULACRA2:g} * price * S + {distortion.EYE_MS_SSIM:g} * price' * (1 - MS-SSIM)",
         "price from {:g} to {:g}, price' from {:g} to {:g}".format(
-            *objective.SSIMULACRA2_PRICE, *objective.MS_SSIM_PRICE
+            *distortion.SSIMULACRA2_PRICE, *distortion.MS_SSIM_PRICE
         ),
-        f"level - {objective.EYE_BEND:g} * level * (1 - level) - {objective.EYE_LOW:g} * (1 - level)^6",
-        f"{objective.LAMBDA_MIN:.5f} at quality 1 to {objective.LAMBDA_MAX:.2f} at quality 100",
+        f"level - {distortion.EYE_BEND:g} * level * (1 - level) - {distortion.EYE_LOW:g} * (1 - level)^6",
+        f"{distortion.LAMBDA_MIN:.5f} at quality 1 to {distortion.LAMBDA_MAX:.2f} at quality 100",
         f"gradient norm clipped at {recipe.clip_norm:g}",
         f"{recipe.warmup_steps} steps of linear warm-up",
         f"{recipe.batch} of {recipe.patch_px} x {recipe.patch_px} px a step; {recipe.final_patch_px} x",

@@ -106,6 +106,10 @@ def main() -> None:
 )  # fmt: skip
 @click.option("--lossless", is_flag=True, default=None, help="Keep every sample as it is.")
 @click.option(
+    "--effort", type=click.IntRange(1, 9), metavar="1..9",
+    help="7, 8 and 9 search longer for smaller files, minutes a picture, and need torch. Lower ones encode alike.",
+)  # fmt: skip
+@click.option(
     "--tune", type=click.Choice([*BUILT_IN]), default=DEFAULT_TUNE, show_default=True,
     help="What the built-in weights are made for: how pictures look, or squared error.",
 )  # fmt: skip
@@ -148,7 +152,7 @@ def encode(ctx: click.Context, /, inputs: tuple[str, ...], **given: Any) -> None
     codec = Codec(given["model"], given["device"], given["tune"], given["engine"])
     options = conversion.EncodeOptions(
         rates, _kept(given), given["max_pixels"], given["auto_orient"], given["background"], given["verify"],
-        is_saving=len(jobs) > 1,
+        is_saving=len(jobs) > 1, effort=given["effort"],
     )  # fmt: skip
     _convert(
         ctx,

@@ -43,7 +43,7 @@ class Product:
 class EncodeOptions:
     """How to encode; `rate` has at most one of quality and the targets of `Codec.encode`; none is the quality "auto".
 
-    `is_saving` leaves lossy pictures alone that would grow.
+    `is_saving` leaves lossy pictures alone that would grow; `effort` is that of `Codec.encode`.
     """
 
     rate: Mapping[str, Any] = field(default_factory=dict)
@@ -53,6 +53,7 @@ class EncodeOptions:
     background: str | None = None
     is_verified: bool = False
     is_saving: bool = False
+    effort: int | None = None
 
     @property
     def needs_whole_picture(self) -> bool:
@@ -306,9 +307,8 @@ def _save(image: Picture, options: DecodeOptions, content: BinaryIO) -> dict[str
 
 
 def _arguments(options: EncodeOptions) -> dict[str, Any]:
-    return {
-        **options.rate, "max_pixels": options.max_pixels, **_dropped(options.kept)
-    }  # fmt: skip
+    effort = {} if options.effort is None else {"effort": options.effort}
+    return {**options.rate, **effort, "max_pixels": options.max_pixels, **_dropped(options.kept)}
 
 
 def _dropped(kept: frozenset[str]) -> dict[str, Any]:

@@ -42,6 +42,7 @@ class Weights:
         hyper_tables: for the hyper-latents, at most 256 rows.
         hyper_indexes: uint8 [HYPER_CONTEXTS, Z], the row of each channel in each context.
         latent_tables: one entry per pass.
+        eye: what they were trained for: squared error alone (0) to what people see (1).
         restores: whether they were trained to give back another picture than the one encoded, as without its noise.
         model_id: first 4 bytes of the SHA-256 of the file; empty if it is not one yet.
     """
@@ -52,6 +53,7 @@ class Weights:
     hyper_tables: Tables
     hyper_indexes: NDArray[np.uint8]
     latent_tables: tuple[Tables, ...]
+    eye: float = 1.0
     restores: bool = False
     model_id: bytes = b""
 
@@ -85,6 +87,8 @@ def save(path: Path, weights: Weights) -> str:
         arrays[f"{name}.counts"] = counts
         arrays[f"{name}.first_coded_row"] = np.array([tables.first_coded_row for tables in group], np.int32)
     metadata = {"format": FORMAT, "architecture": json.dumps(asdict(weights.arch), sort_keys=True)}
+    if weights.eye != 1:
+        metadata["eye"] = f"{weights.eye:g}"
     if weights.restores:
         metadata["restores"] = "true"
     data = _in_order(
@@ -118,7 +122,7 @@ def load(path: Path | None = None, tune: str = DEFAULT_TUNE) -> Weights:
             f"the built-in weights have SHA-256 {digest.hexdigest()[:8]}..., not {BUILT_IN[tune][:8]}...: reinstall",
             code="MODEL_HASH",
         )
-    arch, restores, arrays = _parse(data)
+    arch, eye, restores, arrays = _parse(data)
     layers = (
         IntegerLayer(arrays[f"scales.{n}.weight"], arrays[f"scales.{n}.bias"], int(arrays["scales.shift"][n]))
         for n in range(SCALE_LAYERS)
@@ -127,7 +131,7 @@ def load(path: Path | None = None, tune: str = DEFAULT_TUNE) -> Weights:
     scales.prove_exact()
     return Weights(
         arch, {name: arrays[name] for name in float_shapes(arch)}, scales, _tables(arrays, "hyper_tables")[0],
-        arrays["hyper_indexes"], _tables(arrays, "latent_tables"), restores, digest.digest()[:MODEL_ID_BYTES],
+        arrays["hyper_indexes"], _tables(arrays, "latent_tables"), eye, restores, digest.digest()[:MODEL_ID_BYTES],
     )  # fmt: skip
 
 
@@ -144,22 +148,24 @@ def _read(path: Path) -> bytes:
         raise VaecModelError(f"cannot read the weights {path}: {error.strerror or error}", code="MODEL_FILE") from error
 
 
-def _parse(data: bytes) -> tuple[Architecture, bool, Arrays]:
-    """Architecture, `restores` and arrays of a weights file, every name, dtype, shape and range checked."""
+def _parse(data: bytes) -> tuple[Architecture, float, bool, Arrays]:
+    """Architecture, `eye`, `restores` and arrays of a weights file, every name, dtype, shape and range checked."""
     header_bytes = int.from_bytes(data[:8], "little")
     if not 2 <= header_bytes <= min(MAX_HEADER_BYTES, len(data) - 8):
         raise _schema(f"header of {header_bytes} bytes, allowed 2..{MAX_HEADER_BYTES}")
     try:
         metadata = json.loads(data[8 : 8 + header_bytes]).get("__metadata__", {})
         arrays = parse_safetensors(data)
-        arch = Architecture(**json.loads(metadata["architecture"]))
+        arch, eye = Architecture(**json.loads(metadata["architecture"])), float(metadata.get("eye", "1"))
     except (SafetensorError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise _schema(f"not a weights file of vaecodec ({error})") from error
     if metadata.get("format") != FORMAT:
         raise _schema(f"format {metadata.get('format')!r}, expected {FORMAT!r}")
     _check_architecture(arch)
     _check_arrays(arch, arrays)
-    return arch, metadata.get("restores") == "true", arrays
+    if not 0 <= eye <= 1:
+        raise _schema(f"eye is {eye}, allowed 0..1")
+    return arch, eye, metadata.get("restores") == "true", arrays
 
 
 def _check_architecture(arch: Architecture) -> None:

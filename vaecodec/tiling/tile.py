@@ -252,7 +252,7 @@ def _may_pay(samples: Samples, learned_bytes: int) -> bool:
 
 
 def encode_tile(
-    samples: Samples, engine: Engine, quality: int, analyze: Callable[[], Array]
+    samples: Samples, engine: Engine, quality: int, quantize: Callable[[], tuple[Symbols, Array]]
 ) -> tuple[Tile, Array | None]:
     """Code the samples [h, w, C] of a colour tile in the way that takes fewest bytes.
 
@@ -260,14 +260,15 @@ def encode_tile(
         samples: of the tile.
         engine: computes.
         quality: 1 to 100.
-        analyze: the latents [M, h, w] of the tile before they are quantized, computed when they are needed.
+        quantize: gives the symbols of the tile, and the latents [M, h, w] that the decoder will have; called if needed.
 
     Returns:
         The tile and, if it is learned, the latents that the decoder will have of it.
     """
     if lossless.is_solid(samples) is not None:
         return plain_tile(samples), None
-    tile, y_hat = encode_latents(engine, analyze(), quality)
+    symbols, y_hat = quantize()
+    tile = encode_symbols(engine, symbols, (y_hat.shape[1], y_hat.shape[2]), quality)
     if _is_flat(samples) or _may_pay(samples, len(tile.payload)):
         plain = plain_tile(samples)
         if len(plain.payload) <= len(tile.payload):

@@ -63,7 +63,7 @@ class HyperTables(NamedTuple):
 
 def export(
     model: TrainingModel, pictures: Pictures, path: Path, calibration: Calibration = Calibration(), *,
-    restores: bool = False,
+    eye: float = 1.0, restores: bool = False,
 ) -> str:  # fmt: skip
     """Write a weights file from a trained model, which stays as it is; returns the file's SHA-256 in hex.
 
@@ -72,7 +72,8 @@ def export(
         pictures: to measure on.
         path: of the file.
         calibration: how much to measure.
-        restores: as of `weights.Weights`.
+        eye: as of `weights.Weights`.
+        restores: likewise.
     """
     model = copy.deepcopy(model).cpu().eval()
     for parameter in model.vae.parameters():  # what is stored is what is measured
@@ -92,7 +93,7 @@ def export(
         hyper = _hyper_tables(model, _measure_hyper(engine, more, calibration))
         previews.fit(_engine(model, scales, hyper, latent), crops)
     floats = {name: values.half().numpy() for name, values in model.vae.state_dict().items()}
-    return weights.save(path, weights.Weights(model.vae.arch, floats, scales, *hyper, latent, restores))
+    return weights.save(path, weights.Weights(model.vae.arch, floats, scales, *hyper, latent, eye, restores))
 
 
 def _engine(model: TrainingModel, scales: IntegerScales, hyper: HyperTables, latent: tuple[Tables, ...]) -> TorchEngine:

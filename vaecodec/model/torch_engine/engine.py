@@ -324,11 +324,12 @@ class TorchEngine:
 
     def __init__(
         self, vae: Vae, scales: ExactScales, *, hyper_tables: Tables, hyper_indexes: NDArray[np.uint8],
-        latent_tables: tuple[Tables, ...], model_id: bytes, device: torch.device, restores: bool = False,
+        latent_tables: tuple[Tables, ...], model_id: bytes, device: torch.device, eye: float = 1.0,
+        restores: bool = False,
     ) -> None:  # fmt: skip
         self.vae, self.scales = vae, scales
         self.hyper_tables, self.hyper_indexes, self.latent_tables = hyper_tables, hyper_indexes, latent_tables
-        self.model_id, self.device, self.restores = model_id, device, restores
+        self.model_id, self.device, self.eye, self.restores = model_id, device, eye, restores
 
     @property
     def arch(self) -> Architecture:
@@ -515,7 +516,7 @@ def load(weights: Weights, device: str = "auto") -> TorchEngine:
     engine = TorchEngine(
         vae, ExactScales(weights.scales, where), hyper_tables=weights.hyper_tables,
         hyper_indexes=weights.hyper_indexes, latent_tables=weights.latent_tables, model_id=weights.model_id,
-        device=where, restores=weights.restores,
+        device=where, eye=weights.eye, restores=weights.restores,
     )  # fmt: skip
     engine.self_test()
     return engine
