@@ -7,7 +7,14 @@ from torch import Tensor, nn
 
 from vaecodec.model.architecture import Architecture
 from vaecodec.model.coding import is_worth_a_step
-from vaecodec.model.torch_engine.distortion import LAMBDA_MIDDLE, Tune, rd_lambda, straight_through
+from vaecodec.model.torch_engine.distortion import (
+    GRID_WEIGHT,
+    LAMBDA_MIDDLE,
+    Tune,
+    grid_excess,
+    rd_lambda,
+    straight_through,
+)
 from vaecodec.model.torch_engine.network import Vae
 from vaecodec.training.priors import FactorizedPrior, gaussian_bits
 from vaecodec.training.scale_network import ScaleNetwork
@@ -93,6 +100,7 @@ def losses(model: nn.Module, x: Tensor, level: Tensor, *, tune: Tune = Tune(), s
     bpp = (outcome.latent_bits + outcome.hyper_bits) / (x.shape[2] * x.shape[3])
     mse = (outcome.pictures - x).square().mean((1, 2, 3))
     with torch.autocast(x.device.type, enabled=False):  # differences of near-equal variances need all bits
-        distortion = tune.distortion(outcome.pictures, x, level)
+        with_grid = mse * (1 + GRID_WEIGHT * grid_excess(outcome.pictures, x))
+        distortion = tune.distortion(outcome.pictures, x, with_grid, level)
     total = ((bpp + distortion) * (rd_lambda(tune.level(level)) / LAMBDA_MIDDLE) ** -0.5).mean()
     return Losses(total, bpp.detach().mean(), mse.detach().mean())

@@ -40,16 +40,16 @@ class Tune:
         """The level, 0..1 or a little less, whose trade of rate for distortion a quality level has."""
         return level - self.eye * (EYE_BEND * level * (1 - level) + EYE_LOW * (1 - level) ** 6)
 
-    def distortion(self, pictures: Tensor, x: Tensor, level: Tensor) -> Tensor:
+    def distortion(self, pictures: Tensor, x: Tensor, mse: Tensor, level: Tensor) -> Tensor:
         """Bits a pixel [B] that what was lost of pictures x [B, 3, H, W] is worth at quality levels [B].
 
         Args:
             pictures: in place of x, 0..1 or a little beyond.
             x: in 0..1, sides of at least 32.
+            mse: mean squared error [B], made larger by a grid in training.
             level: 0..1.
         """
         level = self.level(level)
-        mse = (pictures - x).square().mean((1, 2, 3)) * (1 + GRID_WEIGHT * grid_excess(pictures, x))
         total = (1 - (1 - EYE_MSE) * self.eye) * rd_lambda(level) * 255**2 * mse
         if not self.eye:
             return total

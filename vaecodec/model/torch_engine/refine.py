@@ -136,7 +136,9 @@ class _Refinement:
             x = self.x[:, :, _in_pixels(window[0]), _in_pixels(window[1])]
             share = x.shape[2] * x.shape[3] / self._pixels
             with torch.autocast("cpu", enabled=False):
-                yield share * self.tune.distortion(_continued(shown), _continued(x), self.level).sum()
+                shown, x = _continued(shown), _continued(x)
+                mse = (shown - x).square().mean((1, 2, 3))  # a grid is no business of single symbols
+                yield share * self.tune.distortion(shown, x, mse, self.level).sum()
 
     @torch.no_grad()
     def _hard(self, u: Tensor) -> tuple[Symbols, Tensor]:
