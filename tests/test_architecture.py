@@ -32,7 +32,10 @@ TABLE = {
     "model/torch_engine": ({"entropy", "errors", "model", "runtime"}, {"numpy", "torch"}),
     "tiling": ({"entropy", "errors", "format", "model", "pictures", "runtime"}, {"numpy"}),
     "codec": ({"errors", "format", "model", "pictures", "runtime", "tiling"}, {"PIL", "torch"}),
-    "interop": ({"codec", "errors", "format", "pictures", "runtime"}, {"PIL"}),
+    "interop": (
+        {"codec", "errors", "format", "model", "pictures", "runtime"},
+        {"PIL", "numcodecs", "numpy", "zarr"},
+    ),
     "data": ({"codec", "errors", "format"}, {"torch"}),
     "cli": (
         {"codec", "errors", "format", "model", "pictures", "runtime", "training"},
