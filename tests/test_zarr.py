@@ -1,5 +1,6 @@
 """Chunks of zarr arrays and whatever numcodecs codes: pictures in, the same shapes out, damage an error."""
 
+import re
 import tomllib
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -109,3 +110,18 @@ def test_damaged_and_foreign_chunks_raise(zarr: Any, tmp_path: Path) -> None:
     with pytest.raises(VaecFormatError) as foreign:
         array[1]
     assert foreign.value.code == "SHAPE"
+
+
+def examples() -> list[str]:
+    """Every example of docs/desktop.md."""
+    return re.findall(r"```python\n(.*?)```", (PYPROJECT.parent / "docs" / "desktop.md").read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("code", examples(), ids=lambda code: code.split()[1])
+def test_the_examples_work(zarr: Any, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they stand."""
+    codec()
+    if "imageio" in code:
+        pytest.importorskip("imageio.v3", reason="imageio is not installed: extra [data]")
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})

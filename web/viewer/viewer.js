@@ -166,13 +166,14 @@ const milliseconds = ms => ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).t
 const tell = text => { at("facts").textContent = text; };
 const note = text => { at("note").textContent = text; };
 
-function tellFacts(entry, bytes, { width, height, quality }, times, whole) {
+function tellFacts(entry, bytes, { width, height, quality, metadata }, times, whole) {
   const bpp = 8 * bytes.length / (width * height);
   const parts = [
     `${size.width} × ${size.height}`, `quality ${quality}`, `${bytes.length.toLocaleString("en")} bytes`, `${bpp.toFixed(3)} bpp`,
   ];
   if (whole === null || times.length > 1) parts.push(`preview ${milliseconds(times[0])}`);
   if (whole !== null) parts.push(`${whole === 1 ? "whole" : `at 1/${1 / whole}`} ${milliseconds(times.at(-1))}`);
+  if (metadata.iccProfile) parts.push("shown without its ICC profile");
   tell(parts.join(" · "));
   document.title = `${entry.name} – vaecodec viewer`;
 }
