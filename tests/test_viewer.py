@@ -274,6 +274,19 @@ def test_it_ends_when_the_page_is_closed(web: Path, files: list[str]) -> None:
         assert process.wait(60) == 0
 
 
+@pytest.mark.parametrize("asked", [[], ["--no-browser"]])
+def test_the_browser_is_opened(asked: list[str], web: Path, files: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the address that is printed, unless it is not wanted."""
+    opened: list[str] = []
+    monkeypatch.setattr("click.launch", opened.append)
+    monkeypatch.setattr(viewer, "web_folder", lambda: web)
+    monkeypatch.setattr(ViewerServer, "serve_forever", lambda self: None)
+    result = CliRunner().invoke(main, ["view", "--json", *asked, *files[:2]])
+    told = json.loads(result.stdout)
+    assert (result.exit_code, told["status"], told["files"]) == (0, "serving", 2)
+    assert opened == ([] if asked else [told["url"]])
+
+
 @pytest.mark.parametrize(
     ("name", "message", "code"),
     [("absent.vaec", "No such file", 3), (".", "is a folder", 3), ("pipe", "is not a file", 3)],

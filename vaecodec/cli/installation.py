@@ -24,6 +24,8 @@ NAMES = (
     "applications/vaecodec-png.desktop",
 )
 RECORD = "vaecodec/desktop.json"
+# Those inside before those around them.
+_FOLDERS = ("mime/packages", "mime", "thumbnailers", "applications", "vaecodec", ".")
 # What makes desktops take note, where it is there; in folders of the data folder.
 REFRESHERS = (("update-mime-database", "mime"), ("update-desktop-database", "applications"))
 REFRESH_S = 60
@@ -48,14 +50,10 @@ def install(home: Path) -> list[str]:
         found = _hash_of(home / name)
         if found not in (None, record["files"].get(name), _hash(content)):
             raise VaecError(f"{home / name} is there, but not by this command: move it away", code="EXISTS")
-    folders = [folder for name in (*NAMES, RECORD) for folder in (home / name).parents if not folder.exists()]
-    made = {str(folder.relative_to(home)) for folder in folders if folder.is_relative_to(home)}
-    record = {
-        "files": {name: _hash(content) for name, content in contents.items()},
-        "folders": sorted(made | set(record["folders"]), reverse=True),
-    }
-    for folder in reversed(folders):
-        folder.mkdir(parents=True, exist_ok=True)
+    made = [name for name in _FOLDERS if name in record["folders"] or not (home / name).exists()]
+    record = {"files": {name: _hash(content) for name, content in contents.items()}, "folders": made}
+    for name in _FOLDERS:
+        (home / name).mkdir(parents=True, exist_ok=True)
     write_whole(home / RECORD, json.dumps(record, indent=1).encode())  # first: what is half installed can be taken out
     for name, content in contents.items():
         write_whole(home / name, content)
@@ -90,12 +88,16 @@ def _share() -> Path:
 
 
 def _record(home: Path) -> dict[str, Any]:
+    """What was installed: hashes by name, and the folders that were made for it; nothing that cannot be ours."""
     try:
         found = json.loads((home / RECORD).read_text(encoding="utf-8"))
-        files, folders = found["files"], found["folders"]
+        files, folders = dict(found["files"]), list(found["folders"])
     except (OSError, ValueError, KeyError, TypeError):
         files, folders = {}, []
-    return {"files": {name: files[name] for name in NAMES if name in files}, "folders": folders}
+    return {
+        "files": {name: files[name] for name in NAMES if name in files},
+        "folders": [name for name in _FOLDERS if name in folders],
+    }
 
 
 def _program() -> list[str]:
