@@ -72,14 +72,16 @@ def _readable(path: str) -> str:
 def thumbnail(ctx: click.Context, /, source: str, target: str, size_px: int, max_pixels: int) -> None:
     """Make a small PNG of a .vaec file, upright, for file managers; overwrites OUT.
 
-    Reads an eighth of a large picture.
+    Reads an eighth of a large picture, even if OUT then is up to a quarter smaller than it may be.
     """
     from vaecodec.cli import conversion
     from vaecodec.codec import Codec
 
     place = Placement("", lambda _: False, lambda _: False, output=target, force=True, has_recursive=False)
     kept = frozenset({"icc_profile"})
-    options = conversion.DecodeOptions("PNG", kept=kept, max_pixels=max_pixels, is_upright=True, fit_px=size_px)
+    options = conversion.DecodeOptions(
+        "PNG", kept=kept, max_pixels=max_pixels, is_upright=True, fit_px=size_px, is_thumbnail=True
+    )
 
     def finish(job: Job, product: "Product") -> Report:
         with product.content:
