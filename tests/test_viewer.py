@@ -422,6 +422,22 @@ def test_everything_has_a_name(browser: Chromium, server: ViewerServer) -> None:
     assert {"a.vaec", "original of a.vaec"} <= {name for role, name in used if role in ("image", "img")}
 
 
+@pytest.mark.slow
+def test_the_page_keeps_its_server_alive(browser: Chromium, web: Path, files: list[str]) -> None:
+    """As long as it is open, loaded again or not; then the server ends by itself."""
+    with ViewerServer(files, web, ends_with_page=True) as server:
+        serving = threading.Thread(target=server.serve_forever, daemon=True)
+        serving.start()
+        for _ in range(2):
+            browser.open(server.url)
+            browser.until(SHOWS)
+        time.sleep(viewer.GRACE_S + 1)
+        assert serving.is_alive()
+        browser.open("about:blank")
+        serving.join(30)
+        assert not serving.is_alive()
+
+
 @pytest.mark.parametrize("dark", [False, True])
 def test_words_can_be_read(browser: Chromium, server: ViewerServer, dark: bool) -> None:
     """Text and its ground differ by 4.5 at least, as WCAG asks, in either scheme."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("inputs", nargs=-1, required=True, metavar="FILE...")
 @click.option("--no-browser", is_flag=True, help="Only print the address.")
-@click.option("--until-closed", is_flag=True, help="End when the page has been closed; else Ctrl-C ends it.")
+@click.option("--until-closed", is_flag=True, help="End when the page has been closed, or not opened for a minute.")
 @console_options
 @click.pass_context
 def view(ctx: click.Context, /, inputs: tuple[str, ...], no_browser: bool, until_closed: bool) -> None:
