@@ -17,7 +17,7 @@ if not __package__:  # run as a file: the names in this folder (codecs, datasets
 
 from PIL import Image, ImageDraw, ImageFont
 
-from benchmarks import codecs, datasets, page, results
+from benchmarks import codecs, datasets, metrics, page, results
 from benchmarks.adapter import Codec, UnavailableError
 from benchmarks.page import Box, Panel
 from benchmarks.tables import OURS
@@ -109,10 +109,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not pictures:
         print("name pictures, or a data set with --data", file=sys.stderr)
         return 2
-    equal = next(name for name, label in page.EQUAL_LABELS.items() if label == options.equal)
+    equal = next(name for name, label in page.EQUAL_LABELS.items() if label.lower() == options.equal)
     options.out.mkdir(parents=True, exist_ok=True)
     everything = []
     for picture in pictures:
+        if not metrics.is_large_enough(equal, *picture.load().size):
+            print(f"{picture.name} is too small for {options.equal}", file=sys.stderr)
+            return 2
         by_detail = [options.box] if options.box else page.by_detail(picture.load(), options.size)
         boxes = list(dict.fromkeys((by_detail[-1], by_detail[0])))
         rows = compare(picture, pair, options.qualities, boxes, equal)
@@ -142,7 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("pictures", nargs="*", type=Path, help="lossless pictures")
     parser.add_argument("--data", help="a folder or a data set, all of whose pictures are shown too")
     parser.add_argument("--codecs", default=f"{OURS},avif", help="the others are to equal the first")
-    parser.add_argument("--equal", default="bytes", choices=tuple(page.EQUAL_LABELS.values()), help="by what")
+    parser.add_argument("--equal", default="bytes", choices=[each.lower() for each in page.EQUAL_LABELS.values()])
     parser.add_argument("--qualities", type=_numbers, default=QUALITIES, help="of the first codec")
     parser.add_argument("--size", type=_numbers, default=SIZE_PX, help="width,height of a crop before it is enlarged")
     parser.add_argument("--box", type=_numbers, help="left,top,right,bottom: this crop of every picture")

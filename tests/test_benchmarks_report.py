@@ -490,6 +490,23 @@ def test_crops_show_codecs_at_equal_bytes(folder: Path, tmp_path: Path, tiny_wei
     assert (out / "crops.html").read_text().count("<h2>") == 2
 
 
+def test_crops_stand_at_equal_scores_if_asked(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The other codec's SSIMULACRA2 comes near to the first one's, and its bytes do not; small pictures have none."""
+    from benchmarks import crops
+
+    Image.fromarray(picture(264, 264)).save(tmp_path / "a.png")
+    asked = ["--codecs", "jpeg,webp", "--qualities", "50", "--equal", "ssimulacra2", "--out", str(tmp_path / "crops")]
+    assert crops.main([str(tmp_path / "a.png"), *asked]) == 0
+    text = (tmp_path / "crops" / "crops.html").read_text()
+    assert "<title>Crops at equal SSIMULACRA2</title>" in text
+    first, second = (
+        float(re.search(rf"<figcaption>{name}: .*?SSIMULACRA2 ([-\d.]+)", text)[1]) for name in ("jpeg", "webp")
+    )
+    assert abs(first - second) < 2
+    assert crops.main([str(folder / "0.png"), *asked]) == 2
+    assert "too small for ssimulacra2" in capsys.readouterr().err
+
+
 def test_crops_are_what_the_codec_shows_enlarged(folder: Path) -> None:
     """A sheet holds the pixels themselves, each as a square."""
     from benchmarks import crops
