@@ -19,11 +19,13 @@ class Backend:
         version: of the library.
         encode: uint8 pictures [3, H, W] on the GPU and a quality of 1 to 100 to files in host memory.
         decode: these files to uint8 pictures [3, H, W] on the GPU.
+        device: where pictures must be.
     """
 
     version: str
     encode: Callable[[Sequence["Tensor"], int], list[bytes]]
     decode: Callable[[Sequence[bytes]], list["Tensor"]]
+    device: str = "cuda"
 
 
 def open_backend() -> Backend:

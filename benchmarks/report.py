@@ -15,36 +15,62 @@ if not __package__:  # run as a file: the names in this folder (codecs, datasets
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from benchmarks import codecs, page, plots, published, readme, results, tables
+from benchmarks.adapter import Codec
 from benchmarks.results import Record
 
 PLOTS = {
     "ssimulacra2.png": "ssimulacra2", "ms-ssim.png": "ms_ssim", "butteraugli.png": "butteraugli", "psnr.png": "psnr_db",
 }  # fmt: skip
 SPEED_PLOT = "speed.png"
+PICTURES, QUALITY = 2, 30
 SPEED, CUDA = "throughput.json", "throughput-cuda.json"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write what can be written of a folder of results."""
     options = _parser().parse_args(arguments)
-    records = complete(results.load_folder(options.folder))
+    records = write_all(
+        options.folder, pictures=0 if options.no_page else options.pictures, quality=options.quality, data=options.data,
+        model=options.model, own=options.codec,
+    )  # fmt: skip
     if not records:
-        print(f"{options.folder} holds no complete results", file=sys.stderr)
         return 2
-    speed, cuda = (_read(options.folder.parent / name) for name in (SPEED, CUDA))
-    pictures = draw(records, options.folder, speed)
-    shown = tables.all_tables(records, speed, cuda)
-    print("\n".join(table.markdown() for table in shown))
     if options.readme:
         write_readme(options.readme, records, options.folder)
-    if not options.no_page:
-        comparisons = page.compare(
-            records, options.pictures, quality=options.quality, data=options.data, model=options.model
-        )
-        path = options.folder / "report.html"
-        results.write_atomically(path, page.render(records, shown, pictures, comparisons))
-        print(path)
     return 0
+
+
+def write_all(
+    folder: Path, *, pictures: int = PICTURES, quality: int = QUALITY, data: str | None = None,
+    model: Path | None = None, own: Sequence[Codec] = (),
+) -> list[Record]:  # fmt: skip
+    """Print the tables of a folder of results, and write its plots and its page.
+
+    Args:
+        folder: what rd_curve.py was given as --out.
+        pictures: how many the page shows; 0 is no page.
+        quality: of vaecodec, which the other codecs must match on these pictures.
+        data: where they are; None is where the records say.
+        model: weights of vaecodec; None is the built-in file.
+        own: codecs that are not of `codecs.names()`.
+
+    Returns:
+        The records that cover their data set; none, and nothing is written, if there is no such.
+    """
+    records = complete(results.load_folder(folder))
+    if not records:
+        print(f"{folder} holds no complete results", file=sys.stderr)
+        return []
+    speed, cuda = (_read(folder.parent / name) for name in (SPEED, CUDA))
+    drawn = draw(records, folder, speed)
+    shown = tables.all_tables(records, speed, cuda)
+    print("\n".join(table.markdown() for table in shown))
+    if pictures:
+        comparisons = page.compare(records, pictures, quality=quality, data=data, model=model, own=own)
+        path = folder / "report.html"
+        results.write_atomically(path, page.render(records, shown, drawn, comparisons))
+        print(path)
+    return records
 
 
 def complete(records: Sequence[Record]) -> list[Record]:
@@ -108,8 +134,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--no-page", action="store_true", help="do not write report.html")
     parser.add_argument("--model", type=Path, help="weights of vaecodec, if it was not the built-in file")
     parser.add_argument("--data", help="where the pictures are, if not where their name says")
-    parser.add_argument("--pictures", type=int, default=2, help="how many pictures the page shows")
-    parser.add_argument("--quality", type=int, default=30, help="quality of vaecodec whose bytes the others must match")
+    parser.add_argument("--pictures", type=int, default=PICTURES, help="how many pictures the page shows")
+    parser.add_argument(
+        "--quality", type=int, default=QUALITY, help="of vaecodec, whose bytes and SSIMULACRA2 the others must match"
+    )
+    parser.add_argument(
+        "--codec", type=codecs.argument, action="append", default=[], metavar="MODULE:FUNCTION",
+        help="a codec of your own that rd_curve.py has measured; may be repeated",
+    )  # fmt: skip
     return parser
 
 
