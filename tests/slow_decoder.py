@@ -323,10 +323,8 @@ class Network:
         counts, first = self.weights.tables("hyper_tables", 0)
         z = np.zeros((channels, rows, columns), np.int64)
         corners, sides = [(-1, -1), (-1, 1), (1, -1), (1, 1)], [(-1, 0), (0, -1), (0, 1), (1, 0)]
-        passes = (lambda i, j: (i + j) % 2 == 0 and i % 2 == 0, []), (lambda i, j: i % 2 == 1 and j % 2 == 1, corners), (
-            lambda i, j: (i + j) % 2 == 1, sides)  # fmt: skip
-        for is_here, steps in passes:
-            places = [(i, j) for i in range(rows) for j in range(columns) if is_here(i, j)]
+        for number, steps in enumerate([[], corners, sides]):
+            places = [(i, j) for i in range(rows) for j in range(columns) if (2 if (i + j) % 2 else i % 2) == number]
             indexes = []
             for i, j in places:
                 near = [z[:, i + a, j + b] for a, b in steps if 0 <= i + a < rows and 0 <= j + b < columns]
