@@ -1,4 +1,7 @@
-"""Hatchling's build hook: compiles the native core into wheels and editable installs, if there is a compiler."""
+"""Hatchling's build hook: adds built parts to wheels and editable installs, and leaves out those that are missing.
+
+The native core is compiled here, if there is a compiler. The decoder for browsers is taken from web/dist.
+"""
 
 import os
 import sys
@@ -10,12 +13,16 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 sys.path.insert(0, str(Path(__file__).parent))
 import build_core
 
+DECODER = ("*.js", "*.wasm", "*.weights", "*.txt")
 
-class CoreHook(BuildHookInterface):  # type: ignore[type-arg]
+
+class BuiltHook(BuildHookInterface):  # type: ignore[type-arg]
     """Compiles the core, or uses $VAECODEC_CORE, which was compiled for the platform of $VAECODEC_TAG."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Called by hatchling before it collects files."""
+        if version != "editable":  # which looks beside the package
+            self._add_decoder(build_data)
         place = build_core.FOLDER.relative_to(self.root)
         if made := os.environ.get("VAECODEC_CORE"):
             build_data["force_include"][made] = str(place / Path(made).name)
@@ -27,6 +34,13 @@ class CoreHook(BuildHookInterface):  # type: ignore[type-arg]
             build_data["artifacts"].append(str(place / build_core.library_name()))
             build_data["tag"] = f"py3-none-{_own_platform()}"
         build_data["pure_python"] = False
+
+    def _add_decoder(self, build_data: dict[str, Any]) -> None:
+        made = Path(self.root, "web", "dist")
+        found = sorted(path for pattern in DECODER for path in made.glob(pattern))
+        build_data["force_include"] |= {str(path): f"vaecodec/web/dist/{path.name}" for path in found}
+        if not found:
+            self.app.display_warning("web/dist has not been built: this wheel has no `vaecodec view` (make web)")
 
 
 def _own_platform() -> str:

@@ -1,8 +1,14 @@
 """The adapters of all compared codecs."""
 
+import argparse
+import dataclasses
+import importlib
 import inspect
 import io
-from collections.abc import Callable
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,11 +27,16 @@ DEFAULT = (
 )  # fmt: skip
 
 
+def default(device: str) -> tuple[str, ...]:
+    """The default codecs of a comparison; on a GPU they include JPEG on the same GPU."""
+    return (*DEFAULT, "jpeg-cuda") if device == "cuda" else DEFAULT
+
+
 def open_codec(name: str, *, device: str = "cpu", model: Path | None = None) -> Codec:
     """Make the adapter with a name.
 
     Args:
-        name: one of `names()`.
+        name: one of `names()`, or as in `own_codec`.
         device: "cpu" or "cuda", for codecs that support it.
         model: weights of vaecodec; None is the built-in file.
 
@@ -38,7 +49,52 @@ def open_codec(name: str, *, device: str = "cpu", model: Path | None = None) -> 
         return _PILLOW[name]()
     if name in peers.OPENERS:
         return peers.OPENERS[name](device)
-    raise UnavailableError(f"unknown codec, must be one of {', '.join(names())}")
+    if ":" in name:
+        return own_codec(name)
+    raise UnavailableError(f"unknown codec, must be one of {', '.join(names())}, or module:function")
+
+
+def own_codec(place: str) -> Codec:
+    """A user's codec, from `module:function`; the function takes no arguments and returns a `Codec`.
+
+    The module may also be in the current folder. Results record `module:function` as one of the codec's settings.
+
+    Raises:
+        UnavailableError: there is no such function, it fails, or what it returns is no codec with a name of its own.
+    """
+    module_name, _, function_name = place.partition(":")
+    if not module_name or not function_name:
+        raise UnavailableError("must be module:function")
+    with _current_folder_searched():
+        try:
+            codec = getattr(importlib.import_module(module_name), function_name)()
+        except Exception as error:  # whatever the user's code raises
+            raise UnavailableError(f"{type(error).__name__}: {error}") from error
+    if not isinstance(codec, Codec):
+        raise UnavailableError(f"returns {type(codec).__name__}, must be benchmarks.adapter.Codec")
+    if codec.name in names() or not re.fullmatch(r"[\w.-]+", codec.name):
+        raise UnavailableError(
+            f"its name is {codec.name!r}: must be of letters, digits, '.', '_', '-', and not be taken"
+        )
+    return dataclasses.replace(codec, settings={"place": place, **codec.settings})
+
+
+def argument(place: str) -> Codec:
+    """`own_codec` as an argparse type."""
+    try:
+        return own_codec(place)
+    except UnavailableError as reason:
+        raise argparse.ArgumentTypeError(f"{place}: {reason}") from reason
+
+
+@contextmanager
+def _current_folder_searched() -> Iterator[None]:
+    folder = str(Path.cwd())
+    sys.path.append(folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
 
 
 def names() -> tuple[str, ...]:
@@ -52,8 +108,8 @@ def _vaecodec(name: str, device: str, model: Path | None, tune: str | None) -> C
     tuned = {} if tune is None else {"tune": tune}
     if tune is not None and "tune" not in inspect.signature(vaecodec.Codec).parameters:
         raise UnavailableError(f"vaecodec {vaecodec.__version__} has no tune")
-    codec = vaecodec.Codec(model, device, **tuned)
     try:
+        codec = vaecodec.Codec(model, device, **tuned)
         probe = codec.encode(Image.new("RGB", (16, 16)), 50)
     except vaecodec.VaecModelError as error:
         raise UnavailableError(str(error)) from error

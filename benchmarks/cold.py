@@ -85,7 +85,7 @@ def tasks_of(folder: Path, megapixels: float, data: str | None) -> list[Task]:
     run_python = [sys.executable, "-c"]
     command_line = [sys.executable, "-m", "vaecodec"]
     subprocess.run([*command_line, "encode", png, vaec], check=True, capture_output=True, cwd=results.ROOT)
-    tasks = []
+    tasks = [Task("command line: thumbnail", "native", (*command_line, "thumbnail", vaec, out))]
     for engine in ENGINES:
         tasks += [
             Task("command line: encode", engine, (*command_line, "encode", "-f", png, vaec)),
@@ -122,7 +122,11 @@ def run(task: Task) -> Cost:
         subprocess.CalledProcessError: the command failed.
     """
     environment = {**os.environ, "VAECODEC_ENGINE": task.engine if task.engine in ENGINES else "auto"}
-    environment.pop("OMP_NUM_THREADS", None)
+    for name in (
+        "OMP_NUM_THREADS",
+        "PYTHONDONTWRITEBYTECODE",
+    ):  # the latter would make every process compile every module
+        environment.pop(name, None)
     watch = [sys.executable, "-I", "-S", "-c", WATCH, *task.command]
     found = subprocess.run(watch, env=environment, cwd=results.ROOT, stdout=subprocess.PIPE, check=True, text=True)
     seconds, peak_kb, code = found.stdout.split()

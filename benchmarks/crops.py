@@ -1,4 +1,4 @@
-"""Shows crops of pictures at equal bytes side by side: `python benchmarks/crops.py PICTURE... --out DIR`.
+"""Shows crops of pictures side by side at equal bytes or score: `python benchmarks/crops.py PICTURE... --out DIR`.
 
 For each picture, shows the boxes with the most and the least detail, or the one given by --box.
 """
@@ -17,7 +17,7 @@ if not __package__:  # run as a script: the modules here (codecs, datasets) must
 
 from PIL import Image, ImageDraw, ImageFont
 
-from benchmarks import codecs, datasets, page, results
+from benchmarks import codecs, datasets, metrics, page, results
 from benchmarks.adapter import Codec, UnavailableError
 from benchmarks.page import Box, Panel
 from benchmarks.tables import OURS
@@ -29,7 +29,7 @@ PAGE = Template("""<!doctype html>
 <head>
 <meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>Crops at equal bytes</title>
+<title>Crops at equal $equal</title>
 <style>
 body { font: 14px/1.3 system-ui, sans-serif; color: #ddd; background: #333; margin: 1rem; }
 .row { display: flex; gap: .5rem; margin-bottom: 1rem; }
@@ -52,16 +52,19 @@ class Row(NamedTuple):
 
 
 def compare(
-    picture: datasets.Picture, pair: Sequence[Codec], qualities: Sequence[int], boxes: Sequence[Box]
-) -> list[Row]:
-    """Every box at every quality of the first codec; the other codecs match its bytes as closely as possible."""
+    picture: datasets.Picture, pair: Sequence[Codec], qualities: Sequence[int], boxes: Sequence[Box],
+    equal: str = "file_bytes",
+) -> list[Row]:  # fmt: skip
+    """Every box at every quality of the first codec; the others match it in `equal`, a key of `page.EQUAL`."""
     image = picture.load()
     first, *others = pair
     rows = []
     for quality in qualities:
         file = first.encode(image, quality)
+        measure = page.EQUAL[equal]
+        wanted = measure(image, first, file)
         files = {first: file} | {
-            codec: page.nearest(codec, image, len(file), between=_scale(codec)) for codec in others
+            codec: page.nearest(codec, image, wanted, between=_scale(codec), measure=measure) for codec in others
         }
         panels = [Panel("original", image), *(page.panel_of(codec, image, each) for codec, each in files.items())]
         rows += [Row(f"{picture.name}, {first.name} {quality}", box, panels) for box in boxes]
@@ -84,13 +87,13 @@ def sheet(rows: Sequence[Row], zoom: int) -> Image.Image:
     return canvas
 
 
-def render(rows: Sequence[Row], zoom: int) -> str:
+def render(rows: Sequence[Row], zoom: int, equal: str = "file_bytes") -> str:
     """All rows as a page without external resources."""
     shown = []
     for row in rows:
         figures = (page.figure(page.inline_crop(panel.image, row.box), panel.caption) for panel in row.panels)
         shown.append(f'<h2>{escape(row.title)}</h2>\n<div class="row">{"".join(figures)}</div>')
-    return PAGE.substitute(zoom=zoom, rows="\n".join(shown))
+    return PAGE.substitute(zoom=zoom, equal=page.EQUAL_LABELS[equal], rows="\n".join(shown))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -106,15 +109,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not pictures:
         print("no pictures: give some, or a data set with --data", file=sys.stderr)
         return 2
+    equal = next(name for name, label in page.EQUAL_LABELS.items() if label.lower() == options.equal)
     options.out.mkdir(parents=True, exist_ok=True)
     everything = []
     for picture in pictures:
+        if not metrics.is_large_enough(equal, *picture.load().size):
+            print(f"{picture.name} is too small for {options.equal}", file=sys.stderr)
+            return 2
         by_detail = [options.box] if options.box else page.by_detail(picture.load(), options.size)
         boxes = list(dict.fromkeys((by_detail[-1], by_detail[0])))
-        rows = compare(picture, pair, options.qualities, boxes)
+        rows = compare(picture, pair, options.qualities, boxes, equal)
         sheet(rows, options.zoom).save(options.out / f"{Path(picture.name).stem}.png")
         everything += rows
-        results.write_atomically(options.out / "crops.html", render(everything, options.zoom))
+        results.write_atomically(options.out / "crops.html", render(everything, options.zoom, equal))
     print(options.out / "crops.html")
     return 0
 
@@ -137,7 +144,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("pictures", nargs="*", type=Path, help="lossless pictures")
     parser.add_argument("--data", help="also show all pictures of this folder or data set")
-    parser.add_argument("--codecs", default=f"{OURS},avif", help="codecs; the others match the bytes of the first")
+    parser.add_argument("--codecs", default=f"{OURS},avif", help="codecs; the others match the first")
+    parser.add_argument("--equal", default="bytes", choices=[each.lower() for each in page.EQUAL_LABELS.values()])
     parser.add_argument("--qualities", type=_numbers, default=QUALITIES, help="qualities of the first codec")
     parser.add_argument("--size", type=_numbers, default=SIZE_PX, help="width,height of a crop before enlargement")
     parser.add_argument("--box", type=_numbers, help="show this crop of every picture: left,top,right,bottom")

@@ -34,10 +34,11 @@ class Picture:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Pictures in a fixed order under a name."""
+    """Pictures in a fixed order under a name; and their folder, if the name alone does not tell it."""
 
     name: str
     pictures: tuple[Picture, ...]
+    folder: str | None = None
 
     @cached_property
     def sha256(self) -> str:
@@ -50,7 +51,9 @@ class Dataset:
 
     def describe(self) -> dict[str, object]:
         """The description of the data set in results."""
-        return {"name": self.name, "sha256": self.sha256, "images": [picture.name for picture in self.pictures]}
+        where = {} if self.folder is None else {"folder": self.folder}
+        images = [picture.name for picture in self.pictures]
+        return {"name": self.name, "sha256": self.sha256, "images": images, **where}
 
     def first(self, count: int | None) -> "Dataset":
         """The first pictures of the data set, under a name that says so."""
@@ -77,8 +80,10 @@ def find(data: str | None) -> Dataset:
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
     if not paths:
         raise FileNotFoundError(f"{folder} holds no picture with a suffix of {', '.join(SUFFIXES)}")
-    name = data if data in KNOWN else folder.resolve().name
-    return Dataset(name, tuple(Picture(path.name, path) for path in paths))
+    pictures = tuple(Picture(path.name, path) for path in paths)
+    if data in KNOWN:
+        return Dataset(data, pictures)
+    return Dataset(folder.resolve().name, pictures, str(folder.resolve()))
 
 
 def _known(name: str) -> Path:

@@ -19,11 +19,13 @@ class Backend:
         version: of the library.
         encode: encodes uint8 pictures [3, H, W] on the GPU, at a quality of 1 to 100, to files in host memory.
         decode: decodes files to uint8 pictures [3, H, W] on the GPU.
+        device: the device that pictures must be on.
     """
 
     version: str
     encode: Callable[[Sequence["Tensor"], int], list[bytes]]
     decode: Callable[[Sequence[bytes]], list["Tensor"]]
+    device: str = "cuda"
 
 
 def open_backend() -> Backend:

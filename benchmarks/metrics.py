@@ -134,15 +134,23 @@ class Point(NamedTuple):
 class BdRate(NamedTuple):
     """The mean difference of rate at equal quality in percent, negative for fewer bits, from `low_db` to `high_db`.
 
-    percent is None if the curves do not overlap.
+    percent is None if the curves do not overlap. interval, in percent, is the confidence interval for other pictures
+    of the same kind (`bootstrap.interval`); None if it was not requested or cannot be computed.
     """
 
     percent: float | None
     low_db: float
     high_db: float
+    interval: tuple[float, float] | None = None
 
     def __str__(self) -> str:
-        return "no overlap" if self.percent is None else f"{self.percent:+.1f} %".replace("-", "\N{MINUS SIGN}")
+        if self.percent is None:
+            return "no overlap"
+        text = f"{self.percent:+.1f} %"
+        if self.interval is not None:
+            low, high = self.interval
+            text += f" [{low:+.1f}, {high:+.1f}]"
+        return text.replace("-", "\N{MINUS SIGN}")
 
 
 def bd_rate(anchor: Sequence[Point], test: Sequence[Point]) -> BdRate:

@@ -108,13 +108,13 @@ def _jpeg_cuda(device: str) -> Codec:
 
     def encode(image: Image.Image, quality: int) -> bytes:
         samples = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
-        return backend.encode([samples.to(device)], quality)[0]
+        return backend.encode([samples.to(backend.device)], quality)[0]
 
     def decode(data: bytes) -> Image.Image:
         return Image.fromarray(backend.decode([data])[0].permute(1, 2, 0).cpu().numpy())
 
     settings = {"device": device, "library": "nvJPEG"}
-    return Codec("jpeg-cuda", backend.version, settings, (50, 75, 90), encode, decode)
+    return Codec("jpeg-cuda", backend.version, settings, (10, 25, 40, 50, 60, 75, 85, 90, 95), encode, decode)
 
 
 OPENERS: dict[str, Callable[[str], Codec]] = {

@@ -1,6 +1,7 @@
 """Plots of benchmarks: quality against rate, and BD-rate against decode time, in colour-blind safe colours."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ STYLES = {
     "heic": ("#009E73", "X"),
     "jxl": ("#117733", "*"),
 }
-OTHER = ("#882255", "h")
+OTHERS = (("#882255", "h"), ("#44AA99", "H"), ("#661100", "8"), ("#6699CC", "<"))  # for codecs not named above, in turn
 PUBLISHED_SHOWN = {"vtm": (0, (6, 2)), "bpg444": (0, (2, 2)), "mbt2018-mean": (0, (6, 2, 1, 2)), "jpeg": (0, (1, 1))}
 LABELS = {
     "ssimulacra2": "SSIMULACRA2", "ms_ssim": "MS-SSIM, dB", "butteraugli": "butteraugli, 3-norm: a distance",
@@ -40,6 +41,12 @@ PLACES = (
 SIZE_INCH, DPI, FONT_PT = (8.2, 5.4), 110, 12
 
 
+def styles(names: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Colour and marker of every codec."""
+    others = itertools.cycle(OTHERS)
+    return {name: STYLES[name] if name in STYLES else next(others) for name in names}
+
+
 def rate_distortion(
     measured: Mapping[str, Sequence[Point]], published: Mapping[str, Sequence[Point]], *, metric: str, path: Path
 ) -> None:
@@ -48,8 +55,7 @@ def rate_distortion(
     for name, curve in published.items():
         if name in PUBLISHED_SHOWN and curve:
             axes.plot(*_sorted(curve), color="#888888", linestyle=PUBLISHED_SHOWN[name], label=f"{name}, published")
-    for name, curve in measured.items():
-        colour, marker = STYLES.get(name, OTHER)
+    for (name, curve), (colour, marker) in zip(measured.items(), styles(measured).values(), strict=True):
         emphasis = 2.6 if name == "vaecodec" else 1.4
         axes.plot(*_sorted(curve), color=colour, marker=marker, markersize=5, linewidth=emphasis, label=name)
     shown = measured.get("vaecodec") or next(iter(measured.values()))
@@ -74,10 +80,10 @@ def speed(points: Mapping[str, tuple[float, float]], path: Path, *, label: str, 
     if peer_ms is not None:
         axes.axvline(peer_ms, color="#888888", linestyle=(0, (2, 2)), label="mbt2018-mean of CompressAI: time only")
         axes.legend(loc="upper right", fontsize=FONT_PT - 2)
-    by_time = sorted(points.items(), key=lambda item: item[1])
+    by_time, looks = sorted(points.items(), key=lambda item: item[1]), styles(points)
     for number, (name, (milliseconds, percent)) in enumerate(by_time):
         across, above, side = PLACES[number % len(PLACES)]
-        colour, marker = STYLES.get(name, OTHER)
+        colour, marker = looks[name]
         axes.plot(milliseconds, percent, color=colour, marker=marker, markersize=9, linestyle="none")
         axes.annotate(name, (milliseconds, percent), xytext=(across, above), textcoords="offset points", ha=side)
     axes.set_xscale("log")

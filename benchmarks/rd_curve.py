@@ -56,6 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if record.is_complete and record.curve():
             results.write_for_compressai(record, out / "compressai" / record.path.name)
         print(f"{record.path}: {len(record.rows)} rows{'' if record.is_complete else ', not complete'}")
+    if options.page:
+        from benchmarks import report  # needs more packages than measuring
+
+        report.write_all(out, data=options.data, model=options.model, own=options.codec)
     return 1 if broken else 0
 
 
@@ -170,18 +174,23 @@ def _open_all(options: argparse.Namespace, dataset: datasets.Dataset, out: Path)
     if options.threads:
         torch.set_num_threads(options.threads)
     pairs = []
-    for name in options.codecs.split(","):
-        try:
-            codec = codecs.open_codec(name, device=options.device, model=options.model)
-        except UnavailableError as reason:
-            print(f"{name}: skipped: {reason}", file=sys.stderr)
-            continue
+    named = options.codecs.split(",") if options.codecs else codecs.default(options.device)
+    opened = {name: _open(name, options.device, options.model) for name in named}
+    for codec in [*filter(None, opened.values()), *options.codec]:
         codec = dataclasses.replace(codec, qualities=_spread(codec.qualities, options.points))
         record = results.open_record(
-            out / f"{name}.json", codec.describe(), dataset.describe(), threads=codec.threads, again=options.again
+            out / f"{codec.name}.json", codec.describe(), dataset.describe(), threads=codec.threads, again=options.again
         )
         pairs.append((codec, record))
     return pairs
+
+
+def _open(name: str, device: str, model: Path | None) -> Codec | None:
+    try:
+        return codecs.open_codec(name, device=device, model=model)
+    except UnavailableError as reason:
+        print(f"{name}: skipped: {reason}", file=sys.stderr)
+        return None
 
 
 def _spread(qualities: tuple[int, ...], count: int | None) -> tuple[int, ...]:
@@ -195,7 +204,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     known = ", ".join(datasets.KNOWN)
     parser.add_argument("--data", help=f"a folder of lossless pictures, or {known} [sample]")
-    parser.add_argument("--codecs", default=",".join(codecs.DEFAULT), help=f"of {', '.join(codecs.names())}")
+    parser.add_argument(
+        "--codecs",
+        help=f"of {', '.join(codecs.names())} [{','.join(codecs.DEFAULT)}; with --device cuda also jpeg-cuda]",
+    )
+    parser.add_argument(
+        "--codec", type=codecs.argument, action="append", default=[], metavar="MODULE:FUNCTION",
+        help="your own codec, see benchmarks/README.md; may be repeated",
+    )  # fmt: skip
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="device of vaecodec and CompressAI")
     parser.add_argument("--model", type=Path, help="weights of vaecodec [built-in]")
     parser.add_argument("--out", type=Path, help="folder of the results [out/benchmark/NAME]")
@@ -207,6 +223,7 @@ def _parser() -> argparse.ArgumentParser:
         "--repeats", type=_natural, default=3, help="number of turns; times are medians, with 0 those of the first call"
     )
     parser.add_argument("--again", action="store_true", help="discard finished rows")
+    parser.add_argument("--page", action="store_true", help="then print tables and write the page, as report.py does")
     return parser
 
 

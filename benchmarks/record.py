@@ -1,4 +1,4 @@
-"""Records everything in results/, and README's table from it, with one command: `python benchmarks/record.py`."""
+"""Records everything in results/, and the tables of README and model card from it: `python benchmarks/record.py`."""
 
 import argparse
 import os
@@ -10,10 +10,8 @@ from typing import NamedTuple
 if not __package__:  # run as a script: the modules here (codecs, datasets) must not shadow those of other packages
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from benchmarks import codecs, complexity, gpu_throughput, quality_scale, rd_curve, report, throughput
-from benchmarks.results import ROOT
-
-RESULTS = ROOT / "benchmarks" / "results"
+from benchmarks import codecs, complexity, gpu_throughput, model_card, quality_scale, rd_curve, report, throughput
+from benchmarks.results import RESULTS, ROOT
 
 
 class Pass(NamedTuple):
@@ -64,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for plan in PLANS:
             codes.append(report.main([str(RESULTS / plan.dataset), "--pictures", str(plan.shown)]))
         codes.append(report.main([str(RESULTS / PLANS[0].dataset), "--no-page", "--readme", str(ROOT / "README.md")]))
+        codes.append(model_card.main([]))
     return max(codes)
 
 

@@ -15,36 +15,62 @@ if not __package__:  # run as a script: the modules here (codecs, datasets) must
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from benchmarks import codecs, page, plots, published, readme, results, tables
+from benchmarks.adapter import Codec
 from benchmarks.results import Record
 
 PLOTS = {
     "ssimulacra2.png": "ssimulacra2", "ms-ssim.png": "ms_ssim", "butteraugli.png": "butteraugli", "psnr.png": "psnr_db",
 }  # fmt: skip
 SPEED_PLOT = "speed.png"
+PICTURES, QUALITY = 2, 30
 SPEED, CUDA = "throughput.json", "throughput-cuda.json"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write everything that a folder of results allows."""
     options = _parser().parse_args(arguments)
-    records = complete(results.load_folder(options.folder))
+    records = write_all(
+        options.folder, pictures=0 if options.no_page else options.pictures, quality=options.quality, data=options.data,
+        model=options.model, own=options.codec,
+    )  # fmt: skip
     if not records:
-        print(f"{options.folder} holds no complete results", file=sys.stderr)
         return 2
-    speed, cuda = (_read(options.folder.parent / name) for name in (SPEED, CUDA))
-    pictures = draw(records, options.folder, speed)
-    shown = tables.all_tables(records, speed, cuda)
-    print("\n".join(table.markdown() for table in shown))
     if options.readme:
         write_readme(options.readme, records, options.folder)
-    if not options.no_page:
-        comparisons = page.compare(
-            records, options.pictures, quality=options.quality, data=options.data, model=options.model
-        )
-        path = options.folder / "report.html"
-        results.write_atomically(path, page.render(records, shown, pictures, comparisons))
-        print(path)
     return 0
+
+
+def write_all(
+    folder: Path, *, pictures: int = PICTURES, quality: int = QUALITY, data: str | None = None,
+    model: Path | None = None, own: Sequence[Codec] = (),
+) -> list[Record]:  # fmt: skip
+    """Print the tables of a folder of results, and write its plots and its page.
+
+    Args:
+        folder: the --out folder of rd_curve.py.
+        pictures: number of pictures on the page; 0 writes no page.
+        quality: of vaecodec; the other codecs match it on these pictures.
+        data: folder of the pictures; None looks where the records say.
+        model: weights of vaecodec; None is the built-in file.
+        own: codecs that are not in `codecs.names()`.
+
+    Returns:
+        The records that cover their data set; none, and nothing is written, if there is no such.
+    """
+    records = complete(results.load_folder(folder))
+    if not records:
+        print(f"{folder} holds no complete results", file=sys.stderr)
+        return []
+    speed, cuda = (_read(folder.parent / name) for name in (SPEED, CUDA))
+    drawn = draw(records, folder, speed)
+    shown = tables.all_tables(records, speed, cuda)
+    print("\n".join(table.markdown() for table in shown))
+    if pictures:
+        comparisons = page.compare(records, pictures, quality=quality, data=data, model=model, own=own)
+        path = folder / "report.html"
+        results.write_atomically(path, page.render(records, shown, drawn, comparisons))
+        print(path)
+    return records
 
 
 def complete(records: Sequence[Record]) -> list[Record]:
@@ -107,11 +133,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--readme", type=Path, help="rewrite this document between its markers")
     parser.add_argument("--no-page", action="store_true", help="do not write report.html")
     parser.add_argument("--model", type=Path, help="weights of vaecodec [built-in]")
-    parser.add_argument("--data", help="folder of the pictures [looked up by name]")
-    parser.add_argument("--pictures", type=int, default=2, help="number of pictures on the page")
+    parser.add_argument("--data", help="folder of the pictures [where the records say]")
+    parser.add_argument("--pictures", type=int, default=PICTURES, help="number of pictures on the page")
     parser.add_argument(
-        "--quality", type=int, default=30, help="quality of vaecodec whose bytes the other codecs match"
+        "--quality", type=int, default=QUALITY, help="quality of vaecodec; the others match its bytes and SSIMULACRA2"
     )
+    parser.add_argument(
+        "--codec", type=codecs.argument, action="append", default=[], metavar="MODULE:FUNCTION",
+        help="your own codec, already measured by rd_curve.py; may be repeated",
+    )  # fmt: skip
     return parser
 
 

@@ -16,6 +16,7 @@ from benchmarks.metrics import MEASURES, Point, can_measure, is_large_enough, qu
 Row = dict[str, Any]
 
 ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
 
 
 @dataclass
@@ -24,7 +25,7 @@ class Record:
 
     Attributes:
         codec: name, version and settings; for vaecodec the settings hold the model id.
-        dataset: name, sha256 and images (their names, in order).
+        dataset: name, sha256 and images (their names, in order); and the folder, unless the data set has a known name.
         machine: everything that times depend on.
         rows: one per picture and quality; see benchmarks/README.md for the fields.
     """
@@ -83,13 +84,20 @@ class Record:
         at which only some pictures are measured are left out, because their curve would be of other pictures.
         """
         points = []
+        for rows in self.measured(metric).values():
+            rate, value = (sum(row[name] for row in rows) / len(rows) for name in ("bpp", metric))
+            points.append(Point(rate, quality_of(metric, value)))
+        return points
+
+    def measured(self, metric: str) -> dict[int, list[Row]]:
+        """By quality, the rows of all pictures that are large enough for a metric."""
+        found = {}
         for quality in self.qualities:
             at_quality = [row for row in self.rows if row["quality"] == quality]
             rows = [row for row in at_quality if is_large_enough(metric, row["width"], row["height"])]
             if rows and all(row.get(metric) is not None for row in rows):
-                rate, value = (sum(row[name] for row in rows) / len(rows) for name in ("bpp", metric))
-                points.append(Point(rate, quality_of(metric, value)))
-        return points
+                found[quality] = rows
+        return found
 
 
 def open_record(
@@ -107,13 +115,17 @@ def open_record(
     if not path.exists():
         return fresh
     old = load(path)
-    if old.dataset != dataset:
+    if old.dataset["sha256"] != dataset["sha256"]:
         raise FileExistsError(
             f"{path} holds results of {old.dataset['name']} ({len(old.dataset['images'])} images), not of these"
             f" {len(dataset['images'])} images of {dataset['name']}: name another --out"
         )
-    same = not again and (old.codec, old.machine) == (fresh.codec, fresh.machine)
-    return old if same else fresh
+    if again or (old.codec, old.machine) != (fresh.codec, fresh.machine):
+        return fresh
+    if old.dataset != dataset:  # the folder has moved
+        old.dataset = dataset
+        old.add([])
+    return old
 
 
 def load(path: Path) -> Record:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from benchmarks import published
+from benchmarks import bootstrap, published
 from benchmarks.metrics import BdRate, bd_rate
 from benchmarks.results import Record
 
@@ -63,8 +63,8 @@ def bd_table(records: Sequence[Record], *, with_times: bool) -> Table:
     lead = next(iter(used.values()), METRICS["psnr_db"])
     rows = []
     for record in records:
-        against = [between(anchor, record, metric) for metric in used]
-        ours = [between(record, by_name.get(OURS), metric) for metric in used]
+        against = [with_interval(anchor, record, metric) for metric in used]
+        ours = [with_interval(record, by_name.get(OURS), metric) for metric in used]
         times = [f"{1000 * mean_seconds(record, name):.1f}" for name in ("encode_s", "decode_s") if with_times]
         rows.append(
             [record.name, *map(text_of, against), *map(text_of, ours), _range(ours[0] if ours else None), *times]
@@ -78,6 +78,8 @@ def bd_table(records: Sequence[Record], *, with_times: bool) -> Table:
         "BD-rate: difference of bytes at equal quality, on the range that both curves cover; negative is smaller."
         " Curves are means over pictures of bpp and quality at each setting."
     )
+    if len(records[0].dataset["images"]) >= bootstrap.MIN_PICTURES:
+        note += f" {bootstrap.NOTE}"
     if with_times:
         note += (
             " Milliseconds are means over pictures and settings, measured with the curves: codecs that were measured at"
@@ -89,7 +91,7 @@ def bd_table(records: Sequence[Record], *, with_times: bool) -> Table:
 
 def quality_table(record: Record) -> Table:
     """The rate and all measures at each `quality`, as means over the pictures."""
-    means = {quality: mean for quality in QUALITIES if (mean := record.at(quality))}
+    means = {quality: mean for quality in record.qualities if (mean := record.at(quality))}
     header = ("quality", *map(str, means))
     rows = [
         ["bits per pixel", *(f"{mean['bpp']:.3f}" for mean in means.values())],
@@ -258,6 +260,14 @@ def between(anchor: Record | None, test: Record | None, metric: str) -> BdRate |
     return bd_rate(*curves) if all(curves) else None
 
 
+def with_interval(anchor: Record | None, test: Record | None, metric: str) -> BdRate | None:
+    """As `between`, with its confidence interval."""
+    rate = between(anchor, test, metric)
+    if anchor is None or test is None or anchor.name == test.name or rate is None or rate.percent is None:
+        return rate
+    return rate._replace(interval=bootstrap.interval(anchor, test, metric))
+
+
 def text_of(rate: BdRate | None) -> str:
     """A BD-rate as text for tables; empty if there is none."""
     return "" if rate is None else str(rate)
@@ -272,4 +282,6 @@ def _ratio(value: float) -> str:
 
 
 def _range(rate: BdRate | None) -> str:
-    return "" if rate is None or rate.percent is None else f"{rate.low_db:.1f} to {rate.high_db:.1f}"
+    if rate is None or rate.percent is None:
+        return ""
+    return f"{rate.low_db:.1f} to {rate.high_db:.1f}".replace("-", "\N{MINUS SIGN}")

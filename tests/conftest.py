@@ -78,7 +78,7 @@ def make_tiny_weights(folder: Path) -> Path:
     pictures = Pictures.from_arrays([picture(128, 128, seed=n) for n in range(12)])
     start_from_klt(model, torch.stack([crop.permute(2, 0, 1) for crop in pictures.pictures]).float() / 255)
     path = folder / "tiny.safetensors"
-    export(model, pictures, path, Calibration(crops=8, qualities=4, patch_px=128, skip_below=1e-3))
+    export(model, pictures, path, Calibration(crops=8, hyper_crops=8, qualities=4, patch_px=128, skip_below=1e-3))
     return path
 
 

@@ -3,9 +3,12 @@
 import ast
 import dataclasses
 import hashlib
+import html
 import json
 import math
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,9 +22,11 @@ import vaecodec
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT))  # benchmarks/ is not part of the installed package
 
-from benchmarks import published, rd_curve, readme, results, tables  # noqa: E402
+from benchmarks import bootstrap, codecs, model_card, published, rd_curve, readme, results, tables  # noqa: E402
 from benchmarks.metrics import Point, bd_rate  # noqa: E402
 from benchmarks.results import Record  # noqa: E402
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 def timed(encode_s: float, decode_s: float, **more: object) -> dict[str, object]:
@@ -173,25 +178,186 @@ def test_the_page_needs_nothing_from_outside(folder: Path, tmp_path: Path, tiny_
     assert report.main([str(out), "--data", str(folder), "--pictures", "2", "--model", weights]) == 0
     text = (out / "report.html").read_text()
     assert set(re.findall(r'(?:src|href)="([^:]*:)', text)) == {"data:"}
-    assert "http" not in text.replace("http-equiv", "") and "url(" not in text
+    assert "http" not in text.replace("http-equiv", "").replace('"http:" + "//www.w3.org/2000/svg"', "")
+    assert "url(" not in text
     assert "a<b>" not in text and "a&lt;b&gt;&amp;.png" in text
     for name in ("original", "vaecodec", "jpeg", "webp"):
         assert len(re.findall(f"<figcaption>{name}", text)) == 2
-    assert text.count('type="range"') == 2
+    assert text.count('class="slider"') == 2 and 'data-equal="ssimulacra2"' not in text, "too small for it"
+
+
+def test_a_folder_of_ones_own_is_named_once(folder: Path, tmp_path: Path, tiny_weights: Path) -> None:
+    """Results say where their pictures lie: the report shows them without being told; other pictures it does not."""
+    pytest.importorskip("bjontegaard")
+    pytest.importorskip("matplotlib")
+    from benchmarks import report
+
+    out, weights = tmp_path / "out", str(tiny_weights)
+    run(folder, out, "--codecs", "vaecodec,jpeg", "--points", "2", "--model", weights, "--page")
+    assert (out / "report.html").read_text().count("<figcaption>jpeg") == 2
+    moved = folder.rename(tmp_path / "moved")
+    assert report.main([str(out), "--model", weights]) == 0
+    assert "<figcaption>" not in re.sub(
+        '<div class="plots">.*?</div>', "", (out / "report.html").read_text(), flags=re.S
+    )
+    run(moved, out, "--codecs", "vaecodec,jpeg", "--points", "2", "--model", weights)
+    assert report.main([str(out), "--model", weights, "--pictures", "1"]) == 0
+    assert (out / "report.html").read_text().count("<figcaption>jpeg") == 1
+
+
+def test_every_quality_that_was_measured_is_in_the_table() -> None:
+    """Whichever they are: six points of eleven are not those that README shows."""
+    record = made_up("vaecodec", 1)
+    record.rows = [{**row, "quality": row["quality"] + 3} for row in record.rows]
+    assert list(tables.quality_table(record).header) == ["quality", "13", "33", "53", "73", "93"]
 
 
 def test_nearest_file_is_found_whichever_way_quality_runs() -> None:
-    """Files at equal bytes are sought where size rises with quality and where it falls."""
+    """Files at equal bytes, or of an equal score, are sought where that rises with quality and where it falls."""
     from benchmarks import page
 
+    image = Image.new("RGB", (8, 8))
     for sign in (1, -1):
         codec = SimpleNamespace(encode=lambda _, quality, sign=sign: bytes(1000 + sign * 7 * quality))
-        image, wanted = Image.new("RGB", (8, 8)), 1000 + sign * 300
+        wanted = 1000 + sign * 300
         assert abs(len(page.nearest(codec, image, wanted, between=(1, 100))) - wanted) <= 4
+        found = page.nearest(codec, image, 0.5, between=(1, 100), measure=lambda *found: 500 / len(found[2]))
+        assert len(found) == min((1000 + sign * 7 * q for q in range(1, 101)), key=lambda size: abs(500 / size - 0.5))
     for rising in ({10: 100, 20: 200, 30: 300}, {30: 100, 20: 200, 10: 300}):
-        brackets = [page._bracket(rising, wanted) for wanted in (50, 150, 250, 900)]
+        rows = {quality: {"score": value, "nothing": None} for quality, value in rising.items()}
+        brackets = [page._bracket(rows, "score", wanted) for wanted in (50, 150, 250, 900)]
         ends = (10, 10), (10, 20), (20, 30), (30, 30)
         assert brackets == list(ends if rising[10] == 100 else reversed(ends))
+        assert page._bracket(rows, "nothing", 1) == (10, 30), "not measured: anywhere"
+
+
+def test_crops_stand_at_equal_bytes_and_at_equal_scores(tmp_path: Path, tiny_weights: Path) -> None:
+    """Each codec's file is the one that comes nearest to vaecodec's in bytes, and another one in SSIMULACRA2."""
+    from benchmarks import page
+
+    data = tmp_path / "large"
+    data.mkdir()
+    original = Image.fromarray(picture(264, 264))
+    original.save(data / "a.png")
+    run(data, tmp_path / "out", "--codecs", "vaecodec,jpeg", "--points", "3", "--model", str(tiny_weights))
+    records = results.load_folder(tmp_path / "out")
+    (found,) = page.compare(records, 1, quality=40, data=None, model=tiny_weights)
+    assert set(found.others) == {"file_bytes", "ssimulacra2"}
+    for name, (jpeg,) in found.others.items():
+        others = [page.panel_of(codecs.open_codec("jpeg"), original, codecs.open_codec("jpeg").encode(original, q))
+                  for q in range(5, 96, 9)]  # fmt: skip
+        wanted = getattr(found.ours, name)
+        best = min(abs(getattr(other, name) - wanted) for other in others)
+        assert abs(getattr(jpeg, name) - wanted) <= best + 0.02 * abs(wanted), "bisection, where scores need not rise"
+
+
+def spread_out(name: str, cost: float, pictures: int, *, even: bool) -> Record:
+    """A record of several pictures whose costs are all the same, or differ from picture to picture."""
+    rows = [
+        {**row, "image": f"{n}.png", "bpp": row["bpp"] * (1 if even else 1 + n / 10)}
+        for n in range(pictures) for row in made_up(name, cost).rows[: len(tables.QUALITIES)]
+    ]  # fmt: skip
+    dataset = {"name": "kodak", "sha256": "0", "images": [f"{n}.png" for n in range(pictures)]}
+    return made_up(name, cost, rows=rows, dataset=dataset)
+
+
+def test_intervals_tell_how_much_pictures_differ() -> None:
+    """Where all pictures agree the interval is the figure; where they differ it holds it; few pictures have none."""
+    pytest.importorskip("bjontegaard")
+    jpeg = spread_out("jpeg", 1, 8, even=True)
+    same = bootstrap.interval(jpeg, spread_out("vaecodec", 0.5, 8, even=True), "psnr_db")
+    assert same == pytest.approx((-50, -50))
+    ours = spread_out("vaecodec", 0.5, 8, even=False)
+    low, high = bootstrap.interval(jpeg, ours, "psnr_db")
+    assert low + 3 < tables.between(jpeg, ours, "psnr_db").percent < high - 3
+    assert bootstrap.interval(jpeg, ours, "psnr_db") == (low, high), "the same on every call"
+    both = bootstrap.interval(spread_out("jpeg", 1, 8, even=False), ours, "psnr_db")
+    assert both == pytest.approx((-50, -50)), "the same draws for both codecs: where both cost more, nothing differs"
+    few = [spread_out(name, 1, bootstrap.MIN_PICTURES - 1, even=False) for name in ("jpeg", "vaecodec")]
+    assert bootstrap.interval(*few, "psnr_db") is None
+    table = tables.bd_table([ours, jpeg], with_times=False)
+    ours_against_jpeg = table.rows[0][list(table.header).index("against jpeg, PSNR")]
+    assert re.fullmatch(r"\S+ % \[\S+, \S+\]", ours_against_jpeg)
+    assert bootstrap.NOTE in table.note
+
+
+def test_the_model_card_shows_the_recorded_results() -> None:
+    """Its tables are those that one command makes of the records."""
+    pytest.importorskip("bjontegaard")
+    sets = [report_complete(results.RESULTS / name) for name in model_card.SETS]
+    if not all(sets):
+        pytest.skip("no results are recorded yet")
+    card = model_card.CARD.read_text()
+    assert readme.put_between_markers(card, model_card.text(sets)) == card, "run benchmarks/model_card.py"
+
+
+def report_complete(folder: Path) -> list[Record]:
+    from benchmarks import report
+
+    return report.complete(results.load_folder(folder)) if folder.is_dir() else []
+
+
+def test_the_model_cards_tables_are_measured_by_one_command(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--measure prints them of any set and leaves the card alone."""
+    pytest.importorskip("bjontegaard")
+    monkeypatch.setattr(model_card, "CARD", tmp_path / "none.md")
+    arguments = ["--measure", str(tmp_path / "out"), "--data", str(folder), "--points", "2", "--images", "1"]
+    assert model_card.main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert (
+        "| vaecodec, two-first1, PSNR | " in printed and "| vaecodec-psnr: quality, two-first1 | 1 | 100 |" in printed
+    )
+    assert not model_card.CARD.exists()
+    assert model_card.main(["--measure", str(tmp_path / "out"), "--data", str(tmp_path / "no")]) == 2
+
+
+PROBE = """<script>
+const found = {}, text = selector => [...document.querySelectorAll(selector)].map(node => node.textContent.trim());
+const lines = () => document.querySelectorAll("#chart polyline").length;
+const crops = () => [...document.querySelectorAll("figure[data-codec]")].filter(each => each.checkVisibility()).length;
+const legend = document.querySelector("#codecs").getBoundingClientRect();
+found.fits = legend.left >= 0 && legend.right <= innerWidth && document.documentElement.scrollWidth <= innerWidth;
+found.drawn = document.querySelector("#chart > svg").getBoundingClientRect().right <= innerWidth;
+found.codecs = text("#codecs label");
+found.all = [lines(), crops()];
+document.getElementById("codec jpeg").click();
+found.withoutJpeg = [lines(), crops()];
+document.querySelector("#codecs button:last-of-type").click();
+found.none = lines();
+document.querySelector("#codecs button").click();
+const before = document.querySelector("#chart polyline").getAttribute("points");
+picture.selectedIndex = 2;
+picture.dispatchEvent(new Event("input"));
+found.byPicture = document.querySelector("#chart polyline").getAttribute("points") != before;
+document.title = JSON.stringify(found);
+</script>"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+@pytest.mark.parametrize("width", [1280, 500])
+def test_curves_and_crops_are_switched_in_a_browser(
+    folder: Path, tmp_path: Path, tiny_weights: Path, width: int
+) -> None:
+    """In headless Chromium, wide and narrow: the legend is on screen and switches curves and crops."""
+    pytest.importorskip("bjontegaard")
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "out"
+    run(folder, out, "--codecs", "vaecodec,jpeg,webp", "--points", "3", "--model", str(tiny_weights), "--page")
+    (out / "report.html").write_text((out / "report.html").read_text() + PROBE)
+    result = subprocess.run(
+        [
+            CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},900",
+            f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", (out / "report.html").as_uri(),
+        ],
+        capture_output=True, text=True, timeout=300, check=True,
+    )  # fmt: skip
+    assert json.loads(html.unescape(re.search(r"<title>(.*?)</title>", result.stdout)[1])) == {
+        "fits": True, "drawn": True, "codecs": ["vaecodec", "jpeg", "webp"], "all": [3, 8], "withoutJpeg": [2, 6],
+        "none": 0, "byPicture": True,
+    }  # fmt: skip
 
 
 def test_readme_is_rewritten_between_its_markers_only() -> None:
@@ -322,6 +488,23 @@ def test_crops_show_codecs_at_equal_bytes(folder: Path, tmp_path: Path, tiny_wei
         assert sheet.size == (4 * (2 * 16 + crops.GAP_PX), 4 * (2 * 12 + crops.GAP_PX + 2 * crops.LINE_PX))
     assert crops.main([*arguments, "--box", "0,0,10,10", "--out", str(out), "--model", str(tiny_weights)]) == 0
     assert (out / "crops.html").read_text().count("<h2>") == 2
+
+
+def test_crops_stand_at_equal_scores_if_asked(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The other codec's SSIMULACRA2 comes near to the first one's, and its bytes do not; small pictures have none."""
+    from benchmarks import crops
+
+    Image.fromarray(picture(264, 264)).save(tmp_path / "a.png")
+    asked = ["--codecs", "jpeg,webp", "--qualities", "50", "--equal", "ssimulacra2", "--out", str(tmp_path / "crops")]
+    assert crops.main([str(tmp_path / "a.png"), *asked]) == 0
+    text = (tmp_path / "crops" / "crops.html").read_text()
+    assert "<title>Crops at equal SSIMULACRA2</title>" in text
+    first, second = (
+        float(re.search(rf"<figcaption>{name}: .*?SSIMULACRA2 ([-\d.]+)", text)[1]) for name in ("jpeg", "webp")
+    )
+    assert abs(first - second) < 2
+    assert crops.main([str(folder / "0.png"), *asked]) == 2
+    assert "too small for ssimulacra2" in capsys.readouterr().err
 
 
 def test_crops_are_what_the_codec_shows_enlarged(folder: Path) -> None:

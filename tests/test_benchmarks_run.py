@@ -2,19 +2,25 @@
 
 import dataclasses
 import hashlib
+import io
 import json
+import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from conftest import picture
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT))  # benchmarks/ is not part of the installed package
 
-from benchmarks import codecs, datasets, metrics, rd_curve, results  # noqa: E402
+from benchmarks import codecs, datasets, gpu_jpeg, metrics, rd_curve, results  # noqa: E402
+from benchmarks.adapter import UnavailableError  # noqa: E402
 
 ROW_FIELDS = {
     "image", "width", "height", "quality", "file_bytes", "bpp", "ssimulacra2", "ms_ssim", "butteraugli", "psnr_db",
@@ -199,8 +205,99 @@ def test_a_codec_that_does_not_decode_its_file_is_named(
     assert not (tmp_path / "out" / "webp.json").exists()
 
 
+def example_codec() -> str:
+    """The codec that benchmarks/README.md shows."""
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "benchmarks" / "README.md").read_text(), re.DOTALL)
+    return code
+
+
+def test_a_codec_of_ones_own_is_measured(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The README's example, from the current folder: beside others, under its name, and known when it comes again."""
+    (tmp_path / "mine.py").write_text(example_codec())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    assert run(folder, tmp_path / "out", "--codecs", "jpeg", "--codec", "mine:codec") == 0
+    record = results.load(tmp_path / "out" / "mine.json")
+    assert record.is_complete and record.qualities == [8, 32, 128]
+    assert record.codec["settings"]["place"] == "mine:codec"
+    assert [point.db for point in record.curve()] == sorted(point.db for point in record.curve())
+    before = (tmp_path / "out" / "mine.json").read_text()
+    assert run(folder, tmp_path / "out", "--codecs", "mine:codec") == 0
+    assert (tmp_path / "out" / "mine.json").read_text() == before
+    assert str(tmp_path) not in sys.path
+
+
+@pytest.mark.parametrize(
+    ("code", "place", "message"),
+    [
+        ("codec = 1", "faulty:", "must be module:function"),
+        ("codec = 1", "no_such_module:codec", "ModuleNotFoundError"),
+        ("codec = 1", "faulty:other", "AttributeError"),
+        ("def codec(): return 3", "faulty:codec", "returns int"),
+        ("def codec(): raise OSError('no disk')", "faulty:codec", "OSError: no disk"),
+        ("NAME = 'jpeg'", "faulty:codec", "not be taken"),
+        ("NAME = '../a'", "faulty:codec", "must be of letters"),
+    ],
+)
+def test_a_codec_that_is_none_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], code: str, place: str,
+    message: str,
+) -> None:  # fmt: skip
+    """Before anything is measured, with the reason."""
+    adapter = "from benchmarks.adapter import Codec\ndef codec(): return Codec(NAME, '1', {}, (1,), None, None)\n"
+    (tmp_path / "faulty.py").write_text(adapter + code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "faulty", raising=False)
+    with pytest.raises(SystemExit) as caught:
+        rd_curve.main(["--codec", place])
+    assert caught.value.code == 2 and message in capsys.readouterr().err
+    with pytest.raises(UnavailableError, match=re.escape(message)):
+        codecs.open_codec(place if ":" in place else f"{place}:")
+
+
+def test_jpeg_on_the_same_gpu_takes_part(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With --device cuda nobody has to name it; without a GPU it is left out, and so is vaecodec, with the reason."""
+    assert "jpeg-cuda" in codecs.default("cuda") and "jpeg-cuda" not in codecs.default("cpu")
+    monkeypatch.setattr(codecs, "DEFAULT", ("vaecodec", "webp"))
+    asked = ["--data", str(folder), "--device", "cuda", "--points", "2", "--repeats", "0", "--metrics", "psnr_db"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    if not torch.cuda.device_count():
+        assert rd_curve.main([*asked, "--out", str(tmp_path / "none")]) == 0
+        told = capsys.readouterr().err
+        assert "vaecodec: skipped: device 'cuda'" in told and "jpeg-cuda: skipped: JPEG on the GPU needs CUDA" in told
+    stand_in = gpu_jpeg.Backend("stand-in 1", encode_by_pillow, decode_by_pillow, device="cpu")
+    monkeypatch.setattr(gpu_jpeg, "open_backend", lambda: stand_in)
+    assert rd_curve.main([*asked, "--codecs", "webp,jpeg-cuda", "--out", str(tmp_path / "out")]) == 0
+    record = results.load(tmp_path / "out" / "jpeg-cuda.json")
+    assert record.is_complete and record.codec["version"] == "stand-in 1" and min(p.db for p in record.curve()) > 20
+
+
+def encode_by_pillow(pictures: Sequence[torch.Tensor], quality: int) -> list[bytes]:
+    files = []
+    for each in pictures:
+        file = io.BytesIO()
+        Image.fromarray(each.permute(1, 2, 0).numpy()).save(file, "JPEG", quality=quality)
+        files.append(file.getvalue())
+    return files
+
+
+def decode_by_pillow(files: Sequence[bytes]) -> list[torch.Tensor]:
+    return [torch.tensor(np.asarray(Image.open(io.BytesIO(file)))).permute(2, 0, 1) for file in files]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_curves_are_measured_on_a_gpu(folder: Path, tmp_path: Path, tiny_weights: Path) -> None:
+    """vaecodec and JPEG on the same one."""
+    asked = ["--data", str(folder), "--device", "cuda", "--points", "2", "--repeats", "1", "--model", str(tiny_weights)]
+    assert rd_curve.main([*asked, "--codecs", "vaecodec,jpeg-cuda", "--out", str(tmp_path)]) == 0
+    assert results.load(tmp_path / "vaecodec.json").is_complete
+    assert results.load(tmp_path / "jpeg-cuda.json").is_complete
+
+
 @pytest.mark.slow
 def test_the_scripts_run_as_files() -> None:
     """`python benchmarks/X.py` works from anywhere, and this folder's `codecs` does not hide Python's."""
-    for name in ("rd_curve.py", "throughput.py", "report.py", "record.py", "crops.py"):
+    for name in ("rd_curve.py", "throughput.py", "report.py", "record.py", "crops.py", "model_card.py"):
         subprocess.run([sys.executable, ROOT / "benchmarks" / name, "--help"], check=True, capture_output=True, cwd="/")

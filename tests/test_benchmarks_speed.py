@@ -298,13 +298,14 @@ def test_recording_measures_what_was_asked_for_and_reports_all(monkeypatch: pyte
         calls.append((name, " ".join(map(str, arguments))))
         return 3 * (name == "throughput")
 
-    for module in (record.rd_curve, record.quality_scale, record.throughput, record.gpu_throughput, record.report):
+    scripts = "rd_curve", "quality_scale", "throughput", "gpu_throughput", "report", "model_card"
+    for module in (getattr(record, name) for name in scripts):
         monkeypatch.setattr(module, "main", partial(ran, module.__name__.split(".")[-1]))
     monkeypatch.setattr(record.complexity, "record", lambda path: ran("complexity", [path]))
     assert record.main([]) == 3
-    assert list(dict(calls)) == ["rd_curve", "quality_scale", "throughput", "complexity", "report"]
+    assert list(dict(calls)) == ["rd_curve", "quality_scale", "throughput", "complexity", "report", "model_card"]
     assert {"--codecs vaecodec" in arguments for name, arguments in calls if name == "rd_curve"} == {True}
-    assert "README.md" in calls[-1][1]
+    assert "README.md" in calls[-2][1]
     calls.clear()
     assert record.main(["--codecs", "heic", "--steps", "rd"]) == 0
     assert {name for name, _ in calls} == {"rd_curve"}

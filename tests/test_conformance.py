@@ -13,13 +13,16 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
-from slow_decoder import CorruptError, corrected_samples, webp_samples
+from slow_decoder import CorruptError, Network, Weights, corrected_samples, take_apart, webp_samples
+from slow_decoder import picture as picture_by_a_second_decoder
 
 from vaecodec import Codec
 from vaecodec.cli import conformance, main
 from vaecodec.errors import VaecMismatchError, VaecModelError
 from vaecodec.format import container
 from vaecodec.format.records import TileMode
+from vaecodec.model.architecture import BUILT_IN, Architecture, float_shapes
+from vaecodec.model.weights import built_in_path
 from vaecodec.tiling.canvas import cut
 
 ROOT = Path(__file__).parents[1]
@@ -42,6 +45,74 @@ def test_valid_vector_decodes_to_its_picture(shipped: Codec, name: str) -> None:
 def test_must_fail_vector_is_refused(shipped: Codec, name: str) -> None:
     """The error has the class and the code that the manifest says."""
     conformance.check_invalid(shipped, name, MANIFEST["invalid"][name])
+
+
+@pytest.fixture(scope="module")
+def weights() -> dict[bytes, Weights]:
+    """The built-in files as the second decoder reads them, by model id."""
+    return {each.model_id: each for each in (Weights(built_in_path(tune)) for tune in BUILT_IN)}
+
+
+@pytest.mark.parametrize("name", MANIFEST["valid"])
+def test_a_second_decoder_makes_the_same_picture(weights: dict[bytes, Weights], name: str) -> None:
+    """Written from docs/format.md alone, from bytes to pixels: within the limits of the manifest."""
+    expected, data = MANIFEST["valid"][name], (VECTORS / f"{name}.vaec").read_bytes()
+    found = picture_by_a_second_decoder(data, weights.get(data[16:20]) or next(iter(weights.values())))
+    reference = np.asarray(Image.open(VECTORS / f"{name}.png"))
+    assert take_apart(data).mode == expected["mode"] and found.shape[2] == len(expected["mode"])
+    difference = np.abs(found.reshape(reference.shape).astype(int) - reference)
+    if "largest_difference" in expected:
+        assert difference.max() <= expected["largest_difference"]
+        assert np.count_nonzero(difference) <= expected["differing_samples"]
+
+
+def test_a_second_decoder_computes_in_either_precision() -> None:
+    """Float64 gives the same picture within the limits: nothing hangs on how float32 rounds."""
+    name = "encoder-photo"
+    data, expected = (VECTORS / f"{name}.vaec").read_bytes(), MANIFEST["valid"][name]
+    found = picture_by_a_second_decoder(data, Weights(built_in_path("psnr"), np.float64))
+    difference = np.abs(found.astype(int) - np.asarray(Image.open(VECTORS / f"{name}.png")))
+    assert difference.max() <= 1 and np.count_nonzero(difference) <= expected["differing_samples"]
+
+
+@pytest.mark.parametrize("scale", [2, 4, 8])
+def test_a_second_decoder_makes_the_same_previews(shipped: Codec, weights: dict[bytes, Weights], scale: int) -> None:
+    """By the linear maps of the page; at 1/8 from the base alone, whose means may be computed in bfloat16."""
+    data = (VECTORS / "encoder-photo.vaec").read_bytes()
+    (tile,), network = take_apart(data).tiles, Network(weights[data[16:20]], data[20])
+    z, symbols = network.symbols(tile.payload, -(-tile.height // 16), -(-tile.width // 16))
+    latents = network.latents(z, symbols, base_only=scale == 8)
+    found = network.preview(latents, 16 // scale)[: -(-tile.height // scale), : -(-tile.width // scale)]
+    expected = shipped.decode(data, scale=1 / scale)
+    assert np.abs(found.astype(int) - np.asarray(expected)).max() <= (1 if scale < 8 else 2)
+
+
+def test_the_document_tells_what_a_decoder_needs() -> None:
+    """The second decoder uses every float tensor but those that the page leaves to encoders and previews."""
+    used = set[str]()
+
+    class Watched(Weights):
+        def __getitem__(self, name: str) -> np.ndarray:
+            used.add(name)
+            return super().__getitem__(name)
+
+    picture_by_a_second_decoder((VECTORS / "encoder-photo.vaec").read_bytes(), Watched(built_in_path("psnr")))
+    text = (ROOT / "docs/format.md").read_text()
+    assert "Tensors `analysis.*` and `hyper_analysis.*` are for encoders only" in text
+    left = {name for name in float_shapes(Architecture()) if name not in used}
+    assert left and {name.split(".")[0] for name in left} == {"analysis", "hyper_analysis", "preview"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name for name, facts in MANIFEST["invalid"].items()
+     if re.match("CODER|ESCAPE|LATENT|SAMPLES|TILE_CRC|HEADER_CRC|MODEL|CORRECTION|BAD_MAGIC|VERSION", facts["code"])],
+)  # fmt: skip
+def test_a_second_decoder_refuses_whole_files_alike(weights: dict[bytes, Weights], name: str) -> None:
+    """Checksums that do not hold, payloads that do not end as they began, other weights."""
+    data = (VECTORS / f"{name}.vaec").read_bytes()
+    with pytest.raises(CorruptError):
+        picture_by_a_second_decoder(data, weights.get(data[16:20]) or next(iter(weights.values())))
 
 
 @pytest.mark.parametrize("name", [name for name, facts in MANIFEST["valid"].items() if "corrected" in facts["tiles"]])

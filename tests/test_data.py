@@ -341,6 +341,14 @@ def test_imageio_reads_and_writes(tmp_path: Path, shipped: Codec) -> None:
     imageio.imwrite(tmp_path / "a.vaec", picture(32, 48), quality=50)
     assert np.array_equal(imageio.imread(tmp_path / "a.vaec"), shipped.decode(tmp_path / "a.vaec", output="numpy"))
     assert imageio.improps(tmp_path / "a.vaec").shape == (32, 48, 3)
+    assert imageio.immeta(tmp_path / "a.vaec")["vaec"]["quality"] == 50
+    with imageio.imopen(tmp_path / "a.vaec", "r") as opened:
+        assert type(opened).__name__ == "PillowPlugin"
+    data = imageio.imwrite("<bytes>", picture(32, 48), plugin="pillow", extension=".vaec", quality=50)
+    assert data == (tmp_path / "a.vaec").read_bytes()
+    assert np.array_equal(imageio.imread(data), imageio.imread(tmp_path / "a.vaec"))
+    with pytest.raises(OSError, match="file"):
+        imageio.imread(data[:-9])
 
 
 def recipes() -> list[tuple[str, str]]:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from vaecodec.cli import main
 from vaecodec.format.records import MAGIC
-from vaecodec.pillow_plugin import EXTENSION, MIME_TYPE
+from vaecodec.interop.pillow_plugin import EXTENSION, MIME_TYPE
 
 SHARE = Path(__file__).parents[1] / "share"
 
@@ -69,7 +69,7 @@ def test_the_thumbnailer_makes_thumbnails(size: tuple[int, int], wanted: tuple[i
 
 def test_the_desktop_entry_decodes(tmp_path: Path) -> None:
     """To a PNG beside each file."""
-    found = entry("applications/vaecodec-open.desktop", "Desktop Entry")
+    found = entry("applications/vaecodec-png.desktop", "Desktop Entry")
     assert found["MimeType"] == f"{MIME_TYPE};"
     for name in ("a.vaec", "b.vaec"):
         (tmp_path / name).write_bytes(vaec(picture(8, 8)))
@@ -77,6 +77,16 @@ def test_the_desktop_entry_decodes(tmp_path: Path) -> None:
     assert arguments.pop() == "%F"
     result = CliRunner().invoke(main, [*arguments, *map(str, sorted(tmp_path.iterdir()))])
     assert result.exit_code == 0 and (tmp_path / "a.png").exists() and (tmp_path / "b.png").exists()
+
+
+def test_the_desktop_entry_opens_the_viewer(tmp_path: Path) -> None:
+    """With files, until the page is closed: the command exists, and knows these options."""
+    found = entry("applications/vaecodec-open.desktop", "Desktop Entry")
+    assert found["MimeType"] == f"{MIME_TYPE};"
+    program, command, *options, files = shlex.split(found["Exec"])
+    assert (program, command, options, files) == ("vaecodec", "view", ["--until-closed"], "%F")
+    result = CliRunner().invoke(main, [command, *options, "--no-browser", str(tmp_path / "absent.vaec")])
+    assert result.exit_code == 3
 
 
 def test_fit_excludes_other_parts(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def test_symbols_are_known_before_anything_is_predicted(tiny: Codec, monkeypatch
 
 
 def test_the_base_is_all_that_is_read_for_it(tiny: Codec) -> None:
-    """Hyper-latents and two groups: an eighth of the symbols of y."""
+    """The passes of the hyper-latents and two groups: an eighth of the symbols of y."""
     symbols, _ = chosen(tiny.engine, (6, 6), 60)
     reader, asked = coder.Decoder(encode_symbols(tiny.engine, symbols, (6, 6), 60).payload), []
 
@@ -98,7 +98,8 @@ def test_the_base_is_all_that_is_read_for_it(tiny: Codec) -> None:
         return reader.read(tables, indexes)
 
     coding.read(tiny.engine, 6, 6, [60], [answer], base_only=True)
-    assert asked == [symbols.z.size, symbols.y.size // 16, symbols.y.size // 16]
+    of_z = [symbols.z.size // share for share in (4, 4, 2)]
+    assert asked == [*of_z, symbols.y.size // 16, symbols.y.size // 16]
 
 
 def test_what_is_near_enough_is_chosen(tiny: Codec) -> None:
@@ -108,8 +109,53 @@ def test_what_is_near_enough_is_chosen(tiny: Codec) -> None:
     symbols, y_hat = coding.quantize(engine, y, 70)
     before, after = (engine.hyper_analyze(each, 70)[0] for each in (y, y_hat))
     distance = (after - before).abs().permute(1, 2, 0).flatten(0, 1).numpy()
-    _, *all_coded = coding.coded(engine, symbols, 8, 8, 70)
-    for group, coded in zip(groups(8, 8, engine.arch.latent_channels), all_coded, strict=True):
+    of_y = list(coding.coded(engine, symbols, 8, 8, 70))[coding.HYPER_PASSES :]
+    for group, coded in zip(groups(8, 8, engine.arch.latent_channels), of_y, strict=True):
         is_coded = coded.indexes >= coded.tables.first_coded_row
         assert group.take(distance)[is_coded].max(initial=0) < 1.5
         assert not coded.symbols[~is_coded].any()
+
+
+# --- contexts of hyper-latents ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("grid", [(1, 1), (1, 4), (5, 1), (2, 2), (3, 4), (16, 16)])
+def test_passes_of_hyper_latents_know_only_what_was_read_before(grid: tuple[int, int]) -> None:
+    """Every position is in one pass; what is around it is of an earlier one, beside it, and all that is."""
+    passes, size = coding.hyper_passes(*grid), grid[0] * grid[1]
+    of = np.full(size + 1, -1)
+    for number, each in enumerate(passes):
+        of[each.positions] = number
+    assert sorted(np.concatenate([each.positions for each in passes])) == list(range(size))
+    for number, each in enumerate(passes):
+        assert (of[each.around] < number).all()
+        for position, around, known in zip(each.positions, each.around, each.known[:, 0], strict=True):
+            row, column = divmod(position, grid[1])
+            inside = {tuple(divmod(int(place), grid[1])) for place in around if place < size}
+            near = {(row + down, column + right) for down in (-1, 0, 1) for right in (-1, 0, 1)}
+            steps = {place for place in near if 0 <= place[0] < grid[0] and 0 <= place[1] < grid[1]}
+            wanted = {place for place in steps if abs(place[0] - row) + abs(place[1] - column) == (0, 2, 1)[number]}
+            assert inside == (wanted if number else set())
+            assert known == len(inside)
+
+
+def test_contexts_of_hyper_latents_are_those_of_the_format() -> None:
+    """Position by position in Python's integers, as docs/format.md tells it; extremes among them."""
+    rng = np.random.default_rng(5)
+    rows, columns, channels = 5, 6, 7
+    z = rng.integers(-3, 4, (rows * columns + 1, channels)) * (rng.random((rows * columns + 1, channels)) < 0.6)
+    z[3], z[20], z[-1] = 2047, -2047, 0
+    for quality in (1, 50, 51, 100):
+        for of in coding.hyper_passes(rows, columns):
+            found = coding.hyper_contexts(z.astype(np.int16), of, quality)
+            for n, around in enumerate(of.around.tolist()):
+                near = [z[place].tolist() for place in around if place < rows * columns]
+                for channel in range(channels):
+                    if not near:
+                        expected = (quality - 1) // 10
+                    else:
+                        total, known = sum(each[channel] for each in near), len(near)
+                        mean = min(max((4 * total + known) // (2 * known), -3), 3)
+                        busy = min(sum(value != 0 for each in near for value in each) // known // 3, 7)
+                        expected = 10 + 2 * (7 * busy + mean + 3) + (quality > 50)
+                    assert found[n, channel] == expected

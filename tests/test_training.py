@@ -25,10 +25,10 @@ from vaecodec.cli import main
 from vaecodec.cli.train import _describe
 from vaecodec.errors import VaecModelError
 from vaecodec.model import weights
-from vaecodec.model.architecture import Architecture
+from vaecodec.model.architecture import HYPER_BANDS, Architecture
 from vaecodec.model.coding import BITS_PER_DISTORTION
 from vaecodec.model.engine import Engine
-from vaecodec.model.torch_engine import engine
+from vaecodec.model.torch_engine import distortion, engine
 from vaecodec.tiling.tile import encode_latents
 from vaecodec.training import finish, loop, objective, previews
 from vaecodec.training.data import WINDOW_PX, Pictures
@@ -159,10 +159,10 @@ def test_a_grid_raises_the_excess_and_nothing_else_does() -> None:
     """Means of 16x16 patches have steps at their borders only; the original, and an even blur of it, have no excess."""
     x = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(1)).cumsum(2).cumsum(3) / 1024
     means = torch.nn.functional.avg_pool2d(x, 16).repeat_interleave(16, 2).repeat_interleave(16, 3)
-    assert torch.equal(objective.grid_excess(x, x), torch.zeros(2))
-    assert objective.grid_excess(x * 0.5, x).max() < 1e-6
-    assert objective.grid_excess((x + 3 * means) / 4, x).min() > 0.9
-    assert objective.border_ratio(means + 0.01 * x).min() > 10
+    assert torch.equal(distortion.grid_excess(x, x), torch.zeros(2))
+    assert distortion.grid_excess(x * 0.5, x).max() < 1e-6
+    assert distortion.grid_excess((x + 3 * means) / 4, x).min() > 0.9
+    assert distortion.border_ratio(means + 0.01 * x).min() > 10
 
 
 def test_the_last_stage_takes_a_grid_away_and_changes_the_filter_only(trained: TrainingModel) -> None:
@@ -205,7 +205,7 @@ def _shown(model: TrainingModel, x: torch.Tensor) -> objective.Outcome:
 
 
 def _grid(pictures: torch.Tensor, x: torch.Tensor) -> float:
-    return float((objective.border_ratio(pictures) / objective.border_ratio(x) - 1).mean(1).abs().mean())
+    return float((distortion.border_ratio(pictures) / distortion.border_ratio(x) - 1).mean(1).abs().mean())
 
 
 # --- recipe -----------------------------------------------------------------------------------------------------------
@@ -234,14 +234,14 @@ def test_the_document_shows_this_recipe() -> None:
     """The table of docs/training.md has the numbers of the code."""
     recipe, text = Recipe(Path(), Path()), (ROOT / "docs" / "training.md").read_text()
     for shown in (
-        f"MSE * (1 + {objective.GRID_WEIGHT:g} * grid excess)",
-        f"{objective.EYE_MSE:g} * lambda * 255² * MSE",
-        f"{objective.EYE_SSIMULACRA2:g} * price * S + {objective.EYE_MS_SSIM:g} * price' * (1 - MS-SSIM)",
+        f"MSE * (1 + {distortion.GRID_WEIGHT:g} * grid excess)",
+        f"{distortion.EYE_MSE:g} * lambda * 255² * MSE",
+        f"{distortion.EYE_SSIMULACRA2:g} * price * S + {distortion.EYE_MS_SSIM:g} * price' * (1 - MS-SSIM)",
         "price from {:g} to {:g}, price' from {:g} to {:g}".format(
-            *objective.SSIMULACRA2_PRICE, *objective.MS_SSIM_PRICE
+            *distortion.SSIMULACRA2_PRICE, *distortion.MS_SSIM_PRICE
         ),
-        f"level - {objective.EYE_BEND:g} * level * (1 - level) - {objective.EYE_LOW:g} * (1 - level)^6",
-        f"{objective.LAMBDA_MIN:.5f} at quality 1 to {objective.LAMBDA_MAX:.2f} at quality 100",
+        f"level - {distortion.EYE_BEND:g} * level * (1 - level) - {distortion.EYE_LOW:g} * (1 - level)^6",
+        f"{distortion.LAMBDA_MIN:.5f} at quality 1 to {distortion.LAMBDA_MAX:.2f} at quality 100",
         f"gradient norm clipped at {recipe.clip_norm:g}",
         f"{recipe.warmup_steps} steps of linear warm-up",
         f"{recipe.batch} of {recipe.patch_px} x {recipe.patch_px} px a step; {recipe.final_patch_px} x",
@@ -265,7 +265,9 @@ def test_weights_become_a_model_with_the_same_table_indexes(
     """Exporting what was reconstructed from a weights file gives the same table indexes within one."""
     before = tiny.engine
     pictures = Pictures.from_arrays([picture(128, 128, seed=n) for n in range(4)])
-    export(from_weights(weights.load(tiny_weights)), pictures, tmp_path / "again.safetensors", Calibration(8, 1, 128))
+    export(
+        from_weights(weights.load(tiny_weights)), pictures, tmp_path / "again.safetensors", Calibration(8, 8, 1, 128)
+    )
     after = engine.load(weights.load(tmp_path / "again.safetensors"), "cpu")
     rng = np.random.default_rng(0)
     z = torch.from_numpy(rng.integers(-3, 4, (2, before.arch.hyper_channels, 4, 4)))
@@ -316,16 +318,16 @@ def test_training_chooses_symbols_as_encoders_do() -> None:
 
 
 def test_the_prior_is_found_again_in_the_tables(tiny_weights: Path) -> None:
-    """The density fitted to the stored hyper tables codes their mean as well as the mean itself does, within 1 %."""
+    """The density fitted to tables without context costs 3 % more bits than their own mean at most."""
     stored = weights.load(tiny_weights)
     prior, tables = from_weights(stored).hyper_prior, stored.hyper_tables
-    assert {tuple(band.radius) for band in tables} == {(63,) * len(tables[0].radius)}
-    pmf = torch.from_numpy(np.mean([band.counts[:, :127] for band in tables], 0))
+    assert set(tables.radius) == {63}
+    pmf = torch.from_numpy(tables.counts[stored.hyper_indexes[:HYPER_BANDS], :127].mean(0))
     pmf /= pmf.sum(1, keepdim=True)
     values = torch.arange(-63, 64, dtype=torch.float32).expand(1, len(pmf), 1, -1)
     with torch.no_grad():
         spent = (pmf * prior.bits(values)[0, :, 0]).sum()
-    assert float(spent) == pytest.approx(float(-(pmf * pmf.log2()).sum()), rel=0.01)
+    assert float(spent) == pytest.approx(float(-(pmf * pmf.log2()).sum()), rel=0.03)
 
 
 def test_a_klt_start_is_a_codec_and_noise_is_not(recipe: Recipe) -> None:
@@ -366,7 +368,7 @@ def coded_bits(coder: Engine, samples: np.ndarray, quality: int) -> int:
 def test_exported_bits_are_the_training_estimate(trained: TrainingModel, tmp_path: Path, qualities: int) -> None:
     """With tables made of the densities alone, the coder spends what training estimates, within 1 %; never 1 % more."""
     pictures = Pictures.from_arrays([picture(144, 160, seed=n) for n in range(4)])
-    export(trained, pictures, tmp_path / "x.safetensors", Calibration(8, qualities, 128))
+    export(trained, pictures, tmp_path / "x.safetensors", Calibration(8, 8, qualities, 128))
     coder = engine.load(weights.load(tmp_path / "x.safetensors"), "cpu")
     for quality in (10, 50, 90):
         estimated, coded = 0.0, 0
@@ -380,7 +382,7 @@ def test_exported_bits_are_the_training_estimate(trained: TrainingModel, tmp_pat
 def test_half_precision_does_not_move_psnr(trained: TrainingModel, tmp_path: Path) -> None:
     """Stored as float16, the transforms decode within 0.01 dB of what was trained, which itself stays as it was."""
     before = {name: value.clone() for name, value in trained.state_dict().items()}
-    export(trained, Pictures.from_arrays([picture(128, 128)]), tmp_path / "x.safetensors", Calibration(2, 1, 128))
+    export(trained, Pictures.from_arrays([picture(128, 128)]), tmp_path / "x.safetensors", Calibration(2, 2, 1, 128))
     after = from_weights(weights.load(tmp_path / "x.safetensors")).eval()
     for level in (0.0, 0.5, 1.0):
         x = to_input(picture(256, 256, seed=100))

@@ -10,10 +10,10 @@ from conftest import picture
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from vaecodec.model.torch_engine.ssimulacra2 import distance
 from vaecodec.pictures.ssimulacra2 import score, score_of
 from vaecodec.training.errors import TrainingError
-from vaecodec.training.objective import Tune
-from vaecodec.training.ssimulacra2 import distance
+from vaecodec.training.recipe import tune_of
 
 SIDE = 256  # below, the package runs out of scales and weighs the terms of others
 
@@ -81,12 +81,12 @@ def test_the_gradient_leads_to_the_original() -> None:
 @pytest.mark.parametrize(("text", "eye"), [("eye", 1.0), ("psnr", 0.0), ("0.25", 0.25)])
 def test_tunes_have_names_and_numbers(text: str, eye: float) -> None:
     """Eye and psnr are the ends of one scale."""
-    assert Tune.parse(text).eye == eye
+    assert tune_of(text).eye == eye
 
 
 @pytest.mark.parametrize("text", ["", "ssim", "-0.1", "1.5", "nan"])
 def test_other_tunes_are_refused(text: str) -> None:
     """With the value, and what would be allowed."""
     with pytest.raises(TrainingError, match="must be eye, psnr or a number from 0 to 1") as caught:
-        Tune.parse(text)
+        tune_of(text)
     assert caught.value.code == "RECIPE"

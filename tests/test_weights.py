@@ -160,7 +160,9 @@ def test_schema_violations(tmp_path: Path, tiny_weights: Path) -> None:
         *(save(tensors, {**metadata, "architecture": json.dumps({**arch, **change})})
           for change in ({"latent_channels": 10**9}, {"latent_channels": 1.5}, {"scale_channels": 7}, {"depth": 3},
                          {"analysis_blocks": 1024})),
-        save({**tensors, "hyper_tables.counts": tensors["hyper_tables.counts"][:0].clone()}, metadata),
+        save({**tensors, "hyper_tables.counts": tensors["hyper_tables.counts"][:, :-1].clone()}, metadata),
+        save({**tensors, "hyper_tables.first_coded_row": torch.ones(1, dtype=torch.int32)}, metadata),
+        save({**tensors, "hyper_indexes": torch.full_like(tensors["hyper_indexes"], 255)}, metadata),
     ]  # fmt: skip
     for data in bad_files:
         assert refused(tmp_path, data) == "MODEL_SCHEMA"

@@ -294,9 +294,9 @@ class _Needless(Tables):
 def _needless_escape(engine: Engine) -> tuple[bytes, str]:
     size, quality = (-(-40 // LATENT_STRIDE), -(-56 // LATENT_STRIDE)), 60
     (symbols,) = coding.read(engine, *size, [quality], [lambda _, indexes: np.zeros(indexes.size, np.int32)])
-    hyper, *groups = (Pass(*coded) for coded in coding.coded(engine, symbols, *size, quality))
-    tables = _Needless(hyper.tables.radius, hyper.tables.counts, hyper.tables.first_coded_row)
-    return coder.encode([hyper._replace(tables=tables), *groups]), "an escape for a symbol that needs none"
+    first, *others = (Pass(*coded) for coded in coding.coded(engine, symbols, *size, quality))
+    tables = _Needless(first.tables.radius, first.tables.counts, first.tables.first_coded_row)
+    return coder.encode([first._replace(tables=tables), *others]), "an escape for a symbol that needs none"
 
 
 def _flipped(data: bytes) -> bytes:

@@ -26,7 +26,8 @@ class NumpyEngine:
     def __init__(self, stored: Weights) -> None:
         self.arch, self.model_id, self.scales = stored.arch, stored.model_id, stored.scales
         self.restores = stored.restores
-        self.hyper_tables, self.latent_tables = stored.hyper_tables, stored.latent_tables
+        self.hyper_tables, self.hyper_indexes = stored.hyper_tables, stored.hyper_indexes
+        self.latent_tables = stored.latent_tables
 
     def use_one_thread(self) -> None:
         """It has no other."""

@@ -130,6 +130,10 @@ def main() -> None:
 )  # fmt: skip
 @click.option("--lossless", is_flag=True, default=None, help="Keep every sample unchanged.")
 @click.option(
+    "--effort", type=click.IntRange(1, 9), metavar="1..9",
+    help="7, 8 and 9 take minutes per picture for smaller files, and need torch. 1 to 6 encode alike.",
+)  # fmt: skip
+@click.option(
     "--tune", type=click.Choice([*BUILT_IN]), default=DEFAULT_TUNE, show_default=True,
     help="Choose the built-in weights: for visual quality (eye) or squared error (psnr).",
 )  # fmt: skip
@@ -173,7 +177,7 @@ def encode(ctx: click.Context, /, inputs: tuple[str, ...], **given: Any) -> None
     codec = Codec(given["model"], given["device"], given["tune"], given["engine"])
     options = conversion.EncodeOptions(
         rates, _kept(given), given["max_pixels"], given["auto_orient"], given["background"], given["verify"],
-        is_saving=len(jobs) > 1,
+        is_saving=len(jobs) > 1, effort=given["effort"],
     )  # fmt: skip
     _convert(
         ctx,

@@ -43,7 +43,7 @@ class Product:
 class EncodeOptions:
     """How to encode. `rate` holds at most one of quality and the targets of `Codec.encode`; none means quality "auto".
 
-    `is_saving` skips lossy pictures that would grow.
+    `is_saving` skips lossy pictures that would grow; `effort` as in `Codec.encode`.
     """
 
     rate: Mapping[str, Any] = field(default_factory=dict)
@@ -53,6 +53,7 @@ class EncodeOptions:
     background: str | None = None
     is_verified: bool = False
     is_saving: bool = False
+    effort: int | None = None
 
     @property
     def needs_whole_picture(self) -> bool:
@@ -65,7 +66,7 @@ class DecodeOptions:
     """How to decode, and into which Pillow format. `box` or `scale` select less than the whole picture.
 
     `background` replaces transparency; `quality` and `subsampling` are options of the format; `fit_px` is the longest
-    side that the output may have.
+    side that the output may have; `is_thumbnail` allows a quarter less where that is faster.
     """
 
     format: str = "PNG"
@@ -79,6 +80,7 @@ class DecodeOptions:
     quality: int | None = None
     subsampling: str | None = None
     fit_px: int | None = None
+    is_thumbnail: bool = False
 
     @property
     def is_plain(self) -> bool:
@@ -275,7 +277,8 @@ def _decode_into(codec: Codec, options: DecodeOptions, file: BinaryIO, content: 
             return _save(codec.decode_region(file, options.box, max_pixels=limit), options, content)
     if options.fit_px is None:
         return _save(codec.decode(file, scale=options.scale, max_pixels=limit), options, content)
-    image = codec.decode(file, scale=1 / _reduction(file, options.fit_px), max_pixels=limit)
+    least_px = options.fit_px * 3 // 4 if options.is_thumbnail else options.fit_px
+    image = codec.decode(file, scale=1 / _reduction(file, least_px), max_pixels=limit)
     kept = dict(image.info)
     image.thumbnail((options.fit_px, options.fit_px))
     image.info = kept
@@ -306,9 +309,8 @@ def _save(image: Picture, options: DecodeOptions, content: BinaryIO) -> dict[str
 
 
 def _arguments(options: EncodeOptions) -> dict[str, Any]:
-    return {
-        **options.rate, "max_pixels": options.max_pixels, **_dropped(options.kept)
-    }  # fmt: skip
+    effort = {} if options.effort is None else {"effort": options.effort}
+    return {**options.rate, **effort, "max_pixels": options.max_pixels, **_dropped(options.kept)}
 
 
 def _dropped(kept: frozenset[str]) -> dict[str, Any]:

@@ -33,8 +33,9 @@ from vaecodec.runtime import files, threads
 from vaecodec.tiling import decode as decoding
 from vaecodec.tiling.canvas import to_rgb
 from vaecodec.tiling.decode import Decoder, NumpyArrays
-from vaecodec.tiling.encode import Encoder, encode_plain
+from vaecodec.tiling.encode import Encoder, Refine, encode_plain
 from vaecodec.tiling.options import (
+    DEFAULT_EFFORT,
     QUALITY_MAX,
     Attempt,
     BatchOptions,
@@ -47,6 +48,7 @@ from vaecodec.tiling.options import (
     Target,
     overrides,
     rate_goal,
+    refining_steps,
     window_of,
 )
 
@@ -135,6 +137,7 @@ class Codec:
         target_psnr: float | None = None,
         target_ssimulacra2: float | None = None,
         lossless: bool = False,
+        effort: int = DEFAULT_EFFORT,
         max_pixels: int | None = DEFAULT_MAX_PIXELS,
         exif: Exif = KEEP,
         icc_profile: IccProfile = KEEP,
@@ -153,6 +156,9 @@ class Codec:
                 difference when swapped in place, at 80 side by side; 70 is high quality, 50 medium. The picture is held
                 in memory, at about 200 bytes per pixel, and must have at least 8 pixels a side.
             lossless: keep every sample; needs no weights.
+            effort: 1 to 9. From 7 up, symbols are refined against the decoder, which needs torch: at equal fidelity,
+                files are about 1, 4 and 6 % smaller at 7, 8 and 9, in 50, 150 and 500 steps. Each step takes about as
+                long as a normal encoding. 1 to 6 encode alike.
             max_pixels: refuse larger pictures before reading their pixels; None leaves only the format's limit, 2^28.
             exif: bytes or a `PIL.Image.Exif` that replaces the image's own EXIF; None drops it.
             icc_profile: bytes that replace the image's own profile; None drops it.
@@ -177,13 +183,13 @@ class Codec:
             quality, bytes=target_bytes, bpp=target_bpp, psnr=target_psnr, ssimulacra2=target_ssimulacra2,
             lossless=lossless,
         )  # fmt: skip
-        metadata = overrides(exif=exif, icc_profile=icc_profile, xmp=xmp)
+        metadata, steps = overrides(exif=exif, icc_profile=icc_profile, xmp=xmp), refining_steps(effort)
         with (
             translated_errors(),
             closing(readers.open_rows(image, max_pixels=max_pixels, overrides=metadata)) as rows,
         ):
             extra = merge_metadata(rows.metadata, **metadata) if metadata else rows.metadata
-            return b"".join(goal.search(lambda quality: self._attempt(rows, quality, extra, _empty_tiles)))
+            return b"".join(goal.search(lambda quality: self._attempt(rows, quality, extra, _empty_tiles, steps)))
 
     def encode_file(
         self,
@@ -196,6 +202,7 @@ class Codec:
         target_psnr: float | None = None,
         target_ssimulacra2: float | None = None,
         lossless: bool = False,
+        effort: int = DEFAULT_EFFORT,
         max_pixels: int | None = DEFAULT_MAX_PIXELS,
         overwrite: bool = True,
         exif: Exif = KEEP,
@@ -237,7 +244,7 @@ class Codec:
             lossless=lossless,
         )
         _check_distinct(source, target)
-        metadata = overrides(exif=exif, icc_profile=icc_profile, xmp=xmp)
+        metadata, steps = overrides(exif=exif, icc_profile=icc_profile, xmp=xmp), refining_steps(effort)
         mode = files.mode_of(source)  # before it is read: a pipe or an image may be closed then
         with translated_errors(), ExitStack() as opened:
             rows = opened.enter_context(closing(readers.open_rows(source, max_pixels=max_pixels, overrides=metadata)))
@@ -247,7 +254,7 @@ class Codec:
                 beside = target if isinstance(target, str | os.PathLike) else None
                 return opened.enter_context(closing(SpooledTiles(count, beside)))
 
-            assembled = goal.search(lambda quality: self._attempt(rows, quality, extra, spooled))
+            assembled = goal.search(lambda quality: self._attempt(rows, quality, extra, spooled, steps))
             with _writable(target, overwrite, mode) as file:
                 file.writelines(assembled)
             return assembled.info
@@ -281,6 +288,7 @@ class Codec:
         quality: int | None,
         metadata: dict[str, bytes],
         new_tiles: Callable[[int], list[Tile] | SpooledTiles],
+        refining_steps: int,
     ) -> Attempt[Assembled]:
         """Encodes a picture once; quality None is lossless. `new_tiles` returns storage for a number of tiles."""
         height, width, channels = rows.shape
@@ -289,7 +297,9 @@ class Codec:
         squared_error, tiles, is_plain, may_be_plain = 0, new_tiles(0), False, quality is None
         if quality is not None:
             wanted, tiles = header, new_tiles(header.tile_count)
-            header, squared_error = self.run(lambda engine: Encoder(rows, wanted, engine, tiles).run())
+            kind, refine = _refinement(refining_steps, self.kind)
+            work = self.run(lambda engine: Encoder(rows, wanted, engine, tiles, refine).run(), kind=kind)
+            header, squared_error = work
             colour = header.tile_count // (1 + header.pixel_format.has_alpha)
             modes = [tiles[number].mode for number in range(colour)]
             is_plain = all(mode in (TileMode.LEARNED, TileMode.SOLID) for mode in modes)
@@ -598,16 +608,21 @@ class Codec:
 
     # --- what both directions share ---
 
-    def run(self, work: Callable[[Engine], Result], of: Header | None = None) -> Result:
+    def run(self, work: Callable[[Engine], Result], of: Header | None = None, kind: str | None = None) -> Result:
         """Does the work with the engine that encodes, or with the one that a file needs.
 
         If its device runs out of memory, the same weights do it on the CPU, with a warning.
+
+        Args:
+            work: the function to call.
+            of: the header of the file, for work on a file.
+            kind: kind of engine, if not the codec's own.
         """
         tune = self.tune if of is None else self._tune_of(of)
-        engine = self._engine(tune)
+        engine = self._engine(tune, kind)
         if engine.is_cpu:
             return work(engine)
-        return first_that_fits(lambda: work(engine), lambda: work(self._engine_on_cpu(tune)))
+        return first_that_fits(lambda: work(engine), lambda: work(self._engine_on_cpu(tune, kind)))
 
     def engine_of(self, header: Header, modes: Sequence[TileMode]) -> Engine | None:
         """The engine for a file; None if no tile is learned.
@@ -650,26 +665,46 @@ class Codec:
         """The tune of the built-in weights that a file names, or else that of this codec."""
         return (built_in_tune(header.model_id) if self.model is None else None) or self.tune
 
-    def _engine(self, tune: str) -> Engine:
+    def _engine(self, tune: str, kind: str | None = None) -> Engine:
+        kind = kind or self.kind
         if self.device == "cpu":
-            return first_that_fits(lambda: engines.cached(self.model, tune, "cpu", self.kind))
+            return first_that_fits(lambda: engines.cached(self.model, tune, "cpu", kind))
         return first_that_fits(
-            lambda: engines.cached(self.model, tune, self.device, self.kind), lambda: self._engine_on_cpu(tune)
+            lambda: engines.cached(self.model, tune, self.device, kind), lambda: self._engine_on_cpu(tune, kind)
         )
 
-    def _engine_on_cpu(self, tune: str) -> Engine:
+    def _engine_on_cpu(self, tune: str, kind: str | None = None) -> Engine:
         warnings.warn(
             f"not enough memory on the device {self.device!r}: computing on the CPU", UserWarning, stacklevel=2
         )
-        return engines.cached(self.model, tune, "cpu", self.kind)
+        return engines.cached(self.model, tune, "cpu", kind or self.kind)
 
     def _arrays(self, output: Output) -> Any:
         """The array type of the output; tensors never leave their device."""
         if output != "torch":
             return NumpyArrays()
-        from vaecodec.model.torch_engine.engine import TorchArrays  # torch loads only for those who ask for it
+        from vaecodec.model.torch_engine.engine import TorchArrays  # loads torch only if it is needed
 
         return TorchArrays(self.device)
+
+
+def _refinement(steps: int, kind: str) -> tuple[str, Refine | None]:
+    """The kind of engine that encodes with this many refinement steps, and the function that refines.
+
+    Raises:
+        VaecImageError: (ARGUMENT) the requested kind cannot refine.
+    """
+    if not steps:
+        return kind, None
+    if kind == "native":
+        raise VaecImageError("effort 7 and up needs torch: engine must be 'auto' or 'torch'", code="ARGUMENT")
+
+    def refined(engine: Any, y: Any, inside: tuple[slice, slice], samples: pixels.Samples, quality: int) -> Any:
+        from vaecodec.model.torch_engine.refine import refine  # loads torch only if it is needed
+
+        return refine(engine, y, inside, samples, quality, steps)
+
+    return "torch", refined
 
 
 def _payload_bytes(tiles: Iterable[Tile]) -> int:

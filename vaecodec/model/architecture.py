@@ -7,6 +7,12 @@ from dataclasses import dataclass
 
 LATENT_STRIDE = 16  # pixels per latent position
 HYPER_STRIDE = 4  # latent positions per hyper-latent position
+
+# Contexts of hyper-latents (`coding.hyper_contexts`).
+HYPER_BANDS = 10  # bands of ten qualities
+MEAN_LIMIT = 3  # largest magnitude of the neighbours' mean, in halves
+ACTIVITIES, ACTIVITY_STEP = 8, 3  # classes of activity, and the number of non-zero channels per class
+HYPER_CONTEXTS = HYPER_BANDS + 2 * ACTIVITIES * (2 * MEAN_LIMIT + 1)
 GRID = 4  # pixels per position of the fine grid, on which analysis starts and pictures are rendered
 BASE_SHARE = 8  # one in this many latent channels belongs to the base, which is all that a preview at 1/8 needs
 REACH_PX = 4  # pixels that deblocking changes on either side of a border between latents
@@ -15,8 +21,8 @@ PREVIEW_SCALES = (2, 4, 8)
 
 # Tune: the purpose of the weights, and the SHA-256 of their file.
 BUILT_IN = {
-    "eye": "63fa43ee23037416eeac35558e61313a3aacfa81bb846db42b08be490e97d151",
-    "psnr": "239a5fd9d87c59628b3684a0b3c6de2db553ddfb0b5d3d2c76478ae2caf08a23",
+    "eye": "41c9256e27b0a3a857c7bb0bde59a8ce10de9b7db848f68df94b64f6b400cf4e",
+    "psnr": "4ca6edc14fb36c22ad601632313f75633ee1097d9588d6e19133da8e0daddb01",
 }
 DEFAULT_TUNE = next(iter(BUILT_IN))
 
@@ -95,7 +101,8 @@ def integer_shapes(arch: Architecture) -> dict[str, tuple[str, Shape]]:
     for number, shape in enumerate(layers):
         found[f"scales.{number}.weight"] = ("int16", shape)
         found[f"scales.{number}.bias"] = ("int64", shape[:1])
-    for name, groups, rows in (("hyper_tables", -1, hyper), ("latent_tables", 2, SCALE_ROWS)):
+    found["hyper_indexes"] = ("uint8", (HYPER_CONTEXTS, hyper))
+    for name, groups, rows in (("hyper_tables", 1, -1), ("latent_tables", 2, SCALE_ROWS)):
         found[f"{name}.radius"] = ("int32", (groups, rows))
         found[f"{name}.counts"] = ("int32", (groups, rows, -1))
         found[f"{name}.first_coded_row"] = ("int32", (groups,))

@@ -13,10 +13,19 @@ from numpy.typing import NDArray
 
 from vaecodec.entropy.tables import ESCAPE_LIMIT, Tables
 from vaecodec.errors import VaecModelError
-from vaecodec.model.architecture import BASE_SHARE, HYPER_STRIDE, QUALITIES
+from vaecodec.model.architecture import (
+    ACTIVITIES,
+    ACTIVITY_STEP,
+    BASE_SHARE,
+    HYPER_BANDS,
+    HYPER_STRIDE,
+    MEAN_LIMIT,
+    QUALITIES,
+)
 from vaecodec.model.engine import Array, Engine
 
 BASE_GROUPS = 2  # the first groups below hold exactly the base
+HYPER_PASSES = 3
 BITS_PER_DISTORTION = 20.0  # bits per squared quantizer step; 6 / ln 2 for uniform quantizers at high rates
 
 
@@ -119,14 +128,71 @@ def first_pass(rows: int, columns: int, channels: int) -> NDArray[np.bool_]:
     return mask
 
 
-def hyper_tables(engine: Engine, quality: int) -> Tables:
-    """The tables of the hyper-latents at a quality."""
-    return engine.hyper_tables[(quality - 1) * len(engine.hyper_tables) // 100]
+# --- the contexts of hyper-latents ------------------------------------------------------------------------------------
 
 
-def hyper_indexes(engine: Engine, positions: int) -> NDArray[np.uint8]:
-    """Table indexes of the hyper-latents at a number of positions: each channel has its own."""
-    return np.tile(np.arange(engine.arch.hyper_channels, dtype=np.uint8), positions)
+class HyperPass(NamedTuple):
+    """Hyper-latents that are coded together; their neighbours select the tables.
+
+    Attributes:
+        positions: int [n], positions in the grid, row by row.
+        around: int [n, 4], positions of their neighbours in earlier passes; h' w' if there is none.
+        known: int32 [n, 1], number of neighbours.
+    """
+
+    positions: NDArray[np.intp]
+    around: NDArray[np.intp]
+    known: NDArray[np.int32]
+
+
+@functools.lru_cache(maxsize=16)
+def hyper_passes(rows: int, columns: int) -> tuple[HyperPass, ...]:
+    """The passes over a grid of rows x columns hyper-latents, in coding order; shown for 2 x 4 positions:
+
+        0 2 0 2     Pass 0 knows no neighbours, pass 1 the diagonal ones, pass 2 those left, right, above
+        2 1 2 1     and below.
+
+    Source: Reed et al., "Parallel Multiscale Autoregressive Density Estimation" (ICML 2017), §3.
+    """
+    row, column = (axis.ravel() for axis in np.indices((rows, columns)))
+    number = np.where((row + column) % 2, 2, row % 2)
+    steps = ((), ((-1, -1), (-1, 1), (1, -1), (1, 1)), ((-1, 0), (0, -1), (0, 1), (1, 0)))
+    passes = []
+    for of_pass, around in enumerate(steps):
+        positions = np.flatnonzero(number == of_pass)
+        found = np.full((len(positions), 4), rows * columns, np.intp)
+        for place, (down, right) in enumerate(around):
+            y, x = row[positions] + down, column[positions] + right
+            inside = (y >= 0) & (y < rows) & (x >= 0) & (x < columns)
+            found[inside, place] = y[inside] * columns + x[inside]
+        passes.append(HyperPass(positions, found, (found < rows * columns).sum(1, dtype=np.int32)[:, None]))
+    return tuple(passes)
+
+
+def hyper_contexts(z: NDArray[np.int16], of: HyperPass, quality: int) -> NDArray[np.intp]:
+    """The context [n, Z] of each hyper-latent of a pass, which selects its table; in integers, equal on every machine.
+
+    Without known neighbours, the context is one of ten bands of qualities. Otherwise it combines the neighbours' mean
+    in the same channel, the number of non-zero symbols around, and the lower or upper half of the qualities.
+
+    Args:
+        z: [h' w' + 1, Z], hyper-latents of earlier passes, and a last row of zeros.
+        of: the pass.
+        quality: 1 to 100.
+    """
+    near = z[of.around].astype(np.int32)
+    total, known = near.sum(1), np.maximum(of.known, 1)
+    mean = ((4 * total + known) // (2 * known)).clip(-MEAN_LIMIT, MEAN_LIMIT)  # in halves, rounded
+    activity = np.count_nonzero(near, (1, 2))[:, None] // known // ACTIVITY_STEP
+    busy = np.minimum(activity, ACTIVITIES - 1)
+    informed = (busy * (2 * MEAN_LIMIT + 1) + mean + MEAN_LIMIT) * 2 + (quality > 50)
+    return np.where(of.known > 0, HYPER_BANDS + informed, (quality - 1) * HYPER_BANDS // 100)
+
+
+def _hyper_indexes(engine: Engine, z: NDArray[np.int16], of: HyperPass, quality: int) -> NDArray[np.uint8]:
+    """Table indexes of the hyper-latents of a pass [n Z]; arguments as in `hyper_contexts`."""
+    contexts = hyper_contexts(z, of, quality)
+    return engine.hyper_indexes[contexts, np.arange(contexts.shape[1])].ravel()
 
 
 # --- from symbols and back --------------------------------------------------------------------------------------------
@@ -145,15 +211,16 @@ def read(
         rows: rows of latents of each tile.
         columns: columns of latents of each tile.
         qualities: 1 to 100, of each tile.
-        codes: for each tile, called for z, then for each group of y.
+        codes: for each tile, called for each pass of z, then for each group of y.
         base_only: stop after the base of the latents.
     """
-    arch, positions = engine.arch, np.prod(hyper_size(rows, columns)).item()
-    of_z = hyper_indexes(engine, positions)
-    z = [
-        code(hyper_tables(engine, quality), of_z).astype(np.int16).reshape(positions, -1)
-        for quality, code in zip(qualities, codes, strict=True)
-    ]
+    arch, grid = engine.arch, hyper_size(rows, columns)
+    z = [np.zeros((grid[0] * grid[1] + 1, arch.hyper_channels), np.int16) for _ in codes]
+    for of in hyper_passes(*grid):
+        for values, quality, code in zip(z, qualities, codes, strict=True):
+            found = code(engine.hyper_tables, _hyper_indexes(engine, values, of, quality))
+            values[of.positions] = found.reshape(-1, arch.hyper_channels)
+    z = [values[:-1] for values in z]
     indexes = engine.table_indexes(z, rows, columns, qualities, arch.base_channels if base_only else None)
     y = [np.empty(each.shape, np.int16) for each in indexes]
     for group in groups(rows, columns, arch.latent_channels)[: BASE_GROUPS if base_only else None]:
@@ -163,8 +230,11 @@ def read(
 
 
 def coded(engine: Engine, symbols: Symbols, rows: int, columns: int, quality: int) -> Iterator[Coded]:
-    """Yields the symbols of a tile of rows x columns latents in the order of `read`: z, then each group of y."""
-    yield Coded(hyper_tables(engine, quality), hyper_indexes(engine, len(symbols.z)), symbols.z.ravel())
+    """Yields the symbols of a tile of rows x columns latents in the order of `read`: passes of z, then groups of y."""
+    z = np.concatenate([symbols.z, np.zeros_like(symbols.z[:1])])
+    for of in hyper_passes(*hyper_size(rows, columns)):
+        indexes = _hyper_indexes(engine, z, of, quality)
+        yield Coded(engine.hyper_tables, indexes, symbols.z[of.positions].ravel())
     for group in groups(rows, columns, engine.arch.latent_channels):
         yield Coded(engine.latent_tables[group.number], group.take(symbols.indexes), group.take(symbols.y))
 
@@ -189,8 +259,7 @@ def quantize(engine: Engine, y: Array, quality: int) -> tuple[Symbols, Array]:
     """
     rows, columns = y.shape[1:]
     steps, of_z = engine.hyper_analyze(y, quality)
-    tables = hyper_tables(engine, quality)
-    z = nearest(of_z.ravel(), hyper_indexes(engine, len(of_z)), tables).astype(np.int16).reshape(of_z.shape)
+    z = nearest(of_z).astype(np.int16)
     (indexes,) = engine.table_indexes([z], rows, columns, [quality])
     symbols = np.zeros(indexes.shape, np.int16)
 
@@ -206,31 +275,32 @@ def quantize(engine: Engine, y: Array, quality: int) -> tuple[Symbols, Array]:
     return Symbols(z, symbols, indexes), y_hat
 
 
-def nearest(residual: NDArray[np.float32], indexes: NDArray[np.uint8], tables: Tables) -> NDArray[np.int32]:
-    """Rounds residuals [n], in quantizer steps, to the nearest integers [n] that the tables can code.
+def nearest(residual: NDArray[np.float32]) -> NDArray[np.int32]:
+    """Rounds residuals, in quantizer steps and of any shape, to the nearest integers that tables can code.
 
-    Args:
-        residual: distances from the means.
-        indexes: the table index of each.
-        tables: the tables that will code them.
 
     Raises:
         VaecModelError: (MODEL_VALUES) a residual is NaN.
     """
     if np.isnan(residual).any():
         raise VaecModelError("the weights produce NaN latents for this picture", code="MODEL_VALUES")
-    symbols = np.rint(residual).clip(-ESCAPE_LIMIT, ESCAPE_LIMIT).astype(np.int32)
-    symbols[indexes < tables.first_coded_row] = 0
-    return symbols
+    return np.rint(residual).clip(-ESCAPE_LIMIT, ESCAPE_LIMIT).astype(np.int32)
 
 
 def rdoq(residual: NDArray[np.float32], indexes: NDArray[np.uint8], tables: Tables) -> NDArray[np.int32]:
-    """As `nearest`, but one step closer to zero where the saved bits are worth the added distortion.
+    """As `nearest`, for symbols [n], but one step closer to zero where the saved bits are worth the added distortion.
+
+    Args:
+        residual: distances [n] from the means, in quantizer steps.
+        indexes: the table index of each.
+        tables: the tables that will code them.
+
 
     Source: Karczewicz, Ye and Chong, "Rate Distortion Optimized Quantization", ITU-T SG16/Q6 VCEG-AH21 (2008). Only
     encoders use it; decoders are not affected.
     """
-    symbols = nearest(residual, indexes, tables)
+    symbols = nearest(residual)
+    symbols[indexes < tables.first_coded_row] = 0
     others = np.flatnonzero(symbols)  # than 0
     there = symbols[others]
     saved_bits = tables.saved_bits(indexes[others], there)

@@ -34,7 +34,8 @@ class Engine(Protocol):
         arch: widths and margins.
         model_id: first 4 bytes of the SHA-256 of the weights file.
         restores: as in `weights.Weights`: the weights change pictures on purpose.
-        hyper_tables: one entry per band of qualities.
+        hyper_tables: the tables of the hyper-latents; `hyper_indexes` selects one.
+        hyper_indexes: uint8 [HYPER_CONTEXTS, Z], the table index of each channel in each context.
         latent_tables: one entry per pass.
         is_cpu: whether it computes on the CPU.
         at_once_px: pixels to compute at a time; more need more memory, and no less time.
@@ -50,7 +51,9 @@ class Engine(Protocol):
     @property
     def restores(self) -> bool: ...
     @property
-    def hyper_tables(self) -> tuple[Tables, ...]: ...
+    def hyper_tables(self) -> Tables: ...
+    @property
+    def hyper_indexes(self) -> NDArray[np.uint8]: ...
     @property
     def latent_tables(self) -> tuple[Tables, ...]: ...
     @property

@@ -18,14 +18,14 @@ from vaecodec.model.architecture import BUILT_IN, DEFAULT_TUNE, Architecture, fl
 from vaecodec.model.scales import IntegerLayer, IntegerScales
 from vaecodec.runtime.files import write_whole
 
-FORMAT = "vaecodec-weights-1"
+FORMAT = "vaecodec-weights-2"
 MODEL_ID_BYTES = 4
 MAX_FILE_BYTES = 64 << 20
 MAX_HEADER_BYTES = 64 << 10
 MAX_WIDTH = 1024
 MAX_BLOCKS = 32
 SCALE_LAYERS = 4
-MAX_BANDS = 100
+MAX_ROWS = 256  # indexes are bytes
 _TABLE_PARTS = ("radius", "counts", "first_coded_row")
 
 Arrays = dict[str, NDArray[Any]]
@@ -39,8 +39,10 @@ class Weights:
         arch: widths and depths.
         floats: parameters of transforms and gains by name, float16 or float32, as `architecture.float_shapes` lists.
         scales: the integer scale network.
-        hyper_tables: one entry per band of qualities.
+        hyper_tables: the tables of the hyper-latents, at most 256.
+        hyper_indexes: uint8 [HYPER_CONTEXTS, Z], the table index of each channel in each context.
         latent_tables: one entry per pass.
+        eye: the tune that the weights were trained for, from squared error alone (0) to visual quality (1).
         restores: whether the weights were trained to change the picture, for example to remove noise.
         model_id: first 4 bytes of the SHA-256 of the file; empty before it is saved.
     """
@@ -48,8 +50,10 @@ class Weights:
     arch: Architecture
     floats: Arrays
     scales: IntegerScales
-    hyper_tables: tuple[Tables, ...]
+    hyper_tables: Tables
+    hyper_indexes: NDArray[np.uint8]
     latent_tables: tuple[Tables, ...]
+    eye: float = 1.0
     restores: bool = False
     model_id: bytes = b""
 
@@ -73,7 +77,8 @@ def built_in_path(tune: str = DEFAULT_TUNE) -> Path:
 def save(path: Path, weights: Weights) -> str:
     """Write a weights file atomically; returns its SHA-256 in hex. Floats keep their dtype."""
     arrays = weights.arrays()
-    for name, group in (("hyper_tables", weights.hyper_tables), ("latent_tables", weights.latent_tables)):
+    arrays["hyper_indexes"] = weights.hyper_indexes
+    for name, group in (("hyper_tables", (weights.hyper_tables,)), ("latent_tables", weights.latent_tables)):
         arrays[f"{name}.radius"] = np.stack([tables.radius.astype(np.int32) for tables in group])
         width = max(tables.counts.shape[1] for tables in group)
         counts = np.zeros((len(group), len(group[0].radius), width), np.int32)
@@ -82,6 +87,8 @@ def save(path: Path, weights: Weights) -> str:
         arrays[f"{name}.counts"] = counts
         arrays[f"{name}.first_coded_row"] = np.array([tables.first_coded_row for tables in group], np.int32)
     metadata = {"format": FORMAT, "architecture": json.dumps(asdict(weights.arch), sort_keys=True)}
+    if weights.eye != 1:
+        metadata["eye"] = f"{weights.eye:g}"
     if weights.restores:
         metadata["restores"] = "true"
     data = _in_order(
@@ -116,7 +123,7 @@ def load(path: Path | None = None, tune: str = DEFAULT_TUNE) -> Weights:
             " reinstall vaecodec",
             code="MODEL_HASH",
         )
-    arch, restores, arrays = _parse(data)
+    arch, eye, restores, arrays = _parse(data)
     layers = (
         IntegerLayer(arrays[f"scales.{n}.weight"], arrays[f"scales.{n}.bias"], int(arrays["scales.shift"][n]))
         for n in range(SCALE_LAYERS)
@@ -124,8 +131,8 @@ def load(path: Path | None = None, tune: str = DEFAULT_TUNE) -> Weights:
     scales = IntegerScales(tuple(layers), arrays["scales.dequantize"], arrays["scales.row_offset"])
     scales.prove_exact()
     return Weights(
-        arch, {name: arrays[name] for name in float_shapes(arch)}, scales, _tables(arrays, "hyper_tables"),
-        _tables(arrays, "latent_tables"), restores, digest.digest()[:MODEL_ID_BYTES],
+        arch, {name: arrays[name] for name in float_shapes(arch)}, scales, _tables(arrays, "hyper_tables")[0],
+        arrays["hyper_indexes"], _tables(arrays, "latent_tables"), eye, restores, digest.digest()[:MODEL_ID_BYTES],
     )  # fmt: skip
 
 
@@ -142,22 +149,24 @@ def _read(path: Path) -> bytes:
         raise VaecModelError(f"cannot read the weights {path}: {error.strerror or error}", code="MODEL_FILE") from error
 
 
-def _parse(data: bytes) -> tuple[Architecture, bool, Arrays]:
-    """Architecture, `restores` and arrays of a weights file, every name, dtype, shape and range checked."""
+def _parse(data: bytes) -> tuple[Architecture, float, bool, Arrays]:
+    """Architecture, `eye`, `restores` and arrays of a weights file, every name, dtype, shape and range checked."""
     header_bytes = int.from_bytes(data[:8], "little")
     if not 2 <= header_bytes <= min(MAX_HEADER_BYTES, len(data) - 8):
         raise _schema(f"header has {header_bytes} bytes, must have 2 to {MAX_HEADER_BYTES}")
     try:
         metadata = json.loads(data[8 : 8 + header_bytes]).get("__metadata__", {})
         arrays = parse_safetensors(data)
-        arch = Architecture(**json.loads(metadata["architecture"]))
+        arch, eye = Architecture(**json.loads(metadata["architecture"])), float(metadata.get("eye", "1"))
     except (SafetensorError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise _schema(f"not a vaecodec weights file ({error})") from error
     if metadata.get("format") != FORMAT:
         raise _schema(f"format is {metadata.get('format')!r}, must be {FORMAT!r}")
     _check_architecture(arch)
     _check_arrays(arch, arrays)
-    return arch, metadata.get("restores") == "true", arrays
+    if not 0 <= eye <= 1:
+        raise _schema(f"eye is {eye}, allowed 0..1")
+    return arch, eye, metadata.get("restores") == "true", arrays
 
 
 def _check_architecture(arch: Architecture) -> None:
@@ -186,9 +195,11 @@ def _check_arrays(arch: Architecture, arrays: Arrays) -> None:
             raise _schema(f"{name} is {array.dtype}, must be {allowed[0]}")
         if name in floats and not np.isfinite(array).all():
             raise VaecModelError(f"{name} holds NaN or infinity", code="MODEL_VALUES")
-    bands = {len(arrays[f"hyper_tables.{part}"]) for part in _TABLE_PARTS}
-    if len(bands) > 1 or not bands <= set(range(1, MAX_BANDS + 1)):
-        raise _schema(f"hyper_tables have {sorted(bands)} bands of quality, must all have the same 1 to {MAX_BANDS}")
+    rows, indexed = arrays["hyper_tables.radius"].shape[1], int(arrays["hyper_indexes"].max()) + 1
+    if not indexed <= rows <= MAX_ROWS or arrays["hyper_tables.counts"].shape[1] != rows:
+        raise _schema(f"hyper_tables have {rows} rows, must have {indexed} to {MAX_ROWS}, with as many counts")
+    if arrays["hyper_tables.first_coded_row"].any():
+        raise _schema("every row of hyper_tables must be coded: hyper-latents are rounded whatever their tables")
 
 
 def _tables(arrays: Arrays, name: str) -> tuple[Tables, ...]:

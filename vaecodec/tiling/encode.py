@@ -7,14 +7,18 @@ Further sweeps over the picture do that, each around the tiles that the previous
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from vaecodec.format.records import Header, Tile, TileBox
+from vaecodec.model import coding
 from vaecodec.model.architecture import LATENT_STRIDE
+from vaecodec.model.coding import Symbols
 from vaecodec.model.engine import Array, Engine
-from vaecodec.pictures.pixels import Rows, Samples, squared_error
-from vaecodec.tiling.canvas import Canvas, Grid, Rect, alpha_of, analyze, cut, sweep
+from vaecodec.pictures.pixels import Rows, Samples, pad_edge, squared_error
+from vaecodec.tiling.canvas import Canvas, Grid, Rect, alpha_of, analyze, cut, sweep, to_rgb
 from vaecodec.tiling.tile import choose_mode, decode_latents, encode_tile, learned_part, plain_tile
+
+Refine = Callable[[Any, Array, tuple[slice, slice], Samples, int], tuple[Symbols, Array]]
 
 
 class TileStore(Protocol):
@@ -46,9 +50,14 @@ class Encoder:
         header: its size, format and quality.
         engine: runs the network.
         tiles: storage for the tiles, one place for each of `header.boxes()`.
+        refine: chooses the symbols instead of `coding.quantize`, from latents y [M, H, W] of a tile and its
+            surroundings, the tile's rows and columns in y, and its pixels.
     """
 
-    def __init__(self, rows: Rows, header: Header, engine: Engine, tiles: TileStore) -> None:
+    def __init__(
+        self, rows: Rows, header: Header, engine: Engine, tiles: TileStore, refine: Refine | None = None
+    ) -> None:
+        self.refine = refine
         self.rows, self.header, self.engine, self.tiles = rows, header, engine, tiles
         self.grid = Grid(header)
         self.reach = self.grid.reach(engine.arch.synthesis_margin)
@@ -106,13 +115,27 @@ class Encoder:
     def _code(self, number: int, box: TileBox) -> Array | None:
         top, samples = self._strip(number // self.grid.columns)
         tile, latents = encode_tile(
-            self._cut(box), self.engine, self.header.quality,
-            lambda: analyze(samples, top, box, self.engine, self.header.quality),
-        )  # fmt: skip
+            self._cut(box), self.engine, self.header.quality, lambda: self._quantize(samples, top, box)
+        )
         self.tiles[number] = tile
         if self.header.pixel_format.has_alpha:
             self.tiles[len(self.grid.boxes) + number] = plain_tile(self._cut(alpha_of(box)))
         return latents
+
+    def _quantize(self, samples: Samples, top: int, box: TileBox) -> tuple[Symbols, Array]:
+        """Returns the symbols of a tile, and its dequantized latents; arguments as in `analyze`."""
+        engine, quality = self.engine, self.header.quality
+        if self.refine is None or engine.restores:
+            return coding.quantize(engine, analyze(samples, top, box, engine, quality), quality)
+        around = engine.arch.synthesis_margin * LATENT_STRIDE
+        bounds = Rect(top, top + samples.shape[0], 0, samples.shape[1])
+        seen = Rect.of(box).widened(around, bounds)
+        wide = box._replace(top=seen.top, left=seen.left, height=seen.size[0], width=seen.size[1])
+        y = analyze(samples, top, wide, engine, quality)
+        inner, outer = Rect.of(box).latents, seen.latents
+        rows = slice(inner.top - outer.top, inner.bottom - outer.top)
+        inside = rows, slice(inner.left - outer.left, inner.right - outer.left)
+        return self.refine(engine, y, inside, pad_edge(to_rgb(self._cut(box)), LATENT_STRIDE), quality)
 
     def _recall(self, number: int, box: TileBox) -> Array | None:
         tile = self.tiles[number]

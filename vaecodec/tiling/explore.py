@@ -359,12 +359,15 @@ def draw(width: int, height: int, quality: int, engine: Engine, *, seed: int, te
 
 def _bits_by_block(engine: Engine, symbols: Symbols, rows: int, columns: int, quality: int) -> NDArray[np.float64]:
     """Bits [rows, columns] of one learned tile; those of a hyper-latent are divided among its blocks."""
-    hyper, *groups = coding.coded(engine, symbols, rows, columns, quality)
-    bits = np.zeros(symbols.y.shape)
-    for of_group, group in zip(groups, coding.groups(rows, columns, engine.arch.latent_channels), strict=True):
+    coded = coding.coded(engine, symbols, rows, columns, quality)
+    hyper_bits, bits = np.zeros(symbols.z.shape), np.zeros(symbols.y.shape)
+    passes = coding.hyper_passes(*coding.hyper_size(rows, columns))
+    for of, of_pass in zip(passes, coded, strict=False):  # leaves the groups of y to the next loop
+        hyper_bits[of.positions] = symbol_bits(*of_pass).reshape(-1, engine.arch.hyper_channels)
+    for group, of_group in zip(coding.groups(rows, columns, engine.arch.latent_channels), coded, strict=True):
         group.put(bits, symbol_bits(*of_group))
-    hyper_bits = _on_grid(symbol_bits(*hyper), rows, columns).sum(2)
-    return bits.sum(1).reshape(rows, columns) + _shared_out(hyper_bits, rows, columns)
+    shared = _shared_out(_on_grid(hyper_bits, rows, columns).sum(2), rows, columns)
+    return bits.sum(1).reshape(rows, columns) + shared
 
 
 def _on_grid(of_z: NDArray[Any], rows: int, columns: int) -> NDArray[Any]:

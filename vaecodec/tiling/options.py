@@ -14,6 +14,8 @@ from vaecodec.pictures.metadata import KEEP, Exif, IccProfile, Xmp
 from vaecodec.tiling.canvas import Rect
 
 DEFAULT_QUALITY = 75
+EFFORTS, DEFAULT_EFFORT = range(1, 10), 6
+REFINING_STEPS = {7: 50, 8: 150, 9: 500}  # steps of `torch_engine.refine`, by effort
 QUALITY_MIN, QUALITY_MAX = QUALITIES[0], QUALITIES[-1]
 
 Output = Literal["pil", "numpy", "torch"]
@@ -38,6 +40,7 @@ class EncodeOptions(MetadataOptions, total=False):
     target_psnr: float | None
     target_ssimulacra2: float | None
     lossless: bool
+    effort: int
     max_pixels: int | None
 
 
@@ -254,6 +257,17 @@ def check_quality(quality: float) -> int:
     if quality != int(quality) or not QUALITY_MIN <= quality <= QUALITY_MAX:
         raise VaecImageError(f"quality is {quality!r}, must be a whole number from 1 to 100", code="ARGUMENT")
     return int(quality)
+
+
+def refining_steps(effort: int) -> int:
+    """Number of steps in which an encoder refines its symbols.
+
+    Raises:
+        VaecImageError: (ARGUMENT) the effort is not a whole number from 1 to 9.
+    """
+    if effort not in EFFORTS or isinstance(effort, bool):
+        raise VaecImageError(f"effort is {effort!r}, allowed are whole numbers 1..9", code="ARGUMENT")
+    return REFINING_STEPS.get(int(effort), 0)
 
 
 class Presentation(NamedTuple):

@@ -252,7 +252,7 @@ def _may_pay(samples: Samples, learned_bytes: int) -> bool:
 
 
 def encode_tile(
-    samples: Samples, engine: Engine, quality: int, analyze: Callable[[], Array]
+    samples: Samples, engine: Engine, quality: int, quantize: Callable[[], tuple[Symbols, Array]]
 ) -> tuple[Tile, Array | None]:
     """Code the samples [h, w, C] of a colour tile in the mode that takes the fewest bytes.
 
@@ -260,14 +260,15 @@ def encode_tile(
         samples: of the tile.
         engine: codes the latents.
         quality: 1 to 100.
-        analyze: returns the unquantized latents [M, h, w] of the tile; called only if they are needed.
+        quantize: returns the symbols of the tile, and its dequantized latents [M, h, w]; called only if needed.
 
     Returns:
         The tile and, if it is learned, the dequantized latents of the decoder.
     """
     if lossless.is_solid(samples) is not None:
         return plain_tile(samples), None
-    tile, y_hat = encode_latents(engine, analyze(), quality)
+    symbols, y_hat = quantize()
+    tile = encode_symbols(engine, symbols, (y_hat.shape[1], y_hat.shape[2]), quality)
     if _is_flat(samples) or _may_pay(samples, len(tile.payload)):
         plain = plain_tile(samples)
         if len(plain.payload) <= len(tile.payload):

@@ -4,7 +4,7 @@ Nothing else in the project builds tables.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -16,8 +16,8 @@ from torch import Tensor
 
 from vaecodec.entropy.tables import ESCAPE_LIMIT, MAX_RADIUS, Tables, from_pmfs
 from vaecodec.model import coding, weights
-from vaecodec.model.architecture import LOG_SCALE_STEP, QUALITIES, SCALE_MIN, SCALE_TABLE
-from vaecodec.model.coding import Coded, quality_level
+from vaecodec.model.architecture import HYPER_CONTEXTS, LOG_SCALE_STEP, QUALITIES, SCALE_MIN, SCALE_TABLE
+from vaecodec.model.coding import quality_level
 from vaecodec.model.scales import ACTIVATION_LIMIT, ROW_FRACTION_BITS, IntegerLayer, IntegerScales
 from vaecodec.model.torch_engine.engine import ExactScales, TorchEngine
 from vaecodec.training import previews
@@ -28,8 +28,10 @@ DEQUANTIZE_UNIT = 4096  # fixed-point unit of dequantized hyper-latents
 WEIGHT_LIMIT = 32767
 HEADROOM = 1.5  # hidden activations may exceed the calibration maximum by this factor before they are clamped
 HYPER_RADIUS = 63
-QUALITY_BANDS = 10
+HYPER_ROWS = 240  # tables, shared by all contexts of all channels
+CLUSTERING_ROUNDS = 30
 LATENT_PRIOR_COUNT, HYPER_PRIOR_COUNT = 4096, 64  # weight of the model's density, in symbols
+CHANNEL_COUNT, OWN_COUNT = 12, 3  # weight, in symbols, of a channel's distribution and of that in one context
 VALUES = 2 * ESCAPE_LIMIT + 1
 
 
@@ -37,21 +39,31 @@ VALUES = 2 * ESCAPE_LIMIT + 1
 class Calibration:
     """How much to measure for the tables: crops of `patch_px`, each at `qualities` random qualities.
 
+    Contexts of hyper-latents need more crops: `hyper_crops`, of which only the analysis is computed.
+
     Table indexes whose share of non-zero symbols is below `skip_below` are not coded. On validation crops, skipping all
     below 6 took 0.01 % less rate than all below 4; below 8 took 0.05 % more, below 10 0.5 % more. Networks that have
     hardly learned to predict zeros need a smaller share.
     """
 
     crops: int = 160
+    hyper_crops: int = 1000
     qualities: int = 6
     patch_px: int = 256
     seed: int = 7
     skip_below: float = 0.015
 
 
+class HyperTables(NamedTuple):
+    """Tables of the hyper-latents, and the index of the table for each context and channel [HYPER_CONTEXTS, Z]."""
+
+    tables: Tables
+    indexes: NDArray[np.uint8]
+
+
 def export(
     model: TrainingModel, pictures: Pictures, path: Path, calibration: Calibration = Calibration(), *,
-    restores: bool = False,
+    eye: float = 1.0, restores: bool = False,
 ) -> str:  # fmt: skip
     """Write a weights file from a trained model, which is not changed; returns the file's SHA-256 in hex.
 
@@ -60,48 +72,42 @@ def export(
         pictures: pictures to measure on.
         path: path of the weights file.
         calibration: how much to measure.
+        eye: as in `weights.Weights`.
         restores: as in `weights.Weights`.
     """
     model = copy.deepcopy(model).cpu().eval()
     for parameter in model.vae.parameters():  # measure with the precision that is stored
         parameter.data = parameter.data.half().float()
     with torch.inference_mode():
-        crops = _crops(pictures, calibration)
+        crops = _crops(pictures, calibration, calibration.crops)
         nothing = _latent_tables(np.zeros((len(SCALE_TABLE), VALUES), np.int64), calibration.skip_below)
-        flat = (_flat_tables(model.vae.arch.hyper_channels),) * QUALITY_BANDS, (nothing,) * 2
-        engine = _engine(model, _integer_scales(model, crops), *flat)
+        flat = HyperTables(_flat_tables(1), np.zeros((HYPER_CONTEXTS, model.vae.arch.hyper_channels), np.uint8))
+        engine = _engine(model, _integer_scales(model, crops), flat, (nothing,) * 2)
         previews.fit(engine, crops)
         previews.reorder_latents(model, previews.base_first(engine, crops))
         scales = _integer_scales(model, crops)
-        counts = _measure(_engine(model, scales, *flat), crops, calibration)
-        hyper = tuple(_hyper_tables(model, counts.hyper[band]) for band in range(QUALITY_BANDS))
-        latent = tuple(_latent_tables(counts.latent[n], calibration.skip_below) for n in range(2))
+        engine = _engine(model, scales, flat, (nothing,) * 2)
+        counts = _measure(engine, crops, calibration)
+        latent = tuple(_latent_tables(counts[n], calibration.skip_below) for n in range(2))
+        more = _crops(pictures, calibration, calibration.hyper_crops)
+        hyper = _hyper_tables(model, _measure_hyper(engine, more, calibration))
         previews.fit(_engine(model, scales, hyper, latent), crops)
     floats = {name: values.half().numpy() for name, values in model.vae.state_dict().items()}
-    return weights.save(path, weights.Weights(model.vae.arch, floats, scales, hyper, latent, restores))
+    return weights.save(path, weights.Weights(model.vae.arch, floats, scales, *hyper, latent, eye, restores))
 
 
-def _engine(
-    model: TrainingModel, scales: IntegerScales, hyper: tuple[Tables, ...], latent: tuple[Tables, ...]
-) -> TorchEngine:
+def _engine(model: TrainingModel, scales: IntegerScales, hyper: HyperTables, latent: tuple[Tables, ...]) -> TorchEngine:
     """An engine that runs the model as it will be after export."""
     device = torch.device("cpu")
     return TorchEngine(
-        model.vae.requires_grad_(False), ExactScales(scales, device), hyper_tables=hyper, latent_tables=latent,
-        model_id=b"", device=device,
+        model.vae.requires_grad_(False), ExactScales(scales, device), hyper_tables=hyper.tables,
+        hyper_indexes=hyper.indexes, latent_tables=latent, model_id=b"", device=device,
     )  # fmt: skip
 
 
-class _Counts(NamedTuple):
-    """Counts of every value from -2047 to 2047, by band and channel of z, and by pass and table index of y."""
-
-    hyper: NDArray[np.int64]
-    latent: NDArray[np.int64]
-
-
-def _crops(pictures: Pictures, calibration: Calibration) -> list[NDArray[np.uint8]]:
+def _crops(pictures: Pictures, calibration: Calibration, count: int) -> list[NDArray[np.uint8]]:
     rng = np.random.default_rng(calibration.seed)
-    crops = (pictures.crop(rng, calibration.patch_px) for _ in range(calibration.crops))
+    crops = (pictures.crop(rng, calibration.patch_px) for _ in range(count))
     return [crop.permute(1, 2, 0).contiguous().numpy() for crop in crops]
 
 
@@ -152,27 +158,48 @@ def _integer_layer(weight: Tensor, bias: Tensor, unit_in: float, unit_out: float
     )  # fmt: skip
 
 
-def _measure(engine: TorchEngine, crops: Sequence[NDArray[np.uint8]], calibration: Calibration) -> _Counts:
-    """Encodes the crops at random qualities and counts the symbols."""
-    arch = engine.arch
-    counts = _Counts(
-        np.zeros((QUALITY_BANDS, arch.hyper_channels, VALUES), np.int64),
-        np.zeros((2, len(SCALE_TABLE), VALUES), np.int64),
-    )
-    rng = np.random.default_rng(calibration.seed)
-    for crop in crops:
-        for quality in rng.integers(1, 101, calibration.qualities).tolist():
-            y = engine.analyze(crop, quality)
-            symbols, _ = coding.quantize(engine, y, quality)
-            hyper, *groups = coding.coded(engine, symbols, y.shape[1], y.shape[2], quality)
-            _count(counts.hyper[(quality - 1) * QUALITY_BANDS // 100], hyper)
-            for group, coded in zip(coding.groups(*y.shape[1:], arch.latent_channels), groups, strict=True):
-                _count(counts.latent[group.number], coded)
+def _measure(engine: TorchEngine, crops: Sequence[NDArray[np.uint8]], calibration: Calibration) -> NDArray[np.int64]:
+    """Encodes the crops at random qualities; returns counts of values, by pass and table index of y [2, rows, 4095]."""
+    counts = np.zeros((2, len(SCALE_TABLE), VALUES), np.int64)
+    for y, quality in _analyzed(engine, crops, calibration):
+        symbols, _ = coding.quantize(engine, y, quality)
+        groups = coding.groups(*y.shape[1:], engine.arch.latent_channels)
+        coded = list(coding.coded(engine, symbols, y.shape[1], y.shape[2], quality))[coding.HYPER_PASSES :]
+        for group, of_group in zip(groups, coded, strict=True):
+            _count(counts[group.number], of_group.indexes, of_group.symbols)
     return counts
 
 
-def _count(target: NDArray[np.int64], coded: Coded) -> None:
-    place = coded.indexes.astype(np.int64) * VALUES + coded.symbols + ESCAPE_LIMIT
+def _measure_hyper(
+    engine: TorchEngine, crops: Sequence[NDArray[np.uint8]], calibration: Calibration
+) -> NDArray[np.int64]:
+    """Counts of each value of the hyper-latents, by context and channel [HYPER_CONTEXTS, Z, 2 R + 2].
+
+    The last one counts all values beyond the radius R.
+    """
+    counts = np.zeros((HYPER_CONTEXTS, engine.arch.hyper_channels, 2 * HYPER_RADIUS + 2), np.int64)
+    for y, quality in _analyzed(engine, crops, calibration):
+        z = coding.nearest(engine.hyper_analyze(y, quality)[1]).astype(np.int16)
+        padded = np.concatenate([z, np.zeros_like(z[:1])])
+        inside = np.where(np.abs(z) <= HYPER_RADIUS, z, HYPER_RADIUS + 1) + HYPER_RADIUS
+        for of in coding.hyper_passes(*coding.hyper_size(*y.shape[1:])):
+            places = coding.hyper_contexts(padded, of, quality), np.arange(z.shape[1]), inside[of.positions]
+            np.add.at(counts, places, 1)
+    return counts
+
+
+def _analyzed(
+    engine: TorchEngine, crops: Sequence[NDArray[np.uint8]], calibration: Calibration
+) -> Iterator[tuple[Tensor, int]]:
+    """Yields the latents of each crop at some random qualities, with the quality."""
+    rng = np.random.default_rng(calibration.seed)
+    for crop in crops:
+        for quality in rng.integers(1, 101, calibration.qualities).tolist():
+            yield engine.analyze(crop, quality), quality
+
+
+def _count(target: NDArray[np.int64], indexes: NDArray[np.uint8], symbols: NDArray[np.integer]) -> None:
+    place = indexes.astype(np.int64) * VALUES + symbols + ESCAPE_LIMIT
     target += np.bincount(place, minlength=target.size).reshape(target.shape)
 
 
@@ -189,13 +216,35 @@ def _mix(measured: NDArray[np.int64], density: NDArray[np.float64], prior: float
     return pmf, float(outside + prior * max(1 - density.sum(), 1e-6))
 
 
-def _hyper_tables(model: TrainingModel, measured: NDArray[np.int64]) -> Tables:
-    values = torch.arange(-HYPER_RADIUS, HYPER_RADIUS + 1, dtype=torch.float32)
+def _hyper_tables(model: TrainingModel, measured: NDArray[np.int64]) -> HyperTables:
+    """Clusters the many contexts of all channels into a few tables that code the measured symbols in the fewest bits.
+
+    Args:
+        model: its density covers values that were not measured.
+        measured: counts from `_measure_hyper`.
+    """
     channels = model.vae.arch.hyper_channels
-    grid = values.expand(1, channels, 1, -1)
-    density = model.hyper_prior.probability(grid)[0, :, 0].double().numpy()
-    rows = [_mix(measured[channel], density[channel], HYPER_PRIOR_COUNT) for channel in range(channels)]
-    return from_pmfs([pmf for pmf, _ in rows], [escape for _, escape in rows])
+    values = torch.arange(-HYPER_RADIUS, HYPER_RADIUS + 1, dtype=torch.float32)
+    density = model.hyper_prior.probability(values.expand(1, channels, 1, -1))[0, :, 0].double().numpy()
+    density = np.append(density, 1 - density.sum(1, keepdims=True), 1).clip(1e-9)  # every value has a cost
+    of_channel = _shares(measured.sum(0) + HYPER_PRIOR_COUNT * density)
+    own = _shares(measured + CHANNEL_COUNT * of_channel)
+    seen = (measured + OWN_COUNT * own).reshape(-1, measured.shape[2])
+    own = own.reshape(seen.shape)
+    # Lloyd's algorithm, from equal groups in the order of entropy.
+    rows = min(HYPER_ROWS, len(own))
+    index = np.empty(len(own), np.int64)
+    index[np.argsort((own * -np.log2(own)).sum(1), kind="stable")] = np.arange(len(own)) * rows // len(own)
+    for _ in range(CLUSTERING_ROUNDS):
+        masses = np.full((rows, seen.shape[1]), 1e-3)
+        np.add.at(masses, index, seen)
+        last, index = index, (seen @ -np.log2(_shares(masses)).T).argmin(1)
+    indexes = last.reshape(-1, channels).astype(np.uint8)
+    return HyperTables(from_pmfs(list(masses[:, :-1]), masses[:, -1].tolist()), indexes)
+
+
+def _shares(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    return counts / counts.sum(-1, keepdims=True)
 
 
 def _latent_tables(measured: NDArray[np.int64], skip_below: float) -> Tables:

@@ -18,7 +18,7 @@ from vaecodec.training.errors import TrainingError
 from vaecodec.training.export import Calibration, export
 from vaecodec.training.finish import STEPS, remove_grid
 from vaecodec.training.journal import Journal
-from vaecodec.training.objective import Losses, TrainingModel, Tune, losses
+from vaecodec.training.objective import Losses, TrainingModel, losses
 from vaecodec.training.recipe import Recipe
 from vaecodec.training.start import architecture_of, load_checkpoint, load_into, starting_model
 from vaecodec.training.validation import psnr_db, reconstructions, validate
@@ -130,7 +130,7 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-            outcome = losses(self.learner, x, level, tune=Tune.parse(self.recipe.tune), seen=seen)
+            outcome = losses(self.learner, x, level, tune=self.recipe.traded, seen=seen)
         self.optimizer.zero_grad(set_to_none=True)
         outcome.total.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
@@ -219,7 +219,12 @@ class _Session:
                 self._write(stage="removing the grid", finish_steps=steps)
                 self._report_stage("writing the weights", 0.0)
                 digest = export(
-                    run.average, self.pictures, recipe.weights, self._calibration(), restores=recipe.noise is not None
+                    run.average,
+                    self.pictures,
+                    recipe.weights,
+                    self._calibration(),
+                    eye=recipe.traded.eye,
+                    restores=recipe.noise is not None,
                 )
             self._write(event="end", sha256=digest)
         self.journal.close()
@@ -287,8 +292,11 @@ class _Session:
 
     def _calibration(self) -> Calibration:
         """The calibration, with crops no larger than the pictures, and no more of them than the content needs."""
-        crops = min(Calibration.crops, CROPS_PER_PICTURE * len(self.pictures.pictures))
-        return Calibration(crops=crops, patch_px=min(Calibration.patch_px, self.run.recipe.final_patch_px))
+        most = CROPS_PER_PICTURE * len(self.pictures.pictures)
+        return Calibration(
+            crops=min(Calibration.crops, most), hyper_crops=min(Calibration.hyper_crops, most),
+            patch_px=min(Calibration.patch_px, self.run.recipe.final_patch_px),
+        )  # fmt: skip
 
     def _write(self, **row: object) -> None:
         self.journal.write(self.run.step, self.run.elapsed_s, **row)

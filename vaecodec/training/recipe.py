@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vaecodec.model.architecture import HYPER_STRIDE, LATENT_STRIDE, Architecture
+from vaecodec.model.torch_engine.distortion import Tune
 from vaecodec.training.degrade import Noise
 from vaecodec.training.errors import TrainingError
-from vaecodec.training.objective import Tune
 
 PATCH_STEP_PX = LATENT_STRIDE * HYPER_STRIDE
 
@@ -58,13 +58,18 @@ class Recipe:
     seed: int = 1
 
     def __post_init__(self) -> None:
-        Tune.parse(self.tune)
+        tune_of(self.tune)
         if self.degrade is not None:
             Noise.parse(self.degrade)
         for name in ("patch_px", "final_patch_px"):
             value = getattr(self, name)
             if value < PATCH_STEP_PX or value % PATCH_STEP_PX:
                 raise TrainingError(f"{name} is {value}, must be a positive multiple of {PATCH_STEP_PX}", code="RECIPE")
+
+    @property
+    def traded(self) -> Tune:
+        """The distortion measure."""
+        return tune_of(self.tune)
 
     @property
     def noise(self) -> Noise | None:
@@ -86,3 +91,19 @@ class Recipe:
         """
         warmup = min(1.0, (step + 1) / self.warmup_steps)
         return self.learning_rate * warmup * (0.01 + 0.99 * (1 - min(1.0, progress)))
+
+
+def tune_of(text: str) -> Tune:
+    """Parses a text: eye, psnr, or a number from 0 (psnr) to 1 (eye).
+
+    Raises:
+        TrainingError: (RECIPE) the text is anything else.
+    """
+    named = {"psnr": "0", "eye": "1"}.get(text, text)
+    try:
+        eye = float(named)
+    except ValueError:
+        eye = -1.0
+    if not 0 <= eye <= 1:
+        raise TrainingError(f"tune is {text!r}, must be eye, psnr or a number from 0 to 1", code="RECIPE")
+    return Tune(eye)

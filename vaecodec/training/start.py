@@ -10,9 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vaecodec.entropy.tables import Tables
 from vaecodec.model import weights
-from vaecodec.model.architecture import LOG_SCALE_STEP, Architecture
+from vaecodec.model.architecture import HYPER_BANDS, LOG_SCALE_STEP, Architecture
 from vaecodec.model.scales import ROW_FRACTION_BITS, IntegerLayer
 from vaecodec.model.torch_engine.network import Block
 from vaecodec.model.weights import Weights
@@ -127,7 +126,7 @@ def from_weights(stored: Weights) -> TrainingModel:
     model = TrainingModel(stored.arch)
     model.vae.load_state_dict({name: torch.tensor(values).float() for name, values in stored.floats.items()})
     _to_float(model.scale_network, stored.scales.layers)
-    _fit_prior(model.hyper_prior, _mean_pmf(stored.hyper_tables))
+    _fit_prior(model.hyper_prior, _mean_pmf(stored))
     return model
 
 
@@ -158,13 +157,14 @@ def _rms(weight: Tensor) -> float:
     return max(float(weight.double().square().mean().sqrt()), 1e-9)
 
 
-def _mean_pmf(tables: tuple[Tables, ...]) -> Tensor:
-    """Probabilities of -R..R by channel [Z, 2 R + 1], the mean over the bands of qualities, without escapes."""
-    largest = max(int(band.radius.max()) for band in tables)
-    total = np.zeros((tables[0].rows, 2 * largest + 1))
-    for band in tables:
-        for row, radius in enumerate(band.radius.tolist()):
-            total[row, largest - radius : largest + radius + 1] += band.counts[row, : 2 * radius + 1]
+def _mean_pmf(stored: Weights) -> Tensor:
+    """Probabilities of -R..R by channel [Z, 2 R + 1] without known neighbours, averaged over all qualities."""
+    tables, rows = stored.hyper_tables, stored.hyper_indexes[:HYPER_BANDS]
+    largest = int(tables.radius.max())
+    pmfs = np.zeros((tables.rows, 2 * largest + 1))
+    for row, radius in enumerate(tables.radius.tolist()):
+        pmfs[row, largest - radius : largest + radius + 1] = tables.counts[row, : 2 * radius + 1]
+    total = pmfs[rows].sum(0)
     return torch.from_numpy(total / total.sum(1, keepdims=True)).float()
 
 

@@ -53,7 +53,8 @@ class NativeEngine:
     def __init__(self, weights: Weights, threads: int | None = None) -> None:
         native = library()
         self.arch, self.model_id, self.restores = weights.arch, weights.model_id, weights.restores
-        self.hyper_tables, self.latent_tables = weights.hyper_tables, weights.latent_tables
+        self.hyper_tables, self.hyper_indexes = weights.hyper_tables, weights.hyper_indexes
+        self.latent_tables = weights.latent_tables
         self._threads, self._alone = threads or _usable_processors(), threading.local()
         keep_freed_memory()
         # Kept alive: the library packs encoder-only weights on first use.

@@ -323,12 +323,13 @@ class TorchEngine:
     """Transforms, integer scales and tables of one weights file on one device: see `model.engine.Engine`."""
 
     def __init__(
-        self, vae: Vae, scales: ExactScales, *, hyper_tables: tuple[Tables, ...], latent_tables: tuple[Tables, ...],
-        model_id: bytes, device: torch.device, restores: bool = False,
+        self, vae: Vae, scales: ExactScales, *, hyper_tables: Tables, hyper_indexes: NDArray[np.uint8],
+        latent_tables: tuple[Tables, ...], model_id: bytes, device: torch.device, eye: float = 1.0,
+        restores: bool = False,
     ) -> None:  # fmt: skip
         self.vae, self.scales = vae, scales
-        self.hyper_tables, self.latent_tables = hyper_tables, latent_tables
-        self.model_id, self.device, self.restores = model_id, device, restores
+        self.hyper_tables, self.hyper_indexes, self.latent_tables = hyper_tables, hyper_indexes, latent_tables
+        self.model_id, self.device, self.eye, self.restores = model_id, device, eye, restores
 
     @property
     def arch(self) -> Architecture:
@@ -513,8 +514,9 @@ def load(weights: Weights, device: str = "auto") -> TorchEngine:
     vae.load_state_dict(floats, assign=True)
     vae.eval().requires_grad_(False).to(where, memory_format=torch.channels_last)
     engine = TorchEngine(
-        vae, ExactScales(weights.scales, where), hyper_tables=weights.hyper_tables, latent_tables=weights.latent_tables,
-        model_id=weights.model_id, device=where, restores=weights.restores,
+        vae, ExactScales(weights.scales, where), hyper_tables=weights.hyper_tables,
+        hyper_indexes=weights.hyper_indexes, latent_tables=weights.latent_tables, model_id=weights.model_id,
+        device=where, eye=weights.eye, restores=weights.restores,
     )  # fmt: skip
     engine.self_test()
     return engine

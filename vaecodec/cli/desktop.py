@@ -1,0 +1,130 @@
+"""The desktop commands: view, thumbnail and desktop. See `viewer` (the server) and `installation` (of files)."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from vaecodec.cli.batch import Console, InputError, OutputError, Report, Task, exit_code, printable, reading, run
+from vaecodec.cli.options import console_options, max_pixels_option
+from vaecodec.cli.outputs import Job, Placement, expand, plan, write_output
+from vaecodec.errors import VaecError
+
+if TYPE_CHECKING:
+    from vaecodec.cli.conversion import Product
+
+
+@click.command()
+@click.argument("inputs", nargs=-1, required=True, metavar="FILE...")
+@click.option("--no-browser", is_flag=True, help="Only print the address.")
+@click.option("--until-closed", is_flag=True, help="Exit when the page is closed, or was not opened within a minute.")
+@console_options
+@click.pass_context
+def view(ctx: click.Context, /, inputs: tuple[str, ...], no_browser: bool, until_closed: bool) -> None:
+    """Show .vaec files in the browser: zoom, bytes, and originals to compare with.
+
+    Serves only the viewer and the given files, and only to this machine. Pictures in other formats are the originals of
+    .vaec files with the same name.
+    """
+    from vaecodec.cli.viewer import ViewerServer, web_folder
+
+    console = ctx.ensure_object(Console)
+    paths = []
+    for found in (each for argument in inputs for each in expand(argument)):
+        try:
+            if found.refused:
+                raise found.refused
+            paths.append(_readable(found.source))
+        except InputError as error:
+            console.fail({"path": found.source}, error)
+            ctx.exit(exit_code([error], 1))
+    try:
+        server = ViewerServer(paths, web_folder(), ends_with_page=until_closed)
+    except OSError as error:  # includes VaecError
+        console.fail({"path": "viewer"}, error)
+        ctx.exit(exit_code([error], 1))
+    with server:
+        report = Report("serving", server.url, {"url": server.url, "files": len(paths)})
+        console.report({"path": "viewer"}, report, is_answer=True, warned=())
+        if not no_browser:
+            click.launch(server.url)
+        server.serve_forever()
+
+
+def _readable(path: str) -> str:
+    if os.path.exists(path) and not os.path.isfile(path):  # opening a pipe could block forever
+        raise InputError("is not a file")
+    with reading(), open(path, "rb"):
+        return path
+
+
+@click.command()
+@click.argument("source", metavar="IN")
+@click.argument("target", metavar="OUT")
+@click.option(
+    "--size", "size_px", type=click.IntRange(1, 4096), default=256, show_default=True, metavar="PX",
+    help="Longest side of the thumbnail.",
+)  # fmt: skip
+@max_pixels_option
+@console_options
+@click.pass_context
+def thumbnail(ctx: click.Context, /, source: str, target: str, size_px: int, max_pixels: int) -> None:
+    """Make a small upright PNG of a .vaec file, for file managers; overwrites OUT.
+
+    Large pictures are decoded at 1/8, even if OUT is then up to a quarter smaller than --size.
+    """
+    from vaecodec.cli import conversion
+    from vaecodec.codec import Codec
+
+    place = Placement("", lambda _: False, lambda _: False, output=target, force=True, has_recursive=False)
+    kept = frozenset({"icc_profile"})
+    options = conversion.DecodeOptions(
+        "PNG", kept=kept, max_pixels=max_pixels, is_upright=True, fit_px=size_px, is_thumbnail=True
+    )
+
+    def finish(job: Job, product: "Product") -> Report:
+        with product.content:
+            write_output(job, product.content, overwrite=True)
+        facts = product.facts
+        return Report("done", f"{printable(job.target)}  {facts['width']} x {facts['height']}", facts)
+
+    def compute(job: Job) -> "Product":
+        if job.refused:
+            raise job.refused
+        return conversion.decode(Codec(device="cpu"), options, job.source, job.target)
+
+    task = Task(lambda job: job.source, compute, finish)
+    ctx.exit(run(plan([source], place), task, console=ctx.ensure_object(Console)))
+
+
+@click.command()
+@click.option("--install", "what", flag_value="install", help="Install or update.")
+@click.option("--uninstall", "what", flag_value="uninstall", help="Remove what --install installed, and nothing else.")
+@console_options
+@click.pass_context
+def desktop(ctx: click.Context, /, what: str | None) -> None:
+    """Integrate .vaec files into your desktop: file type, thumbnails, and the viewer on a double click.
+
+    Works on desktops that follow freedesktop.org, such as those of Linux; needs no root. Files go to $XDG_DATA_HOME or
+    ~/.local/share.
+    """
+    from vaecodec.cli import installation
+
+    if what is None:
+        raise click.UsageError("give --install or --uninstall")
+
+    def change(home: Path) -> list[str]:
+        try:
+            return installation.install(home) if what == "install" else installation.uninstall(home)
+        except VaecError:
+            raise
+        except OSError as error:
+            raise OutputError(f"cannot write {printable(str(error.filename))}: {error.strerror}") from error
+
+    def tell(home: Path, notes: list[str]) -> Report:
+        lines = [f"{what}ed in {printable(str(home))}", *notes]
+        return Report("done", "\n  ".join(lines), {"notes": notes})
+
+    task = Task(str, change, tell, answers=True)
+    ctx.exit(run([installation.data_home()], task, console=ctx.ensure_object(Console)))
