@@ -32,14 +32,14 @@ TABLE = {
     "model/torch_engine": ({"entropy", "errors", "model", "runtime"}, {"numpy", "torch"}),
     "tiling": ({"entropy", "errors", "format", "model", "pictures", "runtime"}, {"numpy"}),
     "codec": ({"errors", "format", "model", "pictures", "runtime", "tiling"}, {"PIL", "torch"}),
-    "pillow_plugin": ({"codec", "errors", "format", "pictures", "runtime"}, {"PIL"}),
+    "interop": ({"codec", "errors", "format", "pictures", "runtime"}, {"PIL"}),
     "data": ({"codec", "errors", "format"}, {"torch"}),
     "cli": (
         {"codec", "errors", "format", "model", "pictures", "runtime", "training"},
         {"PIL", "click", "fsspec", "numpy", "pytorch_msssim", "ray", "rich"},
     ),
     "training": ({"entropy", "errors", "model", "pictures"}, {"PIL", "numpy", "torch"}),
-    "__init__": ({"codec", "errors", "format", "pillow_plugin", "runtime"}, set()),
+    "__init__": ({"codec", "errors", "format", "interop", "runtime"}, set()),
     "__main__": ({"cli"}, set()),
 }
 ENGINES = {"model/native_engine", "model/torch_engine"}  # of the model, the rest does not know them

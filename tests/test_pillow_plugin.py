@@ -25,7 +25,7 @@ from lossless_codec import LosslessCodec, vaec
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from vaecodec import codec, pillow_plugin
+from vaecodec import codec
 from vaecodec.errors import (
     VaecChecksumError,
     VaecError,
@@ -38,9 +38,10 @@ from vaecodec.errors import (
 )
 from vaecodec.format import container, records
 from vaecodec.format.records import Header, PixelFormat, Tile, TileMode
+from vaecodec.interop import pillow_plugin
+from vaecodec.interop.pillow_plugin import VaecImageFile
 from vaecodec.pictures import metadata as metadata_rules
 from vaecodec.pictures import pixels
-from vaecodec.pillow_plugin import VaecImageFile
 
 Samples = NDArray[np.uint8]
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from vaecodec.cli import main
 from vaecodec.format.records import MAGIC
-from vaecodec.pillow_plugin import EXTENSION, MIME_TYPE
+from vaecodec.interop.pillow_plugin import EXTENSION, MIME_TYPE
 
 SHARE = Path(__file__).parents[1] / "share"
 

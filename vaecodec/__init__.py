@@ -19,7 +19,7 @@ from vaecodec.errors import (
 from vaecodec.format.container import is_vaec
 from vaecodec.format.records import Header, Info
 from vaecodec.format.sources import info
-from vaecodec.pillow_plugin import register
+from vaecodec.interop.pillow_plugin import register
 from vaecodec.runtime.forks import watch as _watch_forks
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ import sys
 
 import atheris
 
-READERS = [f"vaecodec.{name}" for name in ("format", "entropy", "tiling", "codec", "pillow_plugin")]
+READERS = [f"vaecodec.{name}" for name in ("format", "entropy", "tiling", "codec", "interop.pillow_plugin")]
 
 with atheris.instrument_imports(include=READERS):
     from fuzz.targets import TARGETS, load_weights
