@@ -32,13 +32,16 @@ TABLE = {
     "model/torch_engine": ({"entropy", "errors", "model", "runtime"}, {"numpy", "torch"}),
     "tiling": ({"entropy", "errors", "format", "model", "pictures", "runtime"}, {"numpy"}),
     "codec": ({"errors", "format", "model", "pictures", "runtime", "tiling"}, {"PIL", "torch"}),
-    "interop": ({"codec", "errors", "format", "pictures", "runtime"}, {"PIL"}),
+    "interop": (
+        {"codec", "errors", "format", "model", "pictures", "runtime", "tiling", "training"},
+        {"PIL", "compressai", "numpy", "torch"},
+    ),
     "data": ({"codec", "errors", "format"}, {"torch"}),
     "cli": (
         {"codec", "errors", "format", "model", "pictures", "runtime", "training"},
         {"PIL", "click", "fsspec", "numpy", "pytorch_msssim", "ray", "rich"},
     ),
-    "training": ({"entropy", "errors", "model", "pictures"}, {"PIL", "numpy", "torch"}),
+    "training": ({"entropy", "errors", "model", "pictures"}, {"PIL", "compressai", "numpy", "torch"}),
     "__init__": ({"codec", "errors", "format", "interop", "runtime"}, set()),
     "__main__": ({"cli"}, set()),
 }

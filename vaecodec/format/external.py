@@ -12,7 +12,6 @@ MAX_NAME, MAX_DIMENSIONS, MAX_STRINGS = 64, 4, 64
 PREFIX_BYTES = EXTERNAL_HEAD_BYTES + MAX_NAME
 
 _HEAD = struct.Struct("<32sIBBBB")  # of the model, of its tables, library, length of the name, dimensions, strings
-assert _HEAD.size == EXTERNAL_HEAD_BYTES
 
 
 class External(NamedTuple):

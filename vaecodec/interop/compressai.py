@@ -1,12 +1,10 @@
 """compressai's world: the network as one of its models, for its tools and losses; and its models in .vaec files.
 
-`python -m vaecodec.interop.compressai eval_model ...` runs a tool of compressai, `compressai.utils.eval_model`, with the
-network among its models.
+`python -m vaecodec.interop.compressai` is `python -m compressai.utils.eval_model` with the network among its models.
 """
 
 import hashlib
 import math
-import runpy
 import sys
 import tempfile
 import zlib
@@ -14,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import astuple
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, cast
 
 import numpy as np
 import torch
@@ -39,7 +37,7 @@ from vaecodec.model.coding import quality_level
 from vaecodec.model.engine import Engine
 from vaecodec.pictures import pixels, readers
 from vaecodec.runtime.files import write_whole
-from vaecodec.tiling.canvas import alpha_of, check_finite, cut, to_rgb
+from vaecodec.tiling.canvas import check_finite, cut, to_rgb
 from vaecodec.tiling.decode import mismatch
 from vaecodec.tiling.tile import decode_plain, encode_latents, plain_tile
 from vaecodec.training.bottleneck import import_compressai
@@ -401,9 +399,8 @@ class Container:
                 raise VaecModelError("the file needs weights of vaecodec: decode it with vaecodec.Codec", code="MODEL_MISSING")
             picture = np.empty((header.height, header.width, header.pixel_format.channels), np.uint8)
             for number, (box, tile) in enumerate(zip(header.boxes(), stream.tiles, strict=True)):
-                assert tile is not None  # reads of a part only have such
                 try:
-                    cut(picture, box)[:] = self._decode(tile, box) if _is_external(tile) else decode_plain(tile, box)
+                    cut(picture, box)[:] = self._decode(cast(Tile, tile), box)
                 except VaecCorruptError as error:
                     raise mismatch(error, number) from error
             return picture if output == "numpy" else pixels.to_image(picture, stream.metadata)
@@ -423,6 +420,8 @@ class Container:
         return Tile(TileMode.EXTERNAL, external.pack(), crc)
 
     def _decode(self, tile: Tile, box: TileBox) -> pixels.Samples:
+        if tile.mode != TileMode.EXTERNAL:
+            return decode_plain(tile, box)
         stored = External.unpack(tile.payload)
         if stored.model_sha256 != self._identity.sha256:
             raise VaecModelError(
@@ -538,10 +537,7 @@ def _entropy_models(model: CompressionModel) -> Iterator[tuple[str, Any]]:
     return ((name, each) for name, each in model.named_modules() if isinstance(each, EntropyModel))
 
 
-def _is_external(tile: Tile) -> bool:
-    return tile.mode == TileMode.EXTERNAL
-
-
 if __name__ == "__main__":
-    tool = sys.argv.pop(1) if len(sys.argv) > 1 else "eval_model"
-    runpy.run_module(f"compressai.utils.{tool}", run_name="__main__", alter_sys=True)
+    from compressai.utils.eval_model.__main__ import main
+
+    main(sys.argv[1:])

@@ -19,15 +19,13 @@ def import_compressai() -> None:
     fails because operators that compressai never calls do not exist. Only then they are declared.
 
     Raises:
-        TrainingError: (IMPORT) compressai is not installed, or cannot be imported for another reason.
+        ImportError: it is not installed, or cannot be imported for another reason.
     """
     try:
         _import_torchvision()
         importlib.import_module("compressai")
     except (ImportError, RuntimeError) as error:
-        raise TrainingError(
-            f"this needs compressai: pip install 'vaecodec[compressai]', which wants numpy < 2 ({error})", code="IMPORT"
-        ) from error
+        raise ImportError(f"pip install 'vaecodec[compressai]', which wants numpy < 2 ({error})") from error
 
 
 def _import_torchvision() -> None:
@@ -54,11 +52,17 @@ class Bottleneck(nn.Module):
     else, and are here for checkpoints that compressai is to read.
 
     Reference: Ballé et al., "Variational Image Compression with a Scale Hyperprior" (2018), appendix 6.1.
+
+    Raises:
+        TrainingError: (IMPORT) compressai is not installed.
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        import_compressai()
+        try:
+            import_compressai()
+        except ImportError as error:
+            raise TrainingError(f"the hyper-prior bottleneck is compressai's: {error}", code="IMPORT") from error
         from compressai.entropy_models import EntropyBottleneck
 
         self.density = EntropyBottleneck(channels)
