@@ -167,7 +167,9 @@ def files(draw: st.DrawFn) -> tuple[Header, list[Tile], dict[str, bytes]]:
     tiles = []
     for box in header.boxes():
         mode = draw(st.sampled_from([mode for mode in TileMode if box.plane == "colour" or not mode.is_for_colour]))
-        lengths = {0: (1, 16), 1: (9, 65), 2: (box.channels, box.channels), 3: (26, 90), 4: (40, 90), 15: (49, 99)}[mode]
+        lengths = {0: (1, 16), 1: (9, 65), 2: (box.channels, box.channels), 3: (26, 90), 4: (40, 90), 15: (49, 99)}[
+            mode
+        ]
         length = draw(st.integers(*lengths)) * (4 if mode == TileMode.LEARNED else 1)
         payload = draw(st.randoms(use_true_random=False)).randbytes(length)
         tiles.append(Tile(mode, payload, draw(st.integers(0, 2**32 - 1))))

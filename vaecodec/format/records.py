@@ -121,8 +121,8 @@ class PixelFormat(IntEnum):
 class TileMode(IntEnum):
     """How a payload becomes samples: by the model, with a correction or not, or without it.
 
-    Encoders write WEBP where older ones wrote ZLIB. EXTERNAL is for a model of another library; modes of this kind count
-    down from 15, those of the format's own from 0 up.
+    Encoders write WEBP where older ones wrote ZLIB. EXTERNAL is for a model of another library; modes of this kind
+    count down from 15, those of the format's own from 0 up.
     """
 
     LEARNED = 0

@@ -345,7 +345,9 @@ class Container:
             message = f"name is {name!r} and quality {quality}, must be 1 to 64 printable characters and 1 to 100"
             raise VaecImageError(message, code="ARGUMENT")
         if not any(_entropy_models(model)):
-            message = f"{type(model).__name__} has no entropy model of compressai; vaecodec.Codec writes files of VaeModel"
+            message = (
+                f"{type(model).__name__} has no entropy model of compressai; vaecodec.Codec writes files of VaeModel"
+            )
             raise VaecImageError(message, code="ARGUMENT")
         if any(each.quantized_cdf.numel() == 0 for _, each in _entropy_models(model)):
             raise VaecModelError("the model has no tables yet: call its update()", code="TABLES")
@@ -396,7 +398,9 @@ class Container:
             stream = container.read(sources.read_all(source), max_pixels=max_pixels)
             header = stream.header
             if any(tile.mode.is_learned for tile in stream.tiles if tile):
-                raise VaecModelError("the file needs weights of vaecodec: decode it with vaecodec.Codec", code="MODEL_MISSING")
+                raise VaecModelError(
+                    "the file needs weights of vaecodec: decode it with vaecodec.Codec", code="MODEL_MISSING"
+                )
             picture = np.empty((header.height, header.width, header.pixel_format.channels), np.uint8)
             for number, (box, tile) in enumerate(zip(header.boxes(), stream.tiles, strict=True)):
                 try:
@@ -431,7 +435,8 @@ class Container:
             )
         if stored.tables_crc != self._identity.tables_crc:
             raise VaecMismatchError(
-                "update() has computed other tables here: load the state dict of the model that encoded, tables included",
+                "update() has computed other tables here: load the state dict of the model that encoded, not only its "
+                "parameters",
                 code="TABLES",
             )
         if stored.shape != self._shape((box.height, box.width)):
@@ -487,7 +492,7 @@ class _Identity(NamedTuple):
 
 
 class _Seen:
-    """The integers that pass through entropy models, those of each by themselves: models differ in what they code first.
+    """The integers that pass through entropy models, those of each by themselves: what is first differs by model.
 
     Attributes:
         crcs: CRC-32 of int32, little-endian, by name of the entropy model.

@@ -15,8 +15,8 @@ _declared: list[torch.library.Library] = []  # declarations last as long as thei
 def import_compressai() -> None:
     """Import compressai, also beside the small CPU build of torch.
 
-    torchvision from PyPI is made for torch with CUDA. Beside another build its own library does not load, and its import
-    fails because operators that compressai never calls do not exist. Only then they are declared.
+    torchvision from PyPI is made for torch with CUDA. Beside another build its own library does not load, and its
+    import fails because operators that compressai never calls do not exist. Only then they are declared.
 
     Raises:
         ImportError: it is not installed, or cannot be imported for another reason.

@@ -27,7 +27,10 @@ from vaecodec.training.workers import Workers
 
 SHOWN_CROPS = 4
 CROPS_PER_PICTURE = 16  # for calibration
-QUANTILES, QUANTILES_LEARNING_RATE = ".quantiles", 1e-3  # have a loss and a learning rate of their own, as in compressai
+QUANTILES, QUANTILES_LEARNING_RATE = (
+    ".quantiles",
+    1e-3,
+)  # have a loss and a learning rate of their own, as in compressai
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,9 @@ class Run:
         named = list(self.model.named_parameters())
         self.parameters = [parameter for name, parameter in named if not name.endswith(QUANTILES)]
         quantiles = [parameter for name, parameter in named if name.endswith(QUANTILES)]
-        groups = [{"params": self.parameters}] + [{"params": quantiles, "lr": QUANTILES_LEARNING_RATE}] * bool(quantiles)
+        groups = [{"params": self.parameters}] + [{"params": quantiles, "lr": QUANTILES_LEARNING_RATE}] * bool(
+            quantiles
+        )
         self.optimizer = torch.optim.Adam(groups, recipe.learning_rate, betas=(0.9, 0.99), fused=True)
         self.step, self.bad_steps, self.elapsed_s = 0, 0, 0.0
 
