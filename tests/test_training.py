@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from conftest import TINY, picture
+from conftest import picture
 from PIL import Image
 
 import vaecodec
@@ -260,12 +260,10 @@ def test_the_bottleneck_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> N
     def missing(name: str) -> None:
         raise ImportError(name)
 
-    with (
-        monkeypatch.context() as patched,
-        pytest.raises(TrainingError, match=r"pip install .vaecodec\[compressai\]") as caught,
-    ):
+    with monkeypatch.context() as patched:
         patched.setattr(bottleneck.importlib, "import_module", missing)
-        TrainingModel(TINY, "bottleneck")
+        with pytest.raises(TrainingError, match=r"pip install .vaecodec\[compressai\]") as caught:
+            TrainingModel(TINY, "bottleneck")
     assert caught.value.code == "IMPORT"
     with pytest.raises(TrainingError, match="logistics, bottleneck"):
         Recipe(Path(), Path(), hyper_prior="histogram")
