@@ -62,7 +62,7 @@ STRIDE_PX = LATENT_STRIDE * HYPER_STRIDE
 
 
 @register_model(NAME)
-class VaeModel(CompressionModel):  # type: ignore[misc]
+class VaeModel(CompressionModel):
     """The network of a weights file as compressai knows models: train it, measure it, export it.
 
     `forward` is the training view, differentiable. `compress` and `decompress` are the codec, with integer tables from
