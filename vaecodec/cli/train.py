@@ -68,6 +68,10 @@ folder = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option(
     "--analysis-blocks", type=click.IntRange(1, 32), metavar="N", help="Deepen the start's analysis to N blocks."
 )
+@click.option(
+    "--hyper-prior", type=click.Choice(["logistics", "bottleneck"]),
+    help="Density of the hyper-latents while training: three logistics, or compressai's bottleneck. logistics.",
+)  # fmt: skip
 @click.option("--learning-rate", type=positive, metavar="NUMBER", help="0.001 by default.")
 @click.option(
     "--finish-steps", type=click.IntRange(min=0), metavar="N",

@@ -7,6 +7,7 @@ from vaecodec.model.architecture import HYPER_STRIDE, LATENT_STRIDE, Architectur
 from vaecodec.model.torch_engine.distortion import Tune
 from vaecodec.training.degrade import Noise
 from vaecodec.training.errors import TrainingError
+from vaecodec.training.priors import HYPER_PRIORS
 
 PATCH_STEP_PX = LATENT_STRIDE * HYPER_STRIDE
 
@@ -24,11 +25,13 @@ class Recipe:
         tune: what pictures are made for: eye, psnr, or a number between them, 0 (psnr) to 1 (eye).
         degrade: what the network sees instead of the pictures it is to give back, such as noise:5-25.
         architecture: of a klt or random start; others bring their own.
+        hyper_prior: density of the hyper-latents while training, logistics or bottleneck; a checkpoint brings its own.
         finish_steps: of the last stage (`finish.remove_grid`); None is as many as were taken before, up to its default.
         analysis_blocks: make the analysis so deep, by blocks that change nothing at first; None is as the start is.
 
     Raises:
-        TrainingError: (RECIPE) a patch is not a positive multiple of 64 px, or `tune` or `degrade` is not understood.
+        TrainingError: (RECIPE) a patch is not a positive multiple of 64 px, or `tune`, `degrade` or `hyper_prior` is
+            not understood.
     """
 
     data: Path
@@ -40,6 +43,7 @@ class Recipe:
     degrade: str | None = None
     architecture: Architecture = field(default_factory=Architecture)
     analysis_blocks: int | None = None
+    hyper_prior: str = "logistics"
     device: str = "auto"
     minutes: float = 60.0
     steps: int | None = None
@@ -61,6 +65,10 @@ class Recipe:
         tune_of(self.tune)
         if self.degrade is not None:
             Noise.parse(self.degrade)
+        if self.hyper_prior not in HYPER_PRIORS:
+            raise TrainingError(
+                f"hyper_prior is {self.hyper_prior!r}, must be one of {', '.join(HYPER_PRIORS)}", code="RECIPE"
+            )
         for name in ("patch_px", "final_patch_px"):
             value = getattr(self, name)
             if value < PATCH_STEP_PX or value % PATCH_STEP_PX:
