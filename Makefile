@@ -2,6 +2,7 @@
 .DEFAULT_GOAL := help
 VENV ?= .venv
 FUZZ_VENV ?= .venv-fuzz
+COMPRESSAI_VENV ?= .venv-compressai
 PYTHON ?= python3
 BIN := $(VENV)/bin
 # One worker per core, each with one thread (tests/conftest.py); idle workers steal work from the others.
@@ -11,11 +12,12 @@ CORE := build_core.py $(wildcard vaecodec/model/native_engine/core/*)
 IMG ?=
 # The CPU build of torch is small; an installed GPU build is kept.
 TORCH ?= torch==2.13.0
+TORCHVISION ?= torchvision==0.28.0
 
-.PHONY: help demo test check bench record fuzz stress laws exactness core sanitize wheel wheels clean
+.PHONY: help demo test test-compressai check bench record fuzz stress laws exactness core sanitize wheel wheels clean
 
 help:  ## print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' Makefile
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -37,6 +39,15 @@ demo: $(VENV)/.installed-demo  ## encode a photograph at three qualities; IMG=ph
 
 test: $(VENV)/.installed-test  ## run all tests: offline, no GPU, warnings are errors
 	$(PYTEST)
+
+$(COMPRESSAI_VENV)/.installed: pyproject.toml $(CORE)
+	$(PYTHON) -m venv $(COMPRESSAI_VENV)
+	$(COMPRESSAI_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH) $(TORCHVISION) || true
+	$(COMPRESSAI_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[compressai]" "pytest>=8" "hypothesis>=6.100"
+	@touch $@
+
+test-compressai: $(COMPRESSAI_VENV)/.installed  ## test the compressai interface with real compressai and numpy < 2, in its own environment (1.5 GB)
+	OMP_NUM_THREADS=1 $(COMPRESSAI_VENV)/bin/python -m pytest -q tests/test_interop_compressai.py tests/test_external.py
 
 check: $(VENV)/.installed-test  ## check formatting, lint and types, and run the fast tests
 	$(BIN)/python -m ruff format --check . && $(BIN)/python -m ruff check . && $(BIN)/python -m mypy
@@ -84,4 +95,4 @@ wheels: $(VENV)/.installed-release  ## build wheels for Linux, macOS and Windows
 	$(BIN)/python build_wheels.py
 
 clean:  ## remove everything that these targets created
-	rm -rf $(VENV) $(FUZZ_VENV) build dist out
+	rm -rf $(VENV) $(FUZZ_VENV) $(COMPRESSAI_VENV) build dist out

@@ -251,7 +251,7 @@ class Weights:
         self._tensors: dict[str, NDArray[Any]] = {}
         for name, about in header.items():
             first, last = about["data_offsets"]
-            kind = {"F": "f", "I": "i"}[about["dtype"][0]] + str(int(about["dtype"][1:]) // 8)
+            kind = {"F": "f", "I": "i", "U": "u"}[about["dtype"][0]] + str(int(about["dtype"][1:]) // 8)
             array = np.frombuffer(data[begin + first : begin + last], "<" + kind).reshape(about["shape"])
             self._tensors[name] = array.astype(precision if kind[0] == "f" else np.int64)
 

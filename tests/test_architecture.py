@@ -33,15 +33,15 @@ TABLE = {
     "tiling": ({"entropy", "errors", "format", "model", "pictures", "runtime"}, {"numpy"}),
     "codec": ({"errors", "format", "model", "pictures", "runtime", "tiling"}, {"PIL", "torch"}),
     "interop": (
-        {"codec", "errors", "format", "model", "pictures", "runtime"},
-        {"PIL", "numcodecs", "numpy", "zarr"},
+        {"codec", "errors", "format", "model", "pictures", "runtime", "tiling", "training"},
+        {"PIL", "compressai", "numcodecs", "numpy", "torch", "zarr"},
     ),
     "data": ({"codec", "errors", "format"}, {"torch"}),
     "cli": (
         {"codec", "errors", "format", "model", "pictures", "runtime", "training"},
         {"PIL", "click", "fsspec", "numpy", "pytorch_msssim", "ray", "rich"},
     ),
-    "training": ({"entropy", "errors", "model", "pictures"}, {"PIL", "numpy", "torch"}),
+    "training": ({"entropy", "errors", "model", "pictures"}, {"PIL", "compressai", "numpy", "torch"}),
     "__init__": ({"codec", "errors", "format", "interop", "runtime"}, set()),
     "__main__": ({"cli"}, set()),
 }

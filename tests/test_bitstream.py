@@ -166,8 +166,10 @@ def files(draw: st.DrawFn) -> tuple[Header, list[Tile], dict[str, bytes]]:
     )
     tiles = []
     for box in header.boxes():
-        mode = draw(st.sampled_from([mode for mode in TileMode if box.plane == "colour" or not mode.is_learned]))
-        lengths = {0: (1, 16), 1: (9, 65), 2: (box.channels, box.channels), 3: (26, 90), 4: (40, 90)}[mode]
+        mode = draw(st.sampled_from([mode for mode in TileMode if box.plane == "colour" or not mode.is_for_colour]))
+        lengths = {0: (1, 16), 1: (9, 65), 2: (box.channels, box.channels), 3: (26, 90), 4: (40, 90), 15: (49, 99)}[
+            mode
+        ]
         length = draw(st.integers(*lengths)) * (4 if mode == TileMode.LEARNED else 1)
         payload = draw(st.randoms(use_true_random=False)).randbytes(length)
         tiles.append(Tile(mode, payload, draw(st.integers(0, 2**32 - 1))))
@@ -439,7 +441,7 @@ GRID = [
 
 
 @pytest.mark.parametrize("header", GRID, ids=lambda header: f"{header.pixel_format.mode}-{header.width}")
-@pytest.mark.parametrize("mode", range(7))
+@pytest.mark.parametrize("mode", [*range(7), 14, 15])
 def test_writer_and_reader_allow_the_same_tiles(header: Header, mode: int) -> None:
     """Whatever mode and payload length a tile has, both accept it or both refuse it as docs/format.md says."""
     box = header.boxes()[0]
@@ -450,6 +452,7 @@ def test_writer_and_reader_allow_the_same_tiles(header: Header, mode: int) -> No
         TileMode.SOLID: (box.channels, box.channels, 1),
         TileMode.WEBP: (26, raw + raw // 1000 + 1024, 1),
         TileMode.CORRECTED: (40, 2 * raw + raw // 1000 + 1098, 1),
+        TileMode.EXTERNAL: (49, 4 * raw + 65536, 1),
     }.get(mode, (1, 0, 1))
     near_ends = {0, raw, *range(shortest - 2, shortest + 9), *range(longest - 9, longest + 9)}
     for length in sorted(length for length in near_ends if length >= 0):
@@ -461,7 +464,7 @@ def test_writer_and_reader_allow_the_same_tiles(header: Header, mode: int) -> No
             assert read(data).tiles[0].payload == payload
             assert write(header, tiles) == data
         else:
-            expected = (VaecFormatError, "TILE_MODE" if mode > 4 else "TILE_LEN", 0)
+            expected = (VaecFormatError, "TILE_MODE" if 4 < mode < 15 else "TILE_LEN", 0)
             assert failure_of(read, data) == failure_of(write, header, tiles) == expected
 
 

@@ -30,7 +30,7 @@ from vaecodec.model.coding import BITS_PER_DISTORTION
 from vaecodec.model.engine import Engine
 from vaecodec.model.torch_engine import distortion, engine
 from vaecodec.tiling.tile import encode_latents
-from vaecodec.training import finish, loop, objective, previews
+from vaecodec.training import bottleneck, finish, loop, objective, previews
 from vaecodec.training.data import WINDOW_PX, Pictures
 from vaecodec.training.errors import TrainingError
 from vaecodec.training.export import Calibration, export
@@ -252,6 +252,21 @@ def test_the_document_shows_this_recipe() -> None:
         f"saves more than {BITS_PER_DISTORTION:g} bits for each squared step",
     ):
         assert shown in text, shown
+
+
+def test_the_bottleneck_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where compressai cannot be imported, it is an error that tells what to install; other densities are refused."""
+
+    def missing(name: str) -> None:
+        raise ImportError(name)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(bottleneck.importlib, "import_module", missing)
+        with pytest.raises(TrainingError, match=r"pip install .vaecodec\[compressai\]") as caught:
+            TrainingModel(TINY, "bottleneck")
+    assert caught.value.code == "IMPORT"
+    with pytest.raises(TrainingError, match="logistics, bottleneck"):
+        Recipe(Path(), Path(), hyper_prior="histogram")
 
 
 # --- start ------------------------------------------------------------------------------------------------------------

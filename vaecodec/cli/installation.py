@@ -49,7 +49,7 @@ def install(home: Path) -> list[str]:
     for name, content in contents.items():
         found = _hash_of(home / name)
         if found not in (None, record["files"].get(name), _hash(content)):
-            raise VaecError(f"{home / name} is there, but not by this command: move it away", code="EXISTS")
+            raise VaecError(f"{home / name} exists, but this command did not install it: move it away", code="EXISTS")
     made = [name for name in _FOLDERS if name in record["folders"] or not (home / name).exists()]
     record = {"files": {name: _hash(content) for name, content in contents.items()}, "folders": made}
     for name in _FOLDERS:
@@ -68,19 +68,19 @@ def uninstall(home: Path) -> list[str]:
     Raises:
         OSError: a file cannot be removed.
     """
-    record, told = _record(home), []
+    record, messages = _record(home), []
     for name, expected in record["files"].items():
         found = _hash_of(home / name)
         if found == expected:
             (home / name).unlink()
         elif found is not None:
-            told.append(f"{home / name} has been changed since, and stays")
-    told += _refresh(home) if record["files"] else []
+            messages.append(f"{home / name} has been changed since, and is kept")
+    messages += _refresh(home) if record["files"] else []
     (home / RECORD).unlink(missing_ok=True)
     for name in record["folders"]:
         with suppress(OSError):  # it is not empty, or gone
             (home / name).rmdir()
-    return told
+    return messages
 
 
 def _share() -> Path:
@@ -128,11 +128,11 @@ def _escaped(value: str) -> str:
 
 
 def _refresh(home: Path) -> list[str]:
-    told = []
+    messages = []
     for program, folder in REFRESHERS:
         found = shutil.which(program)
         if found is None:
-            told.append(f"{program} is not installed: desktops may take note only later")
+            messages.append(f"{program} is not installed: desktops may notice only later")
         elif (home / folder).is_dir():
             try:
                 done = subprocess.run(
@@ -141,8 +141,8 @@ def _refresh(home: Path) -> list[str]:
                 problem = done.stderr.strip() if done.returncode else ""
             except (OSError, subprocess.TimeoutExpired) as error:
                 problem = str(error)
-            told += [f"{program}: {problem}"] if problem else []
-    return told
+            messages += [f"{program}: {problem}"] if problem else []
+    return messages
 
 
 def _hash_of(path: Path) -> str | None:

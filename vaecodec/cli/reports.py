@@ -45,6 +45,7 @@ def of_info(path: str, found: Info) -> Report:
         "model_id": header.model_id.hex(),
         "tile_size_px": header.tile_size,
         "tiles": dict(modes),
+        **({"external_model": found.external} if found.external else {}),
         "metadata_bytes": {name: len(data) for name, data in found.metadata.items()},
     }
     tiles = ", ".join(f"{count} {mode}" for mode, count in modes.items())
@@ -53,7 +54,7 @@ def of_info(path: str, found: Info) -> Report:
         printable(path),
         f"{header.width} x {header.height} {facts['mode']}, quality {header.quality}",
         f"{found.file_bytes:,} bytes, {facts['bpp']:.3f} bpp",
-        f"model {facts['model_id']}, tiles of {header.tile_size} px: {tiles}",
+        f"model {found.external or facts['model_id']}, tiles of {header.tile_size} px: {tiles}",
         f"metadata: {metadata or 'none'}",
     )
     return Report("ok", "\n  ".join(lines), facts)

@@ -73,6 +73,10 @@ folder = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option(
     "--analysis-blocks", type=click.IntRange(1, 32), metavar="N", help="Deepen the analysis of the start to N blocks."
 )
+@click.option(
+    "--hyper-prior", type=click.Choice(["logistics", "bottleneck"]),
+    help="Density of the hyper-latents in training: a mixture of logistics, or compressai's bottleneck. [logistics]",
+)  # fmt: skip
 @click.option("--learning-rate", type=positive, metavar="NUMBER", help="Peak learning rate of Adam. [0.001]")
 @click.option(
     "--finish-steps", type=click.IntRange(min=0), metavar="N",

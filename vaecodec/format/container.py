@@ -11,6 +11,7 @@ from dataclasses import asdict
 from typing import Any, BinaryIO, NoReturn, TypeAlias
 
 from vaecodec.errors import VaecChecksumError, VaecError, VaecFormatError, VaecLimitError, VaecTruncatedError
+from vaecodec.format import external
 from vaecodec.format.records import (
     CHUNK,
     CHUNK_TYPES,
@@ -150,7 +151,9 @@ def assemble(header: Header, tiles: Sequence[Tile], metadata: Mapping[str, bytes
     fields["file_bytes"] = HEADER.size_bytes + len(packed) + payload_bytes + len(tail)
     header_crc = _record_crc(HEADER.pack(**fields, header_crc=0), packed)
     front = HEADER.pack(**fields, header_crc=header_crc) + packed
-    return Assembled(front, tiles, tail, Info(header, tuple(index), metadata, fields["file_bytes"]))
+    of_external = next((tile.payload for tile in tiles if tile.mode == TileMode.EXTERNAL), b"")
+    told = external.told_by(of_external[: external.PREFIX_BYTES])
+    return Assembled(front, tiles, tail, Info(header, tuple(index), metadata, fields["file_bytes"], told))
 
 
 def read_info(file: BinaryIO, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> Info:
@@ -212,7 +215,17 @@ def _read_info(file: BinaryIO, max_pixels: int | None, report: Report) -> Info:
         raise VaecFormatError(message, code="PAYLOAD_SUM")
     file.seek(start + payloads_end)
     metadata = _read_metadata(file, metadata_bytes, report) if has_metadata else {}
-    return Info(header, index, metadata, fields["file_bytes"])
+    return Info(header, index, metadata, fields["file_bytes"], _external(file, start + index_end, index))
+
+
+def _external(file: BinaryIO, place: int, index: Sequence[IndexEntry]) -> str:
+    """What the first tile that a model of another library decodes tells of it; payloads begin at `place`."""
+    for entry in index:
+        if entry.mode == TileMode.EXTERNAL:
+            file.seek(place)
+            return external.told_by(file.read(min(external.PREFIX_BYTES, entry.payload_bytes)))
+        place += entry.payload_bytes
+    return ""
 
 
 def _parse_header(head: bytes) -> tuple[Header, dict[str, Any]]:

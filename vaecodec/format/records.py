@@ -82,6 +82,7 @@ HEADER_RULES: dict[str, tuple[range, type[VaecError], str]] = {  # field: (allow
     "quality": (range(1, 101), VaecFormatError, "QUALITY"),
 }
 WIDEST_WITH_LARGE_TILES = 8 << 10
+EXTERNAL_HEAD_BYTES = 40
 INDEX_ENTRY = Layout(mode_length="I", payload_crc="I", content_crc="I")
 CHUNK = Layout(type="4s", length="I", crc="I")
 
@@ -120,7 +121,8 @@ class PixelFormat(IntEnum):
 class TileMode(IntEnum):
     """How a tile is coded: by the model, with or without a correction, or without the model.
 
-    Encoders write WEBP where earlier ones wrote ZLIB.
+    Encoders write WEBP where earlier ones wrote ZLIB. EXTERNAL is for models of other libraries; modes of this kind are
+    numbered downwards from 15, the format's own modes upwards from 0.
     """
 
     LEARNED = 0
@@ -128,11 +130,17 @@ class TileMode(IntEnum):
     SOLID = 2
     WEBP = 3
     CORRECTED = 4
+    EXTERNAL = 15
 
     @property
     def is_learned(self) -> bool:
         """Whether the model is needed."""
         return self in (TileMode.LEARNED, TileMode.CORRECTED)
+
+    @property
+    def is_for_colour(self) -> bool:
+        """Whether no tile of alpha has it."""
+        return self.is_learned or self is TileMode.EXTERNAL
 
 
 class TileBox(NamedTuple):
@@ -240,6 +248,8 @@ class Header:
 class Info:
     """A file without its payloads; `metadata` has some of the keys icc_profile, exif and xmp.
 
+    `external` names the model of another library that the file needs, if any.
+
     Its repr is one line, and a small table in notebooks, without the bytes of the metadata.
     """
 
@@ -247,6 +257,7 @@ class Info:
     index: tuple[IndexEntry, ...]
     metadata: dict[str, bytes]
     file_bytes: int
+    external: str = ""
 
     def __repr__(self) -> str:
         return f"<Info: {', '.join(text for _, text in self._facts())}>"
@@ -266,6 +277,8 @@ class Info:
             ("size", f"{self.file_bytes:,} bytes, {bpp:.3f} bpp"),
             ("tiles", "tiles: " + " + ".join(f"{count} {mode}" for mode, count in modes.items())),
         ]
+        if self.external:
+            facts.append(("model", f"for the model {self.external}"))
         if self.metadata:
             sizes = " + ".join(f"{key} ({len(data):,} bytes)" for key, data in self.metadata.items())
             facts.append(("metadata", sizes))
@@ -329,8 +342,8 @@ def check_crc(what: str, found: int, stored: int, *, code: str, tile: int | None
 
 def check_tile(number: int, box: TileBox, mode: int, payload_bytes: int) -> None:
     """Refuses an index entry with an invalid mode (TILE_MODE) or payload length (TILE_LEN)."""
-    if mode > max(TileMode) or (TileMode(mode).is_learned and box.plane == "alpha"):
-        message = f"mode of {box.plane} tile {number} is {mode}, must be 0 to 4, of alpha 1 to 3"
+    if mode not in tuple(TileMode) or (TileMode(mode).is_for_colour and box.plane == "alpha"):
+        message = f"mode of {box.plane} tile {number} is {mode}, must be 0 to 4 or 15, of alpha 1 to 3"
         raise VaecFormatError(message, code="TILE_MODE", tile=number)
     raw_bytes = box.raw_bytes
     allowed = {
@@ -339,6 +352,7 @@ def check_tile(number: int, box: TileBox, mode: int, payload_bytes: int) -> None
         TileMode.SOLID: range(box.channels, box.channels + 1),
         TileMode.WEBP: range(26, raw_bytes + raw_bytes // 1000 + 1025),
         TileMode.CORRECTED: range(40, 2 * raw_bytes + raw_bytes // 1000 + 1099),
+        TileMode.EXTERNAL: range(EXTERNAL_HEAD_BYTES + 9, 4 * raw_bytes + 65537),
     }[TileMode(mode)]
     if payload_bytes not in allowed:
         message = f"payload of tile {number} has {payload_bytes} bytes, must have {_in_words(allowed)}"

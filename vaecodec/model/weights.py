@@ -115,14 +115,27 @@ def load(path: Path | None = None, tune: str = DEFAULT_TUNE) -> Weights:
         VaecModelError: (MODEL_FILE) the file is missing or too large; (MODEL_HASH) the built-in file was changed;
             (MODEL_SCHEMA, MODEL_VALUES, EXACT_BOUND, TABLE) the file does not follow the schema.
     """
+    return parse(read(path, tune))
+
+
+def read(path: Path | None = None, tune: str = DEFAULT_TUNE) -> bytes:
+    """Reads the bytes of a weights file, or of the built-in one of a tune; raises as `load`."""
     data = _read(path or built_in_path(tune))
-    digest = hashlib.sha256(data)
-    if path is None and digest.hexdigest() != BUILT_IN[tune]:
+    digest = hashlib.sha256(data).hexdigest()
+    if path is None and digest != BUILT_IN[tune]:
         raise VaecModelError(
-            f"the built-in weights have SHA-256 {digest.hexdigest()[:8]}..., must have {BUILT_IN[tune][:8]}...:"
-            " reinstall vaecodec",
+            f"the built-in weights have SHA-256 {digest[:8]}..., must have {BUILT_IN[tune][:8]}...: reinstall vaecodec",
             code="MODEL_HASH",
         )
+    return data
+
+
+def parse(data: bytes) -> Weights:
+    """Parses the bytes of a weights file.
+
+    Raises:
+        VaecModelError: (MODEL_SCHEMA, MODEL_VALUES, EXACT_BOUND, TABLE) they do not follow the schema.
+    """
     arch, eye, restores, arrays = _parse(data)
     layers = (
         IntegerLayer(arrays[f"scales.{n}.weight"], arrays[f"scales.{n}.bias"], int(arrays["scales.shift"][n]))
@@ -132,7 +145,8 @@ def load(path: Path | None = None, tune: str = DEFAULT_TUNE) -> Weights:
     scales.prove_exact()
     return Weights(
         arch, {name: arrays[name] for name in float_shapes(arch)}, scales, _tables(arrays, "hyper_tables")[0],
-        arrays["hyper_indexes"], _tables(arrays, "latent_tables"), eye, restores, digest.digest()[:MODEL_ID_BYTES],
+        arrays["hyper_indexes"], _tables(arrays, "latent_tables"), eye, restores,
+        hashlib.sha256(data).digest()[:MODEL_ID_BYTES],
     )  # fmt: skip
 
 

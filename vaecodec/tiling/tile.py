@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from vaecodec.entropy import lossless
 from vaecodec.entropy.tables import Pass, Tables
 from vaecodec.errors import VaecCorruptError, VaecMismatchError
+from vaecodec.format import external
 from vaecodec.format.records import Tile, TileBox, TileMode
 from vaecodec.model import coding
 from vaecodec.model.coding import Symbols
@@ -199,8 +200,11 @@ def decode_plain(tile: Tile, box: TileBox) -> Samples:
     Raises:
         VaecCorruptError: (WEBP, ZLIB) the payload cannot be read.
         VaecMismatchError: (SAMPLES_CRC) the samples do not match their CRC.
-        VaecUnsupportedError: (WEBP_MISSING) Pillow was built without WebP.
+        VaecUnsupportedError: (WEBP_MISSING) Pillow was built without WebP; (EXTERNAL_MODEL) only a model of another
+            library decodes the tile.
     """
+    if tile.mode == TileMode.EXTERNAL:
+        raise external.unsupported(tile)
     shape = (box.height, box.width, box.channels)
     if tile.mode == TileMode.SOLID:
         samples = np.broadcast_to(np.frombuffer(tile.payload, np.uint8), shape)

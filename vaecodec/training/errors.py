@@ -8,7 +8,7 @@ class TrainingError(VaecError):
 
     Codes: RECIPE (a value of the recipe is not allowed), NO_PICTURES (no picture can be used), INIT (the start cannot
     be used), RUN_EXISTS (the run folder holds another run), CHECKPOINT (it cannot be read, or is for another
-    network), NONFINITE (too many steps without a finite loss and gradient).
+    network), IMPORT (a package is missing), NONFINITE (too many steps without a finite loss and gradient).
     """
 
     default_code = "TRAINING"

@@ -19,6 +19,7 @@ from vaecodec.training.export import Calibration, export
 from vaecodec.training.finish import STEPS, remove_grid
 from vaecodec.training.journal import Journal
 from vaecodec.training.objective import Losses, TrainingModel, losses
+from vaecodec.training.priors import hyper_prior_kind
 from vaecodec.training.recipe import Recipe
 from vaecodec.training.start import architecture_of, load_checkpoint, load_into, starting_model
 from vaecodec.training.validation import psnr_db, reconstructions, validate
@@ -26,6 +27,10 @@ from vaecodec.training.workers import Workers
 
 SHOWN_CROPS = 4
 CROPS_PER_PICTURE = 16  # for calibration
+QUANTILES, QUANTILES_LEARNING_RATE = (
+    ".quantiles",
+    1e-3,
+)  # have a loss and a learning rate of their own, as in compressai
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,13 @@ class Run:
         self.bfloat16 = on_cuda or has_fast_bfloat16(self.device)  # elsewhere it is emulated, and ten times slower
         if on_cuda:
             self.learner.compile(dynamic=False)  # crops have two sizes in a run, and each gets its own kernels
-        self.optimizer = torch.optim.Adam(self.model.parameters(), recipe.learning_rate, betas=(0.9, 0.99), fused=True)
+        named = list(self.model.named_parameters())
+        self.parameters = [parameter for name, parameter in named if not name.endswith(QUANTILES)]
+        quantiles = [parameter for name, parameter in named if name.endswith(QUANTILES)]
+        groups = [{"params": self.parameters}] + [{"params": quantiles, "lr": QUANTILES_LEARNING_RATE}] * bool(
+            quantiles
+        )
+        self.optimizer = torch.optim.Adam(groups, recipe.learning_rate, betas=(0.9, 0.99), fused=True)
         self.step, self.bad_steps, self.elapsed_s = 0, 0, 0.0
 
     @classmethod
@@ -92,7 +103,8 @@ class Run:
         """
         path = checkpoint_path(recipe.out)
         state = load_checkpoint(path)
-        run = cls(recipe, TrainingModel(architecture_of(state)), workers)
+        model = TrainingModel(architecture_of(state), hyper_prior_kind(state["model"]))
+        run = cls(recipe, model, workers)
         load_into(run.model, state["model"], path)
         load_into(run.average, state["average"], path)
         run.optimizer.load_state_dict(state["optimizer"])
@@ -127,13 +139,12 @@ class Run:
         Raises:
             TrainingError: (NONFINITE) this happened more often than the recipe allows.
         """
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+        self.optimizer.param_groups[0]["lr"] = learning_rate
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
             outcome = losses(self.learner, x, level, tune=self.recipe.traded, seen=seen)
         self.optimizer.zero_grad(set_to_none=True)
-        outcome.total.backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
+        (outcome.total + self.model.hyper_prior.auxiliary_loss()).backward()
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip_norm)
         self.step += 1
         if not self.workers.everywhere(torch.isfinite(outcome.total) & torch.isfinite(norm)):
             self.bad_steps += 1

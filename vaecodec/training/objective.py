@@ -16,12 +16,15 @@ from vaecodec.model.torch_engine.distortion import (
     straight_through,
 )
 from vaecodec.model.torch_engine.network import Vae
-from vaecodec.training.priors import FactorizedPrior, gaussian_bits
+from vaecodec.training.priors import gaussian_bits, hyper_prior
 from vaecodec.training.scale_network import ScaleNetwork
 
 
 class Outcome(NamedTuple):
-    """The result of a forward pass: pictures [B, 3, H, W], bits of the latents [B] and of the hyper-latents [B]."""
+    """The result of a forward pass: pictures [B, 3, H, W], bits of the latents [B] and of the hyper-latents [B].
+
+    From `TrainingModel.code`, bits are per value: [B, M, H/16, W/16] and [B, Z, H/64, W/64].
+    """
 
     pictures: Tensor
     latent_bits: Tensor
@@ -46,13 +49,18 @@ def quantize(residual: Tensor, log_scale: Tensor) -> Tensor:
 
 
 class TrainingModel(nn.Module):
-    """The codec with float scales and densities instead of integer tables."""
+    """The codec with float scales and densities instead of integer tables.
 
-    def __init__(self, arch: Architecture) -> None:
+    Args:
+        arch: widths and depths.
+        prior: the density of the hyper-latents, one of `priors.HYPER_PRIORS`.
+    """
+
+    def __init__(self, arch: Architecture, prior: str = "logistics") -> None:
         super().__init__()
         self.vae = Vae(arch)
         self.scale_network = ScaleNetwork(arch)
-        self.hyper_prior = FactorizedPrior(arch.hyper_channels)
+        self.hyper_prior = hyper_prior(prior, arch.hyper_channels)
 
     def _for_rate(self, x: Tensor, quantized: Tensor) -> Tensor:
         """Replaces quantization by uniform noise while gradients are needed (Ballé et al. 2017, §3)."""
@@ -60,6 +68,11 @@ class TrainingModel(nn.Module):
 
     def forward(self, x: Tensor, level: Tensor) -> Outcome:
         """Code pictures x [B, 3, H, W] in 0..1 (H, W multiples of 64) at quality levels [B] in 0..1."""
+        pictures, latent_bits, hyper_bits = self.code(x, level)
+        return Outcome(pictures, latent_bits.sum((1, 2, 3)), hyper_bits.sum((1, 2, 3)))
+
+    def code(self, x: Tensor, level: Tensor) -> Outcome:
+        """As `forward`, with the bits of every single latent and hyper-latent."""
         vae = self.vae
         y = vae.analysis(x, level).float()
         log_gain = vae.latent_gain(level)
@@ -83,7 +96,7 @@ class TrainingModel(nn.Module):
         latent_bits = gaussian_bits(self._for_rate(residual, symbols), log_scale)
 
         pictures = vae.synthesis(y_hat * torch.exp(vae.latent_restore(level)), level).float()
-        return Outcome(pictures, latent_bits.sum((1, 2, 3)), hyper_bits.sum((1, 2, 3)))
+        return Outcome(pictures, latent_bits, hyper_bits)
 
 
 def losses(model: nn.Module, x: Tensor, level: Tensor, *, tune: Tune = Tune(), seen: Tensor | None = None) -> Losses:

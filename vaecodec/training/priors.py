@@ -1,12 +1,16 @@
 """Densities for training: the conditional Gaussian of latents, and the factorized prior of hyper-latents."""
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vaecodec.model.architecture import SCALE_MAX, SCALE_MIN
+from vaecodec.training.bottleneck import Bottleneck
+
+HYPER_PRIORS = "logistics", "bottleneck"
 
 
 def gaussian_bits(residual: Tensor, log_scale: Tensor) -> Tensor:
@@ -45,3 +49,21 @@ class FactorizedPrior(nn.Module):
     def bits(self, z: Tensor) -> Tensor:
         """Bits of z, same shape."""
         return -torch.log2(self.probability(z).clamp_min(1e-9))
+
+    def auxiliary_loss(self) -> Tensor:
+        """Zero, because there are no quantiles."""
+        return self.logits.new_zeros(())
+
+
+def hyper_prior(kind: str, channels: int) -> FactorizedPrior | Bottleneck:
+    """Creates a density of the given kind, one of `HYPER_PRIORS`.
+
+    Raises:
+        TrainingError: (IMPORT) the kind needs compressai, which is not installed.
+    """
+    return Bottleneck(channels) if kind == "bottleneck" else FactorizedPrior(channels)
+
+
+def hyper_prior_kind(state: Mapping[str, Tensor]) -> str:
+    """The kind of density in the state of a training model."""
+    return "bottleneck" if "hyper_prior.density.quantiles" in state else "logistics"

@@ -7,6 +7,7 @@ from vaecodec.model.architecture import HYPER_STRIDE, LATENT_STRIDE, Architectur
 from vaecodec.model.torch_engine.distortion import Tune
 from vaecodec.training.degrade import Noise
 from vaecodec.training.errors import TrainingError
+from vaecodec.training.priors import HYPER_PRIORS
 
 PATCH_STEP_PX = LATENT_STRIDE * HYPER_STRIDE
 
@@ -24,11 +25,13 @@ class Recipe:
         tune: distortion measure: eye, psnr, or a mix from 0 (psnr) to 1 (eye).
         degrade: degradation of the network's input, which it learns to remove, such as noise:5-25.
         architecture: for a klt or random start; other starts have their own.
+        hyper_prior: density of the hyper-latents in training, logistics or bottleneck; checkpoints have their own.
         finish_steps: steps of the last stage (`finish.remove_grid`); None is as many as before it, up to its default.
         analysis_blocks: deepen the analysis to this many blocks, which change nothing at first; None keeps it.
 
     Raises:
-        TrainingError: (RECIPE) a patch is not a positive multiple of 64 px, or `tune` or `degrade` is malformed.
+        TrainingError: (RECIPE) a patch is not a positive multiple of 64 px, or `tune`, `degrade` or `hyper_prior` is
+            not allowed.
     """
 
     data: Path
@@ -40,6 +43,7 @@ class Recipe:
     degrade: str | None = None
     architecture: Architecture = field(default_factory=Architecture)
     analysis_blocks: int | None = None
+    hyper_prior: str = "logistics"
     device: str = "auto"
     minutes: float = 60.0
     steps: int | None = None
@@ -61,6 +65,10 @@ class Recipe:
         tune_of(self.tune)
         if self.degrade is not None:
             Noise.parse(self.degrade)
+        if self.hyper_prior not in HYPER_PRIORS:
+            raise TrainingError(
+                f"hyper_prior is {self.hyper_prior!r}, must be one of {', '.join(HYPER_PRIORS)}", code="RECIPE"
+            )
         for name in ("patch_px", "final_patch_px"):
             value = getattr(self, name)
             if value < PATCH_STEP_PX or value % PATCH_STEP_PX:

@@ -15,12 +15,13 @@ from vaecodec.model.architecture import HYPER_BANDS, LOG_SCALE_STEP, Architectur
 from vaecodec.model.scales import ROW_FRACTION_BITS, IntegerLayer
 from vaecodec.model.torch_engine.network import Block
 from vaecodec.model.weights import Weights
+from vaecodec.training.bottleneck import Bottleneck
 from vaecodec.training.data import Pictures
 from vaecodec.training.errors import TrainingError
 from vaecodec.training.export import DEQUANTIZE_UNIT
 from vaecodec.training.klt import start_from_klt
 from vaecodec.training.objective import TrainingModel
-from vaecodec.training.priors import FactorizedPrior
+from vaecodec.training.priors import FactorizedPrior, hyper_prior_kind
 from vaecodec.training.recipe import Recipe
 from vaecodec.training.scale_network import ScaleNetwork
 
@@ -44,7 +45,7 @@ def starting_model(recipe: Recipe, pictures: Pictures) -> TrainingModel:
 
 def _initial(recipe: Recipe, pictures: Pictures) -> TrainingModel:
     if recipe.init in ("klt", "random"):
-        model = TrainingModel(recipe.architecture)
+        model = TrainingModel(recipe.architecture, recipe.hyper_prior)
         if recipe.init == "klt":
             start_from_klt(model, pictures.batch(np.random.default_rng(recipe.seed), KLT_CROPS, recipe.patch_px))
         return model
@@ -52,7 +53,7 @@ def _initial(recipe: Recipe, pictures: Pictures) -> TrainingModel:
     if not path.is_file():
         raise TrainingError(f"init is {recipe.init!r}, must be klt, default, random or a file", code="INIT")
     if path.suffix == ".safetensors":
-        return from_weights(weights.load(None if recipe.init == "default" else path))
+        return from_weights(weights.load(None if recipe.init == "default" else path), recipe.hyper_prior)
     return from_checkpoint(path)
 
 
@@ -83,7 +84,7 @@ def from_checkpoint(path: Path) -> TrainingModel:
         TrainingError: (CHECKPOINT) as `load_checkpoint` and `load_into`.
     """
     state = load_checkpoint(path)
-    model = TrainingModel(architecture_of(state))
+    model = TrainingModel(architecture_of(state), hyper_prior_kind(state["average"]))
     load_into(model, state["average"], path)
     return model
 
@@ -121,9 +122,9 @@ def load_into(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
         raise TrainingError(f"{path} belongs to another network: {error}", code="CHECKPOINT") from error
 
 
-def from_weights(stored: Weights) -> TrainingModel:
+def from_weights(stored: Weights, prior: str = "logistics") -> TrainingModel:
     """A trainable model from a weights file: the file's integers become floats again."""
-    model = TrainingModel(stored.arch)
+    model = TrainingModel(stored.arch, prior)
     model.vae.load_state_dict({name: torch.tensor(values).float() for name, values in stored.floats.items()})
     _to_float(model.scale_network, stored.scales.layers)
     _fit_prior(model.hyper_prior, _mean_pmf(stored))
@@ -168,15 +169,12 @@ def _mean_pmf(stored: Weights) -> Tensor:
     return torch.from_numpy(total / total.sum(1, keepdims=True)).float()
 
 
-def _fit_prior(prior: FactorizedPrior, pmf: Tensor) -> None:
+def _fit_prior(prior: FactorizedPrior | Bottleneck, pmf: Tensor) -> None:
     """Fits the density to the tables [Z, 2 R + 1] that an export made from it and from measured symbols."""
     radius = pmf.shape[1] // 2
     values = torch.arange(-radius, radius + 1, dtype=torch.float32)
-    mean = pmf @ values
-    deviation = ((values - mean[:, None]).square() * pmf).sum(1).sqrt().clamp_min(0.3)
-    with torch.no_grad():
-        prior.mean.copy_(mean + torch.linspace(-1, 1, len(prior.mean))[:, None] * deviation)
-        prior.raw_scale.copy_(_softplus_inverse(deviation / 2).expand_as(prior.raw_scale))
+    if isinstance(prior, FactorizedPrior):
+        _start_prior(prior, pmf, values)
     grid = values.expand(1, len(pmf), 1, -1)
     optimizer = torch.optim.Adam(prior.parameters(), FIT_LEARNING_RATE)
     for _ in range(FIT_STEPS):
@@ -184,6 +182,15 @@ def _fit_prior(prior: FactorizedPrior, pmf: Tensor) -> None:
         (pmf * prior.bits(grid)[0, :, 0]).sum(1).mean().backward()
         optimizer.step()
     optimizer.zero_grad()
+
+
+def _start_prior(prior: FactorizedPrior, pmf: Tensor, values: Tensor) -> None:
+    """Put the logistics where the mass of the tables [Z, n] is, at values [n]."""
+    mean = pmf @ values
+    deviation = ((values - mean[:, None]).square() * pmf).sum(1).sqrt().clamp_min(0.3)
+    with torch.no_grad():
+        prior.mean.copy_(mean + torch.linspace(-1, 1, len(prior.mean))[:, None] * deviation)
+        prior.raw_scale.copy_(_softplus_inverse(deviation / 2).expand_as(prior.raw_scale))
 
 
 def _softplus_inverse(x: Tensor) -> Tensor:
