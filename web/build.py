@@ -25,7 +25,6 @@ FLAGS = (
     "-fvisibility=hidden", "-g0", "-DVAEC_LEVEL=wasm", "-Wall", "-Wextra", "-Wno-psabi",
     "-mexec-model=reactor", "-Wl,--gc-sections", "-Wl,--strip-all", "-Wl,-z,stack-size=1048576", "-Wl,--max-memory=2147483648",
 )  # fmt: skip
-MODULES = {"vaecodec.wasm": (), "vaecodec-relaxed.wasm": ("-mrelaxed-simd",)}
 EXPORTS = (
     "malloc", "free", "vaec_message", "vaec_tables_new", "vaec_reader_start", "vaec_reader_read", "vaec_model_new",
     "vaec_self_test", "vaec_table_rows", "vaec_start_prediction", "vaec_refine", "vaec_complete", "vaec_synthesize",
@@ -49,12 +48,12 @@ SCRIPTS = {
 PACKAGES = ("@jsquash/webp", "pako")
 
 
-def build_modules() -> None:
-    """Compile the core, with and without relaxed vectors."""
+def build_module() -> None:
+    """Compile the core."""
     sources = [*map(str, sorted(CORE.glob("*.cpp"))), str(WEB / "src" / "runtime.cpp")]
     exports = [f"-Wl,--export={name}" for name in EXPORTS]
-    for name, flags in MODULES.items():
-        _run([sys.executable, "-m", "ziglang", "c++", *FLAGS, *flags, *exports, *sources, "-o", str(DIST / name)])
+    zig = [sys.executable, "-m", "ziglang", "c++"]
+    _run([*zig, *FLAGS, *exports, *sources, "-o", str(DIST / "vaecodec.wasm")])
 
 
 def build_weights() -> None:
@@ -105,7 +104,7 @@ def _run(command: list[str]) -> None:
 
 
 def main() -> None:
-    steps = {"modules": build_modules, "weights": build_weights, "scripts": build_scripts}
+    steps = {"module": build_module, "weights": build_weights, "scripts": build_scripts}
     for folder in (DIST, MADE):
         folder.mkdir(exist_ok=True)
     for name in sys.argv[1:] or steps:

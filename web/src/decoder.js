@@ -7,12 +7,7 @@ import { compiled, inflated } from './files.js';
 import { correctionOf, decodePlain, learnedPart } from './tiles.js';
 import MODELS from '../build/models.json';
 
-// Relaxed vectors multiply and add at once, where the processor can: twice as fast. A module that says i8x16.relaxed_swizzle.
-const RELAXED = [
-  0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 15, 1, 13, 0, 65, 1, 253, 15, 65, 2, 253, 15, 253,
-  128, 2, 11,
-];
-const CORE = WebAssembly.validate(Uint8Array.from(RELAXED)) ? 'vaecodec-relaxed.wasm' : 'vaecodec.wasm';
+const CORE = 'vaecodec.wasm';
 const MOST_PART = 1024; // pixels a side that are synthesized at once: more take more memory, and no less time
 const SCALE_OF_BASE = 8; // at which a preview needs no more than the base of the latents
 

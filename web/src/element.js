@@ -56,7 +56,6 @@ sheet.replaceSync(`
 export class VaecImage extends HTMLElement {
   static observedAttributes = ['src', 'alt', 'width', 'height', 'loading'];
 
-  #internals = this.attachInternals();
   #canvas = document.createElement('canvas');
   #text = document.createElement('span');
   #abort = null;
@@ -73,6 +72,7 @@ export class VaecImage extends HTMLElement {
     const root = this.attachShadow({ mode: 'open' });
     root.adoptedStyleSheets = [sheet];
     this.#canvas.hidden = this.#text.hidden = true;
+    this.#canvas.role = 'img';
     root.append(this.#canvas, this.#text);
   }
 
@@ -86,8 +86,8 @@ export class VaecImage extends HTMLElement {
 
   attributeChangedCallback(name, before, now) {
     if (name === 'alt') {
-      this.#internals.role = now === '' ? 'presentation' : 'img';
-      this.#internals.ariaLabel = this.#text.textContent = now ?? '';
+      this.#canvas.role = now === '' ? 'presentation' : 'img';
+      this.#canvas.ariaLabel = this.#text.textContent = now ?? '';
     } else if (name === 'width' || name === 'height') this.style[name] = /^\d+$/.test(now ?? '') ? `${now}px` : '';
     else if (before !== now && this.isConnected) this.#restart();
   }

@@ -165,13 +165,15 @@ export class Engine {
   #tables(tensors, name) {
     const [radius, counts, first] = ['radius', 'counts', 'first_coded_row'].map((part) => tensors[`${name}.${part}`]);
     const [sets, rows, width] = counts.shape;
-    const wide = (tensor) => BigInt64Array.from(new Int32Array(tensor.data.buffer), BigInt);
-    const [radii, all, firsts] = [wide(radius), wide(counts), new Int32Array(first.data.buffer)];
+    const [radii, all, firsts] = [radius, counts, first].map(({ data }) => new Int32Array(data.buffer));
+    const putWide = (at, values) => { // as int64, none of them negative
+      const words = this.#ints(at, 2 * values.length).fill(0);
+      for (let place = 0; place < values.length; place++) words[2 * place] = values[place];
+    };
     return Array.from({ length: sets }, (_, n) => this.#guarded((take) => {
       const [radiusAt, countsAt] = [take(8 * rows), take(8 * rows * width)];
-      new BigInt64Array(this.core.memory.buffer, radiusAt, rows).set(radii.subarray(n * rows, (n + 1) * rows));
-      new BigInt64Array(this.core.memory.buffer, countsAt, rows * width)
-        .set(all.subarray(n * rows * width, (n + 1) * rows * width));
+      putWide(radiusAt, radii.subarray(n * rows, (n + 1) * rows));
+      putWide(countsAt, all.subarray(n * rows * width, (n + 1) * rows * width));
       const tables = this.core.vaec_tables_new(radiusAt, countsAt, rows, width, firsts[n]);
       if (!tables) throw new VaecModelError(this.#message(), 'TABLE');
       return tables;

@@ -79,15 +79,9 @@ static inline Ints fma(Ints a, Ints b, Ints c) {
     return c + (Ints)vpaddq_s32(low, high);
 }
 #elif defined(__wasm_simd128__)
-// There is no such instruction, and emulating it takes ten times as long. This level rounds twice, or, with relaxed
-// vectors, as the processor likes: it is for decoders, whose floats only move pixels.
-#if defined(__wasm_relaxed_simd__)
-static inline Floats fma(Floats a, Floats b, Floats c) {
-    return (Floats)wasm_f32x4_relaxed_madd((v128_t)a, (v128_t)b, (v128_t)c);
-}
-#else
+// There is no such instruction, and emulating it takes ten times as long. This level rounds twice: it is for decoders,
+// whose floats only move pixels. (Relaxed vectors have one, a fifth faster, which rounds as each processor likes.)
 static inline Floats fma(Floats a, Floats b, Floats c) { return a * b + c; }
-#endif
 static inline Doubles fma(Doubles a, Doubles b, Doubles c) { return a * b + c; }  // only of integers below 2^53
 static inline Ints fma(Ints a, Ints b, Ints c) {
     return (Ints)wasm_i32x4_add((v128_t)c, wasm_i32x4_dot_i16x8((v128_t)a, (v128_t)b));
