@@ -17,7 +17,7 @@ TORCH ?= torch==2.13.0
 .PHONY: help demo test check bench record fuzz stress laws exactness core sanitize wheel wheels web test-web clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

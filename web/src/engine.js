@@ -1,6 +1,7 @@
 // The network and the entropy coder: the core of the Python package's native engine, compiled to WebAssembly.
 
 import { crc32 } from './crc32.js';
+import { PASSES, indexesOf, positionsOf } from './hyper.js';
 import { VaecCorruptError, VaecMismatchError, VaecModelError, VaecResourceError, asVaecError } from './errors.js';
 
 export const STRIDE = 16; // pixels a latent
@@ -14,7 +15,8 @@ const FAULTS = {
   3: ['ESCAPE_RANGE', 'escaped symbol has a value that its row codes without escape'],
 };
 const NO_MEMORY = 7;
-const TYPES = { F32: [0, 4], F16: [1, 2], I16: [2, 2], I32: [3, 4], I64: [4, 8] }; // numbers in the core, and bytes
+// Numbers in the core, which takes no bytes, and how many bytes each has.
+const TYPES = { U8: [null, 1], F32: [0, 4], F16: [1, 2], I16: [2, 2], I32: [3, 4], I64: [4, 8] };
 const ARCHITECTURE = [
   'latent_channels', 'hyper_channels', 'analysis_channels', 'analysis_blocks', 'synthesis_channels', 'synthesis_blocks',
   'synthesis_gate_channels', 'correction_channels', 'render_channels', 'render_hidden_channels', 'condition_channels',
@@ -62,6 +64,7 @@ export class Engine {
     this.#guarded(() => {
       core._initialize();
       this.hyperTables = this.#tables(tensors, 'hyper_tables');
+      this.hyperIndexes = tensors.hyper_indexes?.data;
       this.latentTables = this.#tables(tensors, 'latent_tables');
       this.#load(architecture, tensors);
     });
@@ -125,10 +128,7 @@ export class Engine {
     const read = (tables, n) =>
       this.#call(core.vaec_reader_read(reader, bytes, payload.length, tables, taken, n, found));
 
-    const rowOf = this.#bytes(taken, zCount);
-    for (let n = 0; n < zCount; n++) rowOf[n] = n % this.hyper;
-    read(this.hyperTables[Math.floor(((quality - 1) * this.hyperTables.length) / 100)], zCount);
-    this.#shorts(z, zCount).set(this.#ints(found, zCount));
+    this.#readHyper(read, z, taken, found, rows, columns, quality);
     this.#call(core.vaec_table_rows(model, z, zCount, rows, columns, quality, channels, indexes, count, 1));
     for (const group of this.#groups(channels)) {
       const n = gather(this.#bytes(indexes, count), this.#bytes(taken, count), rows, columns, channels, group.parts);
@@ -137,6 +137,28 @@ export class Engine {
     }
     if (channels === this.latents) this.#checkEnd(reader, z, 2 * zCount, y, 2 * count, contentCrc);
     return { z, y };
+  }
+
+  /** Reads z by read(tables, n), which takes table indexes from `taken` and leaves symbols at `found`. */
+  #readHyper(read, z, taken, found, rows, columns, quality) {
+    const height = Math.ceil(rows / HYPER_STRIDE), width = Math.ceil(columns / HYPER_STRIDE), channels = this.hyper;
+    const count = height * width * channels;
+    if (!this.hyperIndexes) { // weights of format 1: one pass, a table a channel, sets of them by quality
+      const indexes = this.#bytes(taken, count);
+      for (let n = 0; n < count; n++) indexes[n] = n % channels;
+      read(this.hyperTables[Math.floor(((quality - 1) * this.hyperTables.length) / 100)], count);
+      this.#shorts(z, count).set(this.#ints(found, count));
+      return;
+    }
+    this.#shorts(z, count).fill(0);
+    for (let pass = 0; pass < PASSES; pass++) {
+      const positions = positionsOf(pass, height, width), n = positions.length * channels;
+      if (!n) continue;
+      indexesOf(pass, positions, this.#shorts(z, count), height, width, channels, quality, this.hyperIndexes, this.#bytes(taken, n));
+      read(this.hyperTables[0], n);
+      const values = this.#shorts(z, count), symbols = this.#ints(found, n);
+      positions.forEach((position, k) => values.set(symbols.subarray(k * channels, (k + 1) * channels), position * channels));
+    }
   }
 
   /** What is coded together: the pass that it belongs to, and its channels at positions whose row + column has a parity. */
@@ -182,7 +204,7 @@ export class Engine {
 
   #load(architecture, tensors) {
     this.#guarded((take) => {
-      const { core } = this, names = Object.keys(tensors), count = names.length;
+      const { core } = this, names = Object.keys(tensors).filter((name) => TYPES[tensors[name].dtype][0] !== null), count = names.length;
       const put = (bytes) => {
         const at = take(bytes.length + 1);
         this.#bytes(at, bytes.length + 1).set(bytes);
