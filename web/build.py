@@ -21,9 +21,10 @@ DIST, MADE = WEB / "dist", WEB / "build"
 
 # Threads, encoders and exceptions are left out; of `fma`, see simd.h.
 FLAGS = (
-    "-target", "wasm32-wasi", "-std=c++17", "-O3", "-ffp-contract=off", "-msimd128", "-mbulk-memory", "-fignore-exceptions",
-    "-fvisibility=hidden", "-g0", "-DVAEC_LEVEL=wasm", "-Wall", "-Wextra", "-Wno-psabi",
-    "-mexec-model=reactor", "-Wl,--gc-sections", "-Wl,--strip-all", "-Wl,-z,stack-size=1048576", "-Wl,--max-memory=2147483648",
+    "-target", "wasm32-wasi", "-std=c++17", "-O3", "-ffp-contract=off", "-msimd128", "-mbulk-memory",
+    "-fignore-exceptions", "-fvisibility=hidden", "-g0", "-DVAEC_LEVEL=wasm", "-Wall", "-Wextra", "-Wno-psabi",
+    "-mexec-model=reactor", "-Wl,--gc-sections", "-Wl,--strip-all", "-Wl,-z,stack-size=1048576",
+    "-Wl,--max-memory=2147483648",
 )  # fmt: skip
 EXPORTS = (
     "malloc", "free", "vaec_message", "vaec_tables_new", "vaec_reader_start", "vaec_reader_read", "vaec_model_new",
@@ -95,8 +96,9 @@ def build_scripts() -> None:
             ]
         )  # fmt: skip
     shutil.copy(WEB / "node_modules/@jsquash/webp/codec/dec/webp_dec.wasm", DIST / "webp.wasm")
-    licences = (f"{name}\n\n{(WEB / 'node_modules' / name / 'LICENSE').read_text()}" for name in PACKAGES)
-    (DIST / "LICENSES.txt").write_text("Of the packages that webp.js, webp.wasm and zlib.js are made of.\n\n" + "\n\n".join(licences))
+    licences = ["Of the packages that webp.js, webp.wasm and zlib.js are made of."]
+    licences += [f"{name}\n\n{(WEB / 'node_modules' / name / 'LICENSE').read_text()}" for name in PACKAGES]
+    (DIST / "LICENSES.txt").write_text("\n\n".join(licences))
 
 
 def _run(command: list[str]) -> None:

@@ -1,4 +1,5 @@
-// Times in Chromium, of .vaec and of the browser's own AVIF, in one run: node bench/bench.js FOLDER, as files.py made it.
+// Times in Chromium, of .vaec and of the browser's own AVIF, in one run: node bench/bench.js FOLDER [ROUNDS] [FRESH],
+// of pictures that files.py made.
 //
 // Each is measured from bytes in memory to pixels that a canvas can draw. "First" is a fresh browser with an empty cache:
 // it includes the scripts, the module and the weights, from a server on this machine.
@@ -9,7 +10,7 @@ import { join } from 'node:path';
 import { brotliCompressSync, constants, gzipSync } from 'node:zlib';
 import { executable, launch, serve } from '../test/browser.js';
 
-const folder = process.argv[2], ROUNDS = 3, FRESH = 5;
+const folder = process.argv[2], ROUNDS = Number(process.argv[3] ?? 3), FRESH = Number(process.argv[4] ?? 5);
 const stems = readdirSync(folder).filter((name) => name.endsWith('.vaec')).map((name) => name.slice(0, -5)).sort();
 const files = { '/page.html': '<!doctype html><title>bench</title>' };
 for (const stem of stems)

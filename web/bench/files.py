@@ -1,4 +1,4 @@
-"""Pictures for web/bench/bench.js: python web/bench/files.py FOLDER OUT makes .vaec, and AVIF of about the same size."""
+"""Pictures for bench.js: python web/bench/files.py FOLDER OUT makes .vaec, and AVIF of about the same size."""
 
 import sys
 from io import BytesIO
