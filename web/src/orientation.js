@@ -18,7 +18,7 @@ export function orientationOf(exif) {
   return 1;
 }
 
-/** A picture { width, height, data } as it is to be seen, given its orientation; the same one if that is 1. */
+/** A picture as it is to be seen, given its orientation: of the kind that was given, the same one if that is 1. */
 export function oriented(picture, orientation) {
   if (orientation === 1) return picture;
   const { width, height } = picture, turned = orientation > 4;
@@ -32,5 +32,6 @@ export function oriented(picture, orientation) {
       const column = turned ? y : x, row = turned ? x : y;
       to[at++] = from[(flipped ? height - 1 - row : row) * width + (mirrored ? width - 1 - column : column)];
     }
-  return { width: across, height: down, data };
+  const isImageData = typeof ImageData === 'function' && picture instanceof ImageData;
+  return isImageData ? new ImageData(data, across, down) : { width: across, height: down, data };
 }

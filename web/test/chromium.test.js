@@ -32,13 +32,13 @@ describe('Chromium', { skip: executable ? false : 'no Chromium: apt-get install 
   test('vectors decode to their pictures, in a worker', async () => {
     await open();
     const found = await page.evaluate(async (valid) => {
-      const { decode } = await import('/dist/vaecodec.js');
+      const { decode, oriented } = await import('/dist/vaecodec.js');
       const base64 = (bytes) => btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join(''));
       const results = {};
       for (const name of valid) {
         const picture = await decode(await (await fetch(`/${name}.vaec`)).arrayBuffer());
         const { width, height, data } = picture;
-        results[name] = { width, height, data: base64(data), isImageData: picture instanceof ImageData };
+        results[name] = { width, height, data: base64(data), isImageData: [picture, oriented(picture, 6)].every((each) => each instanceof ImageData) };
       }
       return results;
     }, Object.keys(manifest.valid));
