@@ -63,8 +63,8 @@ export class Engine {
     this.margin = architecture.synthesis_blocks + 1;
     this.#guarded(() => {
       core._initialize();
-      this.hyperTables = this.#tables(tensors, 'hyper_tables');
-      this.hyperIndexes = tensors.hyper_indexes?.data;
+      [this.hyperTables] = this.#tables(tensors, 'hyper_tables');
+      this.hyperIndexes = tensors.hyper_indexes.data;
       this.latentTables = this.#tables(tensors, 'latent_tables');
       this.#load(architecture, tensors);
     });
@@ -143,19 +143,12 @@ export class Engine {
   #readHyper(read, z, taken, found, rows, columns, quality) {
     const height = Math.ceil(rows / HYPER_STRIDE), width = Math.ceil(columns / HYPER_STRIDE), channels = this.hyper;
     const count = height * width * channels;
-    if (!this.hyperIndexes) { // weights of format 1: one pass, a table a channel, sets of them by quality
-      const indexes = this.#bytes(taken, count);
-      for (let n = 0; n < count; n++) indexes[n] = n % channels;
-      read(this.hyperTables[Math.floor(((quality - 1) * this.hyperTables.length) / 100)], count);
-      this.#shorts(z, count).set(this.#ints(found, count));
-      return;
-    }
     this.#shorts(z, count).fill(0);
     for (let pass = 0; pass < PASSES; pass++) {
       const positions = positionsOf(pass, height, width), n = positions.length * channels;
       if (!n) continue;
       indexesOf(pass, positions, this.#shorts(z, count), height, width, channels, quality, this.hyperIndexes, this.#bytes(taken, n));
-      read(this.hyperTables[0], n);
+      read(this.hyperTables, n);
       const values = this.#shorts(z, count), symbols = this.#ints(found, n);
       positions.forEach((position, k) => values.set(symbols.subarray(k * channels, (k + 1) * channels), position * channels));
     }
