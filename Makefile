@@ -3,6 +3,8 @@
 VENV ?= .venv
 FUZZ_VENV ?= .venv-fuzz
 COMPRESSAI_VENV ?= .venv-compressai
+WEB_VENV ?= .venv-web
+ZIGLANG ?= ziglang==0.17.1
 PYTHON ?= python3
 BIN := $(VENV)/bin
 # One worker per core, each with one thread (tests/conftest.py); idle workers steal work from the others.
@@ -14,7 +16,7 @@ IMG ?=
 TORCH ?= torch==2.13.0
 TORCHVISION ?= torchvision==0.28.0
 
-.PHONY: help demo test test-compressai check bench record fuzz stress laws exactness core sanitize wheel wheels clean
+.PHONY: help demo test test-compressai check bench record fuzz stress laws exactness core sanitize wheel wheels web test-web clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -90,9 +92,23 @@ sanitize: $(VENV)/.installed-test  ## run vectors and 2,000 mutants with a nativ
 wheel: $(VENV)/.installed-release  ## build sdist and wheel into dist/
 	$(BIN)/python -m build
 
+# A separate environment that holds only the compiler.
+web/.installed: web/package-lock.json pyproject.toml
+	$(PYTHON) -m venv $(WEB_VENV)
+	$(WEB_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(ZIGLANG)
+	cd web && npm ci --no-fund --no-audit --loglevel=error
+	@touch $@
+
+web: web/.installed  ## build the npm package (decoder as WebAssembly, weights, scripts) into web/dist
+	$(WEB_VENV)/bin/python web/build.py
+
+test-web: web  ## test vectors and mutants in Node, and in Chromium if it is installed
+	cd web && npm test --silent
+
 wheels: $(VENV)/.installed-release  ## build wheels for Linux, macOS and Windows into dist/, compiled with zig
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check ziglang
 	$(BIN)/python build_wheels.py
 
 clean:  ## remove everything that these targets created
-	rm -rf $(VENV) $(FUZZ_VENV) $(COMPRESSAI_VENV) build dist out
+	rm -rf $(VENV) $(FUZZ_VENV) $(COMPRESSAI_VENV) $(WEB_VENV) build dist out
+	rm -rf web/.installed web/node_modules web/build web/dist

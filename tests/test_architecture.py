@@ -46,7 +46,7 @@ TABLE = {
     "__main__": ({"cli"}, set()),
 }
 ENGINES = {"model/native_engine", "model/torch_engine"}  # of the model, the rest does not know them
-LOADERS = {"codec", "cli", "training"}  # may reach into an engine; everyone else sees the protocol
+LOADERS = {"codec", "cli", "interop", "training"}  # may reach into an engine; everyone else sees the protocol
 CHOICE = PACKAGE / "model" / "engines.py"  # which engine computes
 SERVER = PACKAGE / "cli" / "viewer.py"  # of pages to this machine; it asks nobody
 MOST_NAMES = 12

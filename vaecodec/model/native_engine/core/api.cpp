@@ -101,7 +101,7 @@ EXPORT int32_t vaec_writer_push(Payload* payload, uint32_t* words, size_t capaci
                                 const uint8_t* rows, const int32_t* symbols, size_t count) {
     return guarded([&] {
         if (payload->size > capacity) return refuse("no such payload");
-        Writer writer{payload->state, words, capacity, payload->size};
+        Writer writer{payload->state, words, capacity, size_t(payload->size)};
         const Fault fault = writer_push(writer, *tables, rows, symbols, count);
         *payload = {writer.state, writer.size};
         return told(fault);
@@ -109,7 +109,7 @@ EXPORT int32_t vaec_writer_push(Payload* payload, uint32_t* words, size_t capaci
 }
 EXPORT int32_t vaec_writer_finish(Payload* payload, uint32_t* words, size_t capacity) {
     if (payload->size > capacity) return refuse("no such payload");
-    Writer writer{payload->state, words, capacity, payload->size};
+    Writer writer{payload->state, words, capacity, size_t(payload->size)};
     const Fault fault = writer_finish(writer);
     *payload = {writer.state, writer.size};
     return fault;

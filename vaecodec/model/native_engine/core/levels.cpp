@@ -5,7 +5,11 @@
 #include "kernels.h"
 
 #define DECLARE(level) namespace level { extern const vaec::Kernels kernels; }
+#if defined(__wasm__)
+DECLARE(wasm)
+#else
 DECLARE(baseline)
+#endif
 #if defined(__x86_64__)
 DECLARE(avx2)
 DECLARE(avx512)
@@ -17,7 +21,11 @@ DECLARE(neon)
 namespace vaec {
 
 static const Kernels* const LEVELS[] = {
+#if defined(__wasm__)
+    &wasm::kernels,
+#else
     &baseline::kernels,
+#endif
 #if defined(__x86_64__)
     &avx2::kernels, &avx512::kernels, &avx512_bf16::kernels,
 #elif defined(__aarch64__)

@@ -2,10 +2,12 @@
 #include "pool.h"
 
 #include <algorithm>
+#if !defined(__wasm__)
 #include <condition_variable>
 #include <mutex>
 #include <system_error>
 #include <thread>
+#endif
 #if defined(__unix__) || defined(__APPLE__)
 #include <pthread.h>
 #endif
@@ -13,8 +15,11 @@
 namespace vaec {
 namespace {
 
-constexpr size_t MOST_THREADS = 256;
 constexpr size_t SMALLEST_BLOCK = 1 << 20, MOST_KEPT = 96 << 20, VECTOR = 64;
+
+#if !defined(__wasm__)
+
+constexpr size_t MOST_THREADS = 256;
 
 struct Job {
     void (*work)(void*, size_t);
@@ -104,17 +109,25 @@ Pool* pool() {
     return the_pool;
 }
 
+// Whether the job was done with the help of others.
+bool run_shared(size_t count, size_t threads, void (*work)(void*, size_t), void* context) {
+    Job job{work, context, count, 0, 0, threads - 1};
+    Pool* shared = pool();
+    if (!shared || !shared->run(job)) return false;
+    if (job.failed) throw std::bad_alloc();
+    return true;
+}
+
+#else
+
+bool run_shared(size_t, size_t, void (*)(void*, size_t), void*) { return false; }
+
+#endif
+
 }  // namespace
 
 void run_parallel(size_t count, size_t threads, void (*work)(void*, size_t), void* context) {
-    if (count > 1 && threads > 1) {
-        Job job{work, context, count, 0, 0, threads - 1};
-        Pool* shared = pool();
-        if (shared && shared->run(job)) {
-            if (job.failed) throw std::bad_alloc();
-            return;
-        }
-    }
+    if (count > 1 && threads > 1 && run_shared(count, threads, work, context)) return;
     for (size_t n = 0; n < count; ++n) work(context, n);
 }
 

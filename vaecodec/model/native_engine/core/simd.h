@@ -11,6 +11,8 @@
 #include <immintrin.h>
 #elif defined(VAEC_NEON)
 #include <arm_neon.h>
+#elif defined(__wasm_simd128__)
+#include <wasm_simd128.h>
 #elif defined(__SSE2__)
 #include <emmintrin.h>
 #endif
@@ -75,6 +77,14 @@ static inline Ints fma(Ints a, Ints b, Ints c) {
     int16x8_t x = (int16x8_t)a, y = (int16x8_t)b;
     int32x4_t low = vmull_s16(vget_low_s16(x), vget_low_s16(y)), high = vmull_high_s16(x, y);
     return c + (Ints)vpaddq_s32(low, high);
+}
+#elif defined(__wasm_simd128__)
+// There is no such instruction, and emulating it takes ten times as long. This level rounds twice: it is for decoders,
+// whose floats only move pixels. (Relaxed vectors have one, a fifth faster, which rounds as each processor likes.)
+static inline Floats fma(Floats a, Floats b, Floats c) { return a * b + c; }
+static inline Doubles fma(Doubles a, Doubles b, Doubles c) { return a * b + c; }  // only of integers below 2^53
+static inline Ints fma(Ints a, Ints b, Ints c) {
+    return (Ints)wasm_i32x4_add((v128_t)c, wasm_i32x4_dot_i16x8((v128_t)a, (v128_t)b));
 }
 #else
 // Without such an instruction: the product is exact in double. The sum is rounded to odd, so that rounding it to float
