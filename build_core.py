@@ -1,6 +1,6 @@
-"""Compiles the native core with the compiler that is there: `python build_core.py`, or by hatchling for a wheel.
+"""Compiles the native core with the system's C++ compiler: `python build_core.py`, or from hatchling for a wheel.
 
-The compiler is $CXX, else c++, g++ or clang++. The library needs no Python: it is called through ctypes.
+The compiler is $CXX, or else c++, g++ or clang++. The library does not link to Python: it is called through ctypes.
 """
 
 import argparse
@@ -18,14 +18,14 @@ from pathlib import Path
 FOLDER = Path(__file__).parent / "vaecodec" / "model" / "native_engine"
 CORE = FOLDER / "core"
 
-# Contracting a * b + c by the compiler's own choice would give other bits on every machine.
+# Contraction of a * b + c by the compiler would give different bits on every machine.
 FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wextra", "-Wno-psabi")
 SANITIZED = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g", "-O1")
-RACES = ("-fsanitize=thread", "-g", "-O1")  # ThreadSanitizer does not go with the others
+RACES = ("-fsanitize=thread", "-g", "-O1")  # ThreadSanitizer cannot be combined with the others
 
 AVX512 = ("-DVAEC_AVX512", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma")
 
-# The instruction sets of each processor: what kernels.cpp is compiled for.
+# The instruction sets of each architecture for which kernels.cpp is compiled.
 LEVELS = {
     "x86_64": {
         "baseline": (),
@@ -38,7 +38,7 @@ LEVELS = {
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 SUFFIXES = {"windows": ".dll", "win32": ".dll", "darwin": ".dylib", "macos": ".dylib"}
 
-# What `make wheels` builds with zig: target, machine, system, platform tag of the wheel.
+# The targets of `make wheels` with zig: target, machine, system, platform tag of the wheel.
 TARGETS = (
     ("x86_64-linux-gnu.2.17", "x86_64", "linux", "manylinux_2_17_x86_64"),
     ("aarch64-linux-gnu.2.17", "aarch64", "linux", "manylinux_2_17_aarch64"),
@@ -49,7 +49,7 @@ TARGETS = (
 
 
 def library_name(system: str = sys.platform) -> str:
-    """The file that vaecodec.model.native_engine.binding looks for."""
+    """The file name that vaecodec.model.native_engine.binding looks for."""
     return f"libvaec_core{SUFFIXES.get(system, '.so')}"
 
 
@@ -68,7 +68,7 @@ def build(
     """Compile the library.
 
     Raises:
-        RuntimeError: with what the compiler says.
+        RuntimeError: the compiler failed; the message is its output.
     """
     machine = MACHINES.get(machine.lower(), machine.lower())
     flags = [flag for flag in FLAGS if not (system == "windows" and flag == "-fPIC")] + list(flags)
@@ -83,10 +83,10 @@ def build(
                 for source, made, options in jobs
             ]:
                 done.result()
-        # Into place at once: a process that has the old library loaded keeps it.
+        # Renamed into place: a process that has loaded the old library keeps it.
         made = Path(folder, library_name(system))
         linked = [str(each) for _, each, _ in jobs]
-        # What C++ itself needs goes inside where that is usual: the library then runs beside any other.
+        # The C++ runtime is linked statically where that is usual, so the library works next to any other.
         sanitizers = [flag for flag in flags if flag.startswith("-fsanitize")]
         is_alone = system.startswith("linux") and not sanitizers and "ziglang" not in command
         alone = ["-static-libstdc++", "-static-libgcc"] if is_alone else []
@@ -98,15 +98,15 @@ def build(
 
 
 def build_in_place() -> str | None:
-    """Compile the library to where the package looks for it; returns why there is none, in one line."""
+    """Compile the library into the package; returns None, or the reason for failure in one line."""
     command = compiler()
     if command is None:
-        return "no C++ compiler: vaecodec is installed without its native core, and will be slower"
+        return "no C++ compiler found: vaecodec is installed without its native core and will be slower"
     try:
         build(command, FOLDER / library_name())
     except (OSError, RuntimeError) as error:
         last_line = str(error).strip().splitlines()[-1]
-        return f"the native core does not compile, vaecodec is installed without it: {last_line}"
+        return f"the native core does not compile: vaecodec is installed without it: {last_line}"
     return None
 
 
@@ -118,13 +118,13 @@ def _run(command: Sequence[str]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sanitize", metavar="FILE", type=Path, help="build with ASan and UBSan to FILE instead")
-    parser.add_argument("--races", metavar="FILE", type=Path, help="the same with ThreadSanitizer")
-    parser.add_argument("--check", action="store_true", help="only tell whether it was compiled")
+    parser.add_argument("--sanitize", metavar="FILE", type=Path, help="build to FILE with ASan and UBSan instead")
+    parser.add_argument("--races", metavar="FILE", type=Path, help="build to FILE with ThreadSanitizer instead")
+    parser.add_argument("--check", action="store_true", help="only check whether the core was compiled")
     arguments = parser.parse_args()
     if arguments.check:
         if not (FOLDER / library_name()).exists():
-            sys.exit("the native core was not compiled (no C++ compiler?): torch computes instead, and is slower")
+            sys.exit("the native core is not compiled (no C++ compiler?): torch is used instead, which is slower")
     elif arguments.sanitize or arguments.races:
         for target, flags in ((arguments.sanitize, SANITIZED), (arguments.races, RACES)):
             if target:

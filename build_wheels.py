@@ -1,4 +1,4 @@
-"""Wheels for Linux, macOS and Windows from one machine: the core compiled by zig, `make wheels`."""
+"""Builds wheels for Linux, macOS and Windows on one machine, with the core compiled by zig: `make wheels`."""
 
 import os
 import subprocess

@@ -1,6 +1,6 @@
-"""Hatchling's hook: adds what has to be built, and does without it where it cannot be, or has not been.
+"""Hatchling's build hook: adds built parts to wheels and editable installs, and leaves out those that are missing.
 
-The native core is compiled here, where there is a compiler. The decoder for browsers is taken from web/dist.
+The native core is compiled here, if there is a compiler. The decoder for browsers is taken from web/dist.
 """
 
 import os
@@ -17,7 +17,7 @@ DECODER = ("*.js", "*.wasm", "*.weights", "*.txt")
 
 
 class BuiltHook(BuildHookInterface):  # type: ignore[type-arg]
-    """Compiles the core, or takes that of $VAECODEC_CORE, which was compiled for the platform of $VAECODEC_TAG."""
+    """Compiles the core, or uses $VAECODEC_CORE, which was compiled for the platform of $VAECODEC_TAG."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Called by hatchling before it collects files."""
@@ -44,7 +44,7 @@ class BuiltHook(BuildHookInterface):  # type: ignore[type-arg]
 
 
 def _own_platform() -> str:
-    """The platform tag of wheels that run here: what this machine compiles runs on no older system."""
+    """The platform tag of this machine: what it compiles may not run on older systems."""
     from packaging.tags import sys_tags
 
     return next(

@@ -1,1 +1,1 @@
-"""Measurements of the codec beside other codecs: run the scripts, see README.md. Not part of the installed package."""
+"""Benchmarks of the codec against other codecs; see README.md. Not part of the installed package."""

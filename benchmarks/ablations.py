@@ -1,4 +1,4 @@
-"""Draws what short training runs have answered, from results/training/*.json: `python benchmarks/ablations.py`."""
+"""Plots the results of short training runs in results/training/*.json: `python benchmarks/ablations.py`."""
 
 import argparse
 import json
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def draw(path: Path) -> None:
-    """Four panels: parts of the prior, the number of latents, anchors of gains, what is left out for speed."""
+    """Draws four panels: parts of the prior, number of latents, anchors of gains, parts removed for speed."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -46,7 +46,7 @@ def draw(path: Path) -> None:
 
 
 def record(name: str) -> dict[str, Any]:
-    """What is known of one question."""
+    """The recorded results on one question."""
     return json.loads((RESULTS / "training" / f"{name}.json").read_text())
 
 

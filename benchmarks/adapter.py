@@ -1,4 +1,4 @@
-"""What an adapter of a codec is: a picture to the bytes of a file, and these bytes to a picture."""
+"""The adapter of a codec: encodes a picture to the bytes of a file, and decodes them."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,20 +12,20 @@ class UnavailableError(Exception):
     """A codec cannot be measured here; the message says why."""
 
 
-@dataclass(frozen=True, eq=False)  # told apart by identity, so that it can be part of a key
+@dataclass(frozen=True, eq=False)  # compared by identity, so that it can be part of a key
 class Codec:
     """A codec under one name and with one set of settings.
 
     Attributes:
-        name: what results and plots call it.
-        version: of everything that decides its bytes.
-        settings: all that was not left at its default.
-        qualities: the values of its own quality scale that are measured.
+        name: its name in results and plots.
+        version: versions of everything that determines its bytes.
+        settings: all non-default settings.
+        qualities: the measured values on its own quality scale.
         encode: RGB picture and quality to the bytes of a complete file.
         decode: these bytes to an RGB picture, its pixels loaded.
-        timing_only: its pictures mean nothing (untrained weights), its times do.
-        threads: of torch that it computes with; None for libraries that choose for themselves.
-        stages: seconds by stage of its last call, where it can tell.
+        timing_only: whether only its times are meaningful, because its weights are untrained.
+        threads: torch threads; None for libraries that choose for themselves.
+        stages: seconds by stage of its last call, if it reports them.
     """
 
     name: str
@@ -39,14 +39,14 @@ class Codec:
     stages: Callable[[], dict[str, float]] | None = None
 
     def describe(self) -> dict[str, Any]:
-        """What results say of it."""
+        """Its description in results."""
         return {"name": self.name, "version": self.version, "settings": self.settings}
 
 
 @contextmanager
 def needs(package: str) -> Iterator[None]:
-    """A failing import inside means that the codec is unavailable."""
+    """Turns a failing import inside the block into UnavailableError."""
     try:
         yield
-    except (ImportError, OSError, RuntimeError) as error:  # a library of another build fails in all three ways
+    except (ImportError, OSError, RuntimeError) as error:  # incompatible builds fail in all three ways
         raise UnavailableError(f"{package} cannot be imported ({error})") from error

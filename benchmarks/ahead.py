@@ -1,6 +1,6 @@
-"""What it gains to read the symbols of tiles ahead: a large picture decoded with and without threads that do so.
+"""Measures reading symbols ahead: decodes a large picture with and without helper threads.
 
-The number of helpers is set here, whatever the machine, so that two processors can tell: `--threads 1` leaves one idle.
+The number of helpers is set here, so that two processors are enough to measure it: `--threads 1` leaves one idle.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from unittest import mock
 
-if not __package__:  # run as a file: the names in this folder (codecs, datasets) must not hide other packages' modules
+if not __package__:  # run as a script: the modules here (codecs, datasets) must not shadow those of other packages
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import torch
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measure(codec: vaecodec.Codec, data: bytes, reduction: int, options: argparse.Namespace) -> dict[str, float]:
-    """Median seconds of a decode by number of helpers, which take turns; the first turn warms up."""
+    """Median seconds of a decode by number of helpers, measured in turn; the first turn warms up."""
     seconds: dict[int, list[float]] = {helpers: [] for helpers in map(int, options.helpers.split(","))}
     for turn in range(1 + options.repeats):
         for helpers, found in seconds.items():
@@ -64,12 +64,12 @@ def measure(codec: vaecodec.Codec, data: bytes, reduction: int, options: argpars
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--data", help="folder or data set whose first pictures make up the picture")
-    parser.add_argument("--megapixels", type=float, default=12.0, help="of the picture")
+    parser.add_argument("--data", help="folder or data set whose first pictures form the large picture")
+    parser.add_argument("--megapixels", type=float, default=12.0, help="size of the picture")
     parser.add_argument("--threads", default="1,2", help="of torch")
     parser.add_argument("--helpers", default="0,1,2", help="threads that read ahead")
-    parser.add_argument("--repeats", type=int, default=5, help="times are medians of so many")
-    parser.add_argument("--model", type=Path, help="weights of vaecodec; the built-in file if not given")
+    parser.add_argument("--repeats", type=int, default=5, help="number of turns; times are medians")
+    parser.add_argument("--model", type=Path, help="weights of vaecodec [built-in]")
     parser.add_argument("--out", type=Path, default=OUT, help="result")
     return parser
 

@@ -1,4 +1,4 @@
-"""How sure a BD-rate is: a bootstrap over the pictures of a data set."""
+"""Confidence intervals of BD-rates: a bootstrap over the pictures of a data set."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,7 +8,7 @@ from benchmarks.results import Record
 
 RESAMPLES, COVERED, SEED = 200, 0.95, 1
 MIN_PICTURES = 5
-"""With fewer pictures, draws from them say nothing of others."""
+"""Draws from fewer pictures say nothing about others."""
 
 NOTE = (
     f"In brackets: what it may be with other pictures of the same kind, a {COVERED:.0%} interval from {RESAMPLES} draws"
@@ -19,17 +19,17 @@ NOTE = (
 def interval(anchor: Record, test: Record, metric: str) -> tuple[float, float] | None:
     """A confidence interval, in percent, of the BD-rate of `test` against `anchor` over pictures.
 
-    Pictures are drawn with replacement, both codecs' curves are taken of the same draw, and the interval holds the
-    middle of the BD-rates. The draws are the same on every call, so tables do not change from run to run.
+    Pictures are drawn with replacement, both codecs' curves are computed from the same draw, and the interval holds
+    the middle of the BD-rates. The draws are the same on every call, so tables do not change from run to run.
 
     Args:
         anchor: a complete record.
-        test: another one of the same pictures.
+        test: another record of the same pictures.
         metric: one of `metrics.MEASURES`.
 
     Returns:
         The ends; None with fewer than `MIN_PICTURES` pictures that the metric is defined for, or if the curves do not
-        overlap in one draw of twenty.
+        overlap in more than one draw of twenty.
     """
     measured = [_by_picture(record, metric) for record in (anchor, test)]
     count = min(rates.shape[1] for rates, _ in measured)
@@ -45,14 +45,14 @@ def interval(anchor: Record, test: Record, metric: str) -> tuple[float, float] |
 
 
 def _by_picture(record: Record, metric: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Bits per pixel and the metric, both [qualities, pictures], pictures in the order of their names."""
+    """Bits per pixel and the metric, both [qualities, pictures], pictures sorted by name."""
     rows = [sorted(at, key=lambda row: str(row["image"])) for at in record.measured(metric).values()]
     rates, values = (np.array([[row[name] for row in at] for at in rows], np.float64) for name in ("bpp", metric))
     return rates, values
 
 
 def _curves(metric: str, rates: NDArray[np.float64], values: NDArray[np.float64]) -> list[list[Point]]:
-    """A curve of each draw, of mean rates and values [qualities, draws]."""
+    """One curve per draw, from mean rates and values [qualities, draws]."""
     return [
         [Point(float(rate), quality_of(metric, float(value))) for rate, value in zip(*curve, strict=True)]
         for curve in zip(rates.T, values.T, strict=True)

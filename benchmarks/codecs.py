@@ -1,4 +1,4 @@
-"""The codecs that are compared, each one adapter: a picture to the bytes of a file, and these bytes to a picture."""
+"""The adapters of all compared codecs."""
 
 import argparse
 import dataclasses
@@ -20,7 +20,7 @@ from benchmarks import peers
 from benchmarks.adapter import Codec, UnavailableError, needs
 
 TUNES: dict[str, str | None] = {"vaecodec": None, "vaecodec-psnr": "psnr"}
-"""vaecodec under a name for each tune; None is its default."""
+"""The names of vaecodec by tune; None is the default tune."""
 
 DEFAULT = (
     *TUNES, "jpeg", "jpeg-420", "jpeg-444", "webp", "avif", "avif-tuned", "avif-444", "heic", "jxl", "jpeg2000",
@@ -28,20 +28,20 @@ DEFAULT = (
 
 
 def default(device: str) -> tuple[str, ...]:
-    """What is compared if nobody says what: on a GPU, JPEG on the same one takes part."""
+    """The default codecs of a comparison; on a GPU they include JPEG on the same GPU."""
     return (*DEFAULT, "jpeg-cuda") if device == "cuda" else DEFAULT
 
 
 def open_codec(name: str, *, device: str = "cpu", model: Path | None = None) -> Codec:
-    """Make the adapter of a name.
+    """Make the adapter with a name.
 
     Args:
-        name: one of `names()`, or as of `own_codec`.
-        device: "cpu" or "cuda", for the codecs that know it.
+        name: one of `names()`, or as in `own_codec`.
+        device: "cpu" or "cuda", for codecs that support it.
         model: weights of vaecodec; None is the built-in file.
 
     Raises:
-        UnavailableError: the name is not known, or what the codec needs is not installed.
+        UnavailableError: the name is unknown, or a package that the codec needs is not installed.
     """
     if name in TUNES:
         return _vaecodec(name, device, model, TUNES[name])
@@ -55,9 +55,9 @@ def open_codec(name: str, *, device: str = "cpu", model: Path | None = None) -> 
 
 
 def own_codec(place: str) -> Codec:
-    """A codec of somebody else's, from `module:function`: the function takes nothing and returns a `Codec`.
+    """A user's codec, from `module:function`; the function takes no arguments and returns a `Codec`.
 
-    The module is looked for in the current folder, too. Results keep the place as one of the codec's settings.
+    The module may also be in the current folder. Results record `module:function` as one of the codec's settings.
 
     Raises:
         UnavailableError: there is no such function, it fails, or what it returns is no codec with a name of its own.
@@ -68,7 +68,7 @@ def own_codec(place: str) -> Codec:
     with _current_folder_searched():
         try:
             codec = getattr(importlib.import_module(module_name), function_name)()
-        except Exception as error:  # whatever somebody else's code raises
+        except Exception as error:  # whatever the user's code raises
             raise UnavailableError(f"{type(error).__name__}: {error}") from error
     if not isinstance(codec, Codec):
         raise UnavailableError(f"returns {type(codec).__name__}, must be benchmarks.adapter.Codec")
@@ -80,7 +80,7 @@ def own_codec(place: str) -> Codec:
 
 
 def argument(place: str) -> Codec:
-    """`own_codec` as a type of argparse."""
+    """`own_codec` as an argparse type."""
     try:
         return own_codec(place)
     except UnavailableError as reason:
@@ -98,7 +98,7 @@ def _current_folder_searched() -> Iterator[None]:
 
 
 def names() -> tuple[str, ...]:
-    """All codecs that there are adapters for, whether they can be used here or not."""
+    """The names of all adapters, whether they can be used here or not."""
     return (*TUNES, *_PILLOW, *peers.OPENERS)
 
 
@@ -125,7 +125,7 @@ def _vaecodec(name: str, device: str, model: Path | None, tune: str | None) -> C
 
 
 def _pillow(name: str, file_format: str, qualities: tuple[int, ...], *, library: str, **options: Any) -> Codec:
-    """A codec behind Pillow's save and open; `library` names what Pillow was built with."""
+    """A codec behind Pillow's save and open; `library` is the library that Pillow must be built with."""
     if not features.check(library):
         raise UnavailableError(f"this Pillow was built without {library}")
     return _through_pillow(
@@ -156,9 +156,13 @@ def _library_version(library: str) -> str:
 
 
 def _jpeg2000() -> Codec:
-    """OpenJPEG's lossy mode at a fixed compression ratio, which stands for the quality: the larger, the smaller."""
+    """OpenJPEG's lossy mode at a fixed compression ratio, which serves as quality: larger means smaller files."""
     base = _pillow("jpeg2000", "JPEG2000", (200, 100, 60, 36, 24, 16, 10, 6), library="jpg_2000")
-    options = {"irreversible": True, "mct": 1, "quality_mode": "rates"}  # mct: Pillow leaves colours correlated
+    options = {
+        "irreversible": True,
+        "mct": 1,
+        "quality_mode": "rates",
+    }  # mct: Pillow does not decorrelate colours by default
 
     def encode(image: Image.Image, quality: int) -> bytes:
         file = io.BytesIO()
@@ -184,7 +188,7 @@ def _jxl() -> Codec:
 
 
 _TENS = (10, 20, 30, 40, 50, 60, 70, 80, 90, 95)
-_FIVES = tuple(range(5, 100, 5))  # those of CompressAI's published JPEG curve
+_FIVES = tuple(range(5, 100, 5))  # the qualities of CompressAI's published JPEG curve
 _AVIF = (10, 25, 40, 55, 70, 80, 90, 95)
 
 _PILLOW: dict[str, Callable[[], Codec]] = {

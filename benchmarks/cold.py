@@ -1,6 +1,6 @@
-"""What one picture costs a fresh process: time and memory by engine, beside Pillow's AVIF; and installed sizes.
+"""Measures a fresh process per picture: time and memory by engine, against Pillow's AVIF; and installed sizes.
 
-Every command runs in turn, on a machine that is otherwise idle and beside a process that keeps one core busy.
+Commands run in turn, on an otherwise idle machine and next to a process that keeps one core busy.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-if not __package__:  # run as a file: the names in this folder (codecs, datasets) must not hide other packages' modules
+if not __package__:  # run as a script: the modules here (codecs, datasets) must not shadow those of other packages
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from benchmarks import results, timings
@@ -26,7 +26,7 @@ ENGINES = ("native", "torch")
 OPEN = "import sys; from PIL import Image; {plugin}Image.open(sys.argv[1]).load()"
 SAVE = "import sys; from PIL import Image; Image.open(sys.argv[1]).save(sys.argv[2])"
 SPIN = "while True: pass"
-# In a small process of its own: a fresh process counts the memory of the one that it was forked from as its own peak.
+# Run in a small process, because a fresh process counts the memory of its parent at the fork as its own peak.
 WATCH = """
 import os, sys, time
 start = time.perf_counter()
@@ -35,12 +35,12 @@ pid = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, file_actions=out)
 _, status, usage = os.wait4(pid, 0)
 print(time.perf_counter() - start, usage.ru_maxrss, os.waitstatus_to_exitcode(status))
 """
-ENVIRONMENTS = {"light": ".", "torch": ".[torch]"}  # what pip is asked for, from a checkout
-TORCH = "torch==2.13.0"  # the CPU build where there is a choice
+ENVIRONMENTS = {"light": ".", "torch": ".[torch]"}  # pip requirements, from a checkout
+TORCH = "torch==2.13.0"  # the CPU build, if there is a choice
 
 
 class Task(NamedTuple):
-    """A command of a fresh process, and the engine that it is given."""
+    """A command for a fresh process, and its engine."""
 
     name: str
     engine: str
@@ -48,14 +48,14 @@ class Task(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """Of one run: seconds, and peak memory in bytes."""
+    """The seconds and peak memory in bytes of one run."""
 
     seconds: float
     rss_bytes: int
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, and write the table; returns 0."""
+    """Measure and write the table; returns 0."""
     options = _parser().parse_args(arguments)
     report: dict[str, Any] = {
         "machine": results.machine(None), "commit": results.commit(),
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def tasks_of(folder: Path, megapixels: float, data: str | None) -> list[Task]:
-    """All commands for a picture of a size, whose files are made first."""
+    """All commands for a picture of a size; makes its files first."""
     png, avif, vaec, out = (str(folder / f"{megapixels}.{suffix}") for suffix in ("png", "avif", "vaec", "out.png"))
     picture = timings.pictures_of(megapixels, data)[0]
     picture.save(png)
@@ -100,7 +100,7 @@ def tasks_of(folder: Path, megapixels: float, data: str | None) -> list[Task]:
 
 
 def measure(tasks: Sequence[Task], repeats: int) -> list[dict[str, Any]]:
-    """Medians of all tasks, run in turn so that each meets the same moods of the machine."""
+    """Medians of all tasks, run in turn so that changes of the machine's load affect all alike."""
     costs: dict[Task, list[Cost]] = {task: [] for task in tasks}
     for _ in range(repeats):
         for task, found in costs.items():
@@ -119,10 +119,13 @@ def run(task: Task) -> Cost:
     """One run of a task.
 
     Raises:
-        subprocess.CalledProcessError: it failed.
+        subprocess.CalledProcessError: the command failed.
     """
     environment = {**os.environ, "VAECODEC_ENGINE": task.engine if task.engine in ENGINES else "auto"}
-    for name in ("OMP_NUM_THREADS", "PYTHONDONTWRITEBYTECODE"):  # with it, every process would compile every module
+    for name in (
+        "OMP_NUM_THREADS",
+        "PYTHONDONTWRITEBYTECODE",
+    ):  # the latter would make every process compile every module
         environment.pop(name, None)
     watch = [sys.executable, "-I", "-S", "-c", WATCH, *task.command]
     found = subprocess.run(watch, env=environment, cwd=results.ROOT, stdout=subprocess.PIPE, check=True, text=True)
@@ -133,7 +136,7 @@ def run(task: Task) -> Cost:
 
 
 def installed_bytes(wanted: str) -> dict[str, int]:
-    """Bytes of a fresh environment with this package, without pip itself; and those of its largest packages."""
+    """Bytes of a fresh environment with this package, without pip itself, and of its largest packages."""
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
         python = str(Path(folder, "bin", "python"))
@@ -149,7 +152,7 @@ def installed_bytes(wanted: str) -> dict[str, int]:
 
 @contextmanager
 def busy() -> Iterator[None]:
-    """A process that keeps one core busy as long as the block runs."""
+    """Keeps one core busy with another process while the block runs."""
     process = subprocess.Popen([sys.executable, "-c", SPIN])
     try:
         yield
@@ -166,10 +169,12 @@ def _bytes_of(path: Path) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--data", help="folder or data set whose first picture is taken; the sample if not given")
+    parser.add_argument("--data", help="folder or data set whose first picture is used [sample]")
     parser.add_argument("--megapixels", default=f"{KODAK_MP},{PHOTO_MP}", help="sizes")
-    parser.add_argument("--repeats", type=int, default=5, help="of every task")
-    parser.add_argument("--environments", default=",".join(ENVIRONMENTS), help="to install and weigh; empty for none")
+    parser.add_argument("--repeats", type=int, default=5, help="runs of every task")
+    parser.add_argument(
+        "--environments", default=",".join(ENVIRONMENTS), help="environments to install and measure; empty for none"
+    )
     parser.add_argument("--out", type=Path, default=Path("out", "benchmark", "cold.json"), help="result")
     return parser
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-if not __package__:  # run as a file: the names in this folder (codecs, datasets) must not hide other packages' modules
+if not __package__:  # run as a script: the modules here (codecs, datasets) must not shadow those of other packages
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import torch
@@ -36,7 +36,7 @@ def macs(module: nn.Module, call: Callable[[], object]) -> int:
 
 @torch.inference_mode()
 def count() -> dict[str, Any]:
-    """Thousand multiply-accumulates per pixel by part, their sums for decoder and encoder, and parameters."""
+    """Thousands of multiply-accumulates per pixel by part, their sums for decoder and encoder, and parameters."""
     engine = Codec(None, "cpu", engine="torch").engine
     vae, level = engine.vae, torch.tensor([0.5])
     grid = SIDE_PX // 16

@@ -1,6 +1,6 @@
-"""A CompressAI model at work in a process of its own, for an interpreter that need not have vaecodec: see peers.py.
+"""Runs a CompressAI model in a separate process, whose Python need not have vaecodec: see peers.py.
 
-Requests and answers are a line of JSON and as many bytes as its "bytes" says, on standard input and output.
+Requests and answers are a line of JSON, followed by as many bytes as its "bytes" says, on standard input and output.
 """
 
 import json
@@ -16,12 +16,12 @@ import torch
 from compressai import __version__, zoo
 
 STRIDE_PX = 64
-UNTRAINED_QUALITY = 4  # of the smaller of its two sizes of network; a comparison with it flatters nobody but CompressAI
+UNTRAINED_QUALITY = 4  # uses the smaller of the two network sizes, which favours CompressAI in comparisons
 HEAD = struct.Struct("<HHBHHI")  # width, height, quality, rows and columns of latents, bytes of the first string
 
 
 class Models:
-    """The models of one name, one a quality, all held in memory, with a clock around their entropy coders."""
+    """The models of one name, one per quality, held in memory, with timed entropy coders."""
 
     def __init__(self, name: str, device: str) -> None:
         self._opener, self.device = zoo.image_models[name], device
@@ -30,11 +30,11 @@ class Models:
         try:
             self._open(1, pretrained=True)
             self.trained, self.qualities = True, list(range(1, 9))
-        except (OSError, RuntimeError):  # no network, or a download that was cut short
+        except (OSError, RuntimeError):  # no network, or an incomplete download
             self.trained, self.qualities = False, [UNTRAINED_QUALITY]
 
     def at(self, quality: int) -> Any:
-        """The model of a quality, ready to code."""
+        """The model for a quality, ready to use."""
         if quality not in self._ready:
             self._open(quality, pretrained=self.trained)
         return self._ready[quality]
@@ -82,7 +82,7 @@ def decode(models: Models, _: dict[str, Any], data: bytes) -> bytes:
 
 
 def serve(models: Models, requests: IO[bytes], answers: IO[bytes]) -> None:
-    """Answer until the requests end: a failure is an answer too."""
+    """Answers requests until they end; errors are answers too."""
     actions = {"encode": encode, "decode": decode}
     for line in requests:
         request = json.loads(line)
@@ -90,7 +90,7 @@ def serve(models: Models, requests: IO[bytes], answers: IO[bytes]) -> None:
         models.coder_s, start = 0.0, time.perf_counter()
         try:
             body, head = actions[request["action"]](models, request, data), {}
-        except Exception as error:  # whatever it is, the other side wants to know and to go on
+        except Exception as error:  # report any error to the other side and continue
             body, head = b"", {"error": f"{type(error).__name__}: {error}"}
         seconds = time.perf_counter() - start
         stages = {"network": seconds - models.coder_s, "entropy coding": models.coder_s}
@@ -103,10 +103,10 @@ def _send(answers: IO[bytes], head: dict[str, Any], body: bytes) -> None:
 
 
 def main() -> None:
-    """Serve one model: arguments are its name, a device and the number of threads."""
+    """Serves one model; arguments are its name, a device and the number of threads."""
     name, device, threads = sys.argv[1:]
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what libraries print must not come between the answers
+    os.dup2(2, 1)  # output of libraries must not mix with the answers
     torch.set_num_threads(int(threads))
     models = Models(name, device)
     about = {"version": __version__, "torch": torch.__version__, "trained": models.trained}

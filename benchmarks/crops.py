@@ -1,6 +1,6 @@
-"""Crops of pictures side by side at equal bytes or score: `python benchmarks/crops.py PICTURE... --out DIR`.
+"""Shows crops of pictures side by side at equal bytes or score: `python benchmarks/crops.py PICTURE... --out DIR`.
 
-Of each picture there are the box with the most detail and the one with the least; or the one that --box names.
+For each picture, shows the boxes with the most and the least detail, or the one given by --box.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from pathlib import Path
 from string import Template
 from typing import NamedTuple
 
-if not __package__:  # run as a file: the names in this folder (codecs, datasets) must not hide other packages' modules
+if not __package__:  # run as a script: the modules here (codecs, datasets) must not shadow those of other packages
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from PIL import Image, ImageDraw, ImageFont
@@ -44,7 +44,7 @@ $rows
 
 
 class Row(NamedTuple):
-    """One box of a picture at one quality: the original, and what each codec makes of it."""
+    """One box of a picture at one quality: the original, and the result of each codec."""
 
     title: str
     box: Box
@@ -55,7 +55,7 @@ def compare(
     picture: datasets.Picture, pair: Sequence[Codec], qualities: Sequence[int], boxes: Sequence[Box],
     equal: str = "file_bytes",
 ) -> list[Row]:  # fmt: skip
-    """Every box at every quality of the first codec; the files of the others come nearest to it by `page.EQUAL`."""
+    """Every box at every quality of the first codec; the others match it in `equal`, a key of `page.EQUAL`."""
     image = picture.load()
     first, *others = pair
     rows = []
@@ -72,7 +72,7 @@ def compare(
 
 
 def sheet(rows: Sequence[Row], zoom: int) -> Image.Image:
-    """All rows as one picture, every pixel enlarged, with what it is above each crop."""
+    """All rows as one picture, with every pixel enlarged and a caption above each crop."""
     font = ImageFont.load_default(FONT_PX)
     cells = [[_enlarged(panel.image, row.box, zoom) for panel in row.panels] for row in rows]
     columns = [max(cell.width for cell in column) + GAP_PX for column in zip(*cells, strict=True)]
@@ -97,7 +97,7 @@ def render(rows: Sequence[Row], zoom: int, equal: str = "file_bytes") -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write DIR/crops.html and a sheet DIR/PICTURE.png of each picture; exit code 2 without pictures or codecs."""
+    """Write DIR/crops.html and a sheet DIR/PICTURE.png per picture; exit code 2 without pictures or codecs."""
     options = _parser().parse_args(arguments)
     try:
         found = datasets.find(options.data).pictures if options.data else ()
@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     pictures = [*found, *(datasets.Picture(path.name, path) for path in options.pictures)]
     if not pictures:
-        print("name pictures, or a data set with --data", file=sys.stderr)
+        print("no pictures: give some, or a data set with --data", file=sys.stderr)
         return 2
     equal = next(name for name, label in page.EQUAL_LABELS.items() if label.lower() == options.equal)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -143,15 +143,15 @@ def _numbers(text: str) -> tuple[int, ...]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("pictures", nargs="*", type=Path, help="lossless pictures")
-    parser.add_argument("--data", help="a folder or a data set, all of whose pictures are shown too")
-    parser.add_argument("--codecs", default=f"{OURS},avif", help="the others are to equal the first")
+    parser.add_argument("--data", help="also show all pictures of this folder or data set")
+    parser.add_argument("--codecs", default=f"{OURS},avif", help="codecs; the others match the first")
     parser.add_argument("--equal", default="bytes", choices=[each.lower() for each in page.EQUAL_LABELS.values()])
-    parser.add_argument("--qualities", type=_numbers, default=QUALITIES, help="of the first codec")
-    parser.add_argument("--size", type=_numbers, default=SIZE_PX, help="width,height of a crop before it is enlarged")
-    parser.add_argument("--box", type=_numbers, help="left,top,right,bottom: this crop of every picture")
-    parser.add_argument("--zoom", type=int, default=ZOOM, help="enlarge every pixel so many times")
-    parser.add_argument("--model", type=Path, help="weights of vaecodec; the built-in file if not given")
-    parser.add_argument("--out", type=Path, default=Path("out", "crops"), help="folder of what is written")
+    parser.add_argument("--qualities", type=_numbers, default=QUALITIES, help="qualities of the first codec")
+    parser.add_argument("--size", type=_numbers, default=SIZE_PX, help="width,height of a crop before enlargement")
+    parser.add_argument("--box", type=_numbers, help="show this crop of every picture: left,top,right,bottom")
+    parser.add_argument("--zoom", type=int, default=ZOOM, help="enlargement factor of every pixel")
+    parser.add_argument("--model", type=Path, help="weights of vaecodec [built-in]")
+    parser.add_argument("--out", type=Path, default=Path("out", "crops"), help="output folder")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""How fast a DataLoader decodes .vaec files in workers, beside JPEG files of equal PSNR, and the bytes of both."""
+"""Measures the rate of a DataLoader on .vaec files, against JPEG files of equal PSNR, and the bytes of both."""
 
 import argparse
 import bisect
@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-if not __package__:  # run as a file: the names in this folder (codecs, datasets) must not hide other packages' modules
+if not __package__:  # run as a script: the modules here (codecs, datasets) must not shadow those of other packages
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
@@ -33,7 +33,7 @@ SIZES = ((256, 256), (768, 512))
 QUALITY = 75
 JPEG_QUALITIES = range(1, 101)
 BATCH = 8
-COPIES = 4  # of each file, so that an epoch is long against its ends
+COPIES = 4  # of each file, so that start and end of an epoch matter little
 
 
 class Pair(NamedTuple):
@@ -46,7 +46,7 @@ class Pair(NamedTuple):
 
 
 class JpegDataset(Dataset[torch.Tensor]):
-    """JPEG files as uint8 tensors [3, H, W], decoded by Pillow: what training code does today."""
+    """JPEG files as uint8 tensors [3, H, W], decoded by Pillow, as training code does today."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = list(paths)
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def cut(picture: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
-    """The middle of a picture [H, W, 3], turned first if it stands where the cut lies."""
+    """The middle of a picture [H, W, 3], rotated first if its orientation differs from the crop's."""
     if (picture.shape[0] > picture.shape[1]) != (height > width):
         picture = np.rot90(picture)
     top, left = (picture.shape[0] - height) // 2, (picture.shape[1] - width) // 2
@@ -99,7 +99,7 @@ def cut(picture: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8
 
 
 def pair(codec: vaecodec.Codec, picture: NDArray[np.uint8]) -> Pair:
-    """A picture at our quality, and as the smallest JPEG, Pillow's defaults, that has no lower PSNR."""
+    """A picture at our quality, and as the smallest JPEG with Pillow's defaults whose PSNR is not lower."""
     vaec = codec.encode(picture, QUALITY)
     vaec_db = psnr_db(picture, codec.decode(vaec, output="numpy"))
 
@@ -112,7 +112,7 @@ def pair(codec: vaecodec.Codec, picture: NDArray[np.uint8]) -> Pair:
 
 
 def measure(pairs: Sequence[Pair], options: argparse.Namespace) -> dict[str, Any]:
-    """Bytes and images per second of both formats, whose epochs take turns; the first epoch warms up."""
+    """Bytes and images per second of both formats, in alternating epochs; the first epoch warms up."""
     with tempfile.TemporaryDirectory() as folder:
         paths = {name: _write(Path(folder), name, pairs) for name in ("vaec", "jpeg")}
         loaders = {
@@ -178,11 +178,11 @@ def _line(row: dict[str, Any]) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--data", default="kodak", help="folder or data set, of pictures of at least 768 x 512")
-    parser.add_argument("--workers", type=int, default=2, help="of each DataLoader")
-    parser.add_argument("--repeats", type=int, default=5, help="rates are medians over so many epochs")
-    parser.add_argument("--model", type=Path, help="weights of vaecodec; the built-in file if not given")
-    parser.add_argument("--note", default="", help="what should be known of the machine while it measures")
+    parser.add_argument("--data", default="kodak", help="folder or data set with pictures of at least 768 x 512")
+    parser.add_argument("--workers", type=int, default=2, help="workers of each DataLoader")
+    parser.add_argument("--repeats", type=int, default=5, help="number of epochs; rates are medians")
+    parser.add_argument("--model", type=Path, help="weights of vaecodec [built-in]")
+    parser.add_argument("--note", default="", help="note about the machine, for the record")
     parser.add_argument("--out", type=Path, default=OUT, help="result")
     return parser
 

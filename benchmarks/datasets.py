@@ -1,4 +1,4 @@
-"""The pictures that a benchmark runs on: a folder, a known data set, or a sample inside a dependency."""
+"""The pictures for benchmarks: a folder, a known data set, or a sample from a dependency."""
 
 import hashlib
 import os
@@ -18,7 +18,7 @@ KODAK_SUMS = Path(__file__).with_name("kodak.sha256")
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture. `shrink` averages squares of so many pixels, which removes traces of an earlier lossy codec."""
+    """One picture. `shrink` averages squares of this side, which removes traces of an earlier lossy codec."""
 
     name: str
     path: Path
@@ -28,13 +28,13 @@ class Picture:
         """The picture as RGB; alpha and metadata are dropped, orientation is not applied."""
         with Image.open(self.path) as opened:
             image = opened.convert("RGB").reduce(self.shrink) if self.shrink > 1 else opened.convert("RGB")
-        image.info.clear()  # Pillow would write ICC profiles found here into some formats and not into others
+        image.info.clear()  # Pillow would write ICC profiles from here into some formats but not others
         return image
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Pictures in a fixed order under a name; and the folder that they lie in, if the name alone does not tell."""
+    """Pictures in a fixed order under a name; and their folder, if the name alone does not tell it."""
 
     name: str
     pictures: tuple[Picture, ...]
@@ -42,7 +42,7 @@ class Dataset:
 
     @cached_property
     def sha256(self) -> str:
-        """One checksum over the names and the bytes of all files: results of other pictures are never mixed in."""
+        """A checksum over the names and bytes of all files, so that results of other pictures are never mixed in."""
         total = hashlib.sha256()
         for picture in self.pictures:
             digest = hashlib.sha256(picture.path.read_bytes()).hexdigest()
@@ -50,13 +50,13 @@ class Dataset:
         return total.hexdigest()
 
     def describe(self) -> dict[str, object]:
-        """What results say of the data they were measured on."""
+        """The description of the data set in results."""
         where = {} if self.folder is None else {"folder": self.folder}
         images = [picture.name for picture in self.pictures]
         return {"name": self.name, "sha256": self.sha256, "images": images, **where}
 
     def first(self, count: int | None) -> "Dataset":
-        """The data set cut to its first pictures, under a name that says so."""
+        """The first pictures of the data set, under a name that says so."""
         if count is None or count >= len(self.pictures):
             return self
         return replace(self, name=f"{self.name}-first{count}", pictures=self.pictures[:count])
@@ -69,8 +69,8 @@ def find(data: str | None) -> Dataset:
         data: a folder of lossless pictures, one of `KNOWN`, or None for a small sample.
 
     Raises:
-        FileNotFoundError: there is no such folder, it holds no pictures, or a known set is neither on this machine nor
-            to be had; the message says where it was looked for.
+        FileNotFoundError: the folder does not exist or holds no pictures, or a known set is neither on this machine nor
+            downloadable; the message lists the places that were searched.
     """
     if data is None:
         return _sample()
@@ -104,7 +104,7 @@ def _places(name: str) -> Iterator[Path]:
 
 
 def _download_kodak(places: list[Path]) -> Path:
-    """The 24 pictures in pooch's cache, from their public home, each checked against its pinned checksum."""
+    """The 24 pictures in pooch's cache, downloaded from their public site and checked against pinned checksums."""
     try:
         import pooch
     except ImportError as error:
@@ -117,16 +117,18 @@ def _download_kodak(places: list[Path]) -> Path:
     try:
         for name in sums:
             fetcher.fetch(name)
-    except (OSError, ValueError) as error:  # requests' errors are OSError, a wrong checksum is ValueError
+    except (OSError, ValueError) as error:  # requests raises OSError, a wrong checksum ValueError
         raise FileNotFoundError(f"kodak cannot be downloaded from {KODAK_URL}: {error}") from error
     return Path(fetcher.path)
 
 
 def _sample() -> Dataset:
-    """One photograph inside matplotlib, a JPEG, so reduced by two in both directions."""
+    """One photograph from matplotlib; a JPEG, so downscaled by two in both directions."""
     try:
         import matplotlib
     except ImportError as error:
-        raise FileNotFoundError("the sample lies in matplotlib, which is not installed: name a folder") from error
+        raise FileNotFoundError(
+            "the sample is part of matplotlib, which is not installed: give a folder with --data"
+        ) from error
     path = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
     return Dataset("sample", (Picture(path.name, path, shrink=2),))

@@ -1,9 +1,9 @@
-"""How far coding alone takes noise away: vaecodec, weights that learned to, JPEG and non-local means, on noisy Kodak.
+"""Measures denoising on noisy Kodak: vaecodec, weights trained to denoise, JPEG and non-local means.
 
 Usage: python benchmarks/denoising.py [--model PATH] [--restorer PATH] [--out benchmarks/results/uses/denoising.json].
-Gaussian noise is added to crops of Kodak pictures; each codec codes the noisy crop at several qualities; PSNR is that
-of the result against the clean crop. Of each codec the quality with the best mean PSNR is told, which nobody knows who
-has only the noisy picture: that favours the codecs a little. Non-local means (scikit-image) is told the deviation, too.
+Adds Gaussian noise to crops of Kodak pictures; each codec codes the noisy crops at several qualities. PSNR is measured
+against the clean crops. For each codec, the quality with the best mean PSNR is reported. Without the clean picture,
+nobody would know that quality, so this favours the codecs slightly. Non-local means also gets the true deviation.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-if not __package__:  # run as a file: the names in this folder (codecs, datasets) must not hide other packages' modules
+if not __package__:  # run as a script: the modules here (codecs, datasets) must not shadow those of other packages
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
@@ -43,13 +43,13 @@ class Best(NamedTuple):
 
 
 def noisy(clean: Samples, deviation: float, seed: int) -> Samples:
-    """A picture with Gaussian noise of a deviation in levels, clipped and rounded to 8 bits."""
+    """Adds Gaussian noise, with a deviation in levels, to a picture; clips and rounds to 8 bits."""
     noise = np.random.default_rng(seed).normal(0, deviation, clean.shape)
     return np.clip(clean + noise, 0, 255).round().astype(np.uint8)
 
 
 def best(code: Code, qualities: Sequence[int], clean: Sequence[Samples], given: Sequence[Samples]) -> Best:
-    """The best quality for pictures that are to be `clean` and are `given` to the codec."""
+    """The best quality for coding the `given` pictures, compared with the `clean` ones."""
     found = []
     for quality in qualities:
         results = [code(picture, quality) for picture in given]
@@ -60,7 +60,7 @@ def best(code: Code, qualities: Sequence[int], clean: Sequence[Samples], given: 
 
 
 def non_local_means(picture: Samples, deviation: float) -> Samples:
-    """What scikit-image's filter makes of it, with the parameters that its documentation gives for known noise."""
+    """Denoises with scikit-image's filter, with the parameters that its documentation recommends for known noise."""
     from skimage.restoration import denoise_nl_means
 
     sigma = deviation / 255
@@ -71,7 +71,7 @@ def non_local_means(picture: Samples, deviation: float) -> Samples:
 
 
 def measure(clean: Sequence[Samples], codes: dict[str, Code]) -> list[dict[str, Any]]:
-    """One row a deviation: PSNR of the noisy crops, of non-local means, and the best of each codec."""
+    """One row per deviation: PSNR of the noisy crops, of non-local means, and the best of each codec."""
     rows = []
     for deviation in DEVIATIONS:
         given = [noisy(picture, deviation, seed) for seed, picture in enumerate(clean)]
@@ -86,7 +86,7 @@ def measure(clean: Sequence[Samples], codes: dict[str, Code]) -> list[dict[str, 
 
 
 def with_restorer_of(earlier: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
-    """The record with what an earlier one on the same pictures tells of a restorer: its training is not repeated."""
+    """The record with the restorer's results from an earlier one on the same pictures, without training it again."""
     if "restorer" not in earlier or earlier["dataset"] != record["dataset"]:
         return record
     found = {row["deviation"]: row["restorer"] for row in earlier["rows"]}
@@ -117,9 +117,9 @@ def _jpeg(picture: Samples, quality: int) -> tuple[Samples, int]:
 def main(arguments: list[str] | None = None) -> None:
     """Measure and record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="weights instead of the built-in ones")
-    parser.add_argument("--restorer", help="weights trained with --degrade, shown beside; else those recorded before")
-    parser.add_argument("--steps", type=int, help="how long those were trained, for the record")
+    parser.add_argument("--model", help="weights of vaecodec [built-in]")
+    parser.add_argument("--restorer", help="weights trained with --degrade [results recorded before]")
+    parser.add_argument("--steps", type=int, help="training steps of the restorer, for the record")
     parser.add_argument("--out", type=Path, default=OUT)
     given = parser.parse_args(arguments)
     try:

@@ -1,7 +1,7 @@
-"""What runs the network quickest: our native core beside torch and general runtimes, on the synthesis transform.
+"""Compares engines on the synthesis transform: our native core, torch and general-purpose runtimes.
 
-Runtimes that are installed are measured (pip install onnx onnxscript onnxruntime openvino); all of them in turn, on the
-same latents. The synthesis is three quarters of a decode's operations, and all that a runtime could take over as it is.
+Measures installed runtimes (pip install onnx onnxscript onnxruntime openvino) in turn, on the same latents. The
+synthesis is three quarters of a decode's operations, and the only part that a runtime could take over unchanged.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
-if not __package__:  # run as a file: the names in this folder (codecs, datasets) must not hide other packages' modules
+if not __package__:  # run as a script: the modules here (codecs, datasets) must not shadow those of other packages
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
@@ -44,13 +44,13 @@ class Synthesis(nn.Module):
         self.level = torch.tensor([(QUALITY - 1) / 99])
 
     def forward(self, y: Tensor) -> Tensor:
-        """Before deblocking, which exporters cannot trace: it writes into its input."""
+        """Pictures before deblocking, which exporters cannot trace because it writes into its input."""
         pictures, _ = self.vae.synthesis.before_deblocking(y, self.level)  # type: ignore[operator,union-attr]
         return pictures
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure what is there, and write the table; returns 0."""
+    """Measure the installed engines and write the table; returns 0."""
     options = _parser().parse_args(arguments)
     torch.set_num_threads(options.threads)
     torch_engine: Any = Codec(None, "cpu", engine="torch").engine
@@ -94,7 +94,7 @@ def native_file() -> str:
 
 
 def import_s(name: str) -> float:
-    """Seconds that a fresh process takes to import a package, beyond its own start."""
+    """Seconds that importing a package takes in a fresh process, without the process's start."""
     found = []
     for code in (f"import {name}", "pass"):
         start = time.perf_counter()
@@ -148,7 +148,7 @@ def _installed_mb(name: str) -> float:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--threads", type=int, default=2, help="of every runtime")
+    parser.add_argument("--threads", type=int, default=2, help="threads of every runtime")
     parser.add_argument("--repeats", type=int, default=15, help="of each")
     parser.add_argument("--out", type=Path, default=Path("out", "benchmark", "engines.json"), help="result")
     return parser

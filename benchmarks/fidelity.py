@@ -1,4 +1,4 @@
-"""Measures what lossy files are worth, in SSIMULACRA2: the curves of `vaecodec/pictures/fidelity.py`, on your pictures.
+"""Measures the SSIMULACRA2 of lossy files: the curves of `vaecodec/pictures/fidelity.py`, on your pictures.
 
 python benchmarks/fidelity.py FOLDER [--side 448]
 """
@@ -24,7 +24,7 @@ SOURCES = {
 
 
 def crops(folder: Path, side: int) -> Iterator[Image.Image]:
-    """The middle of every picture without loss: side x side pixels, or what there is."""
+    """The middle of every lossless picture: side x side pixels, or less if the picture is smaller."""
     for path in sorted(each for each in folder.iterdir() if each.suffix in (".png", ".webp", ".tif")):
         with Image.open(path) as image:
             left, top = (max(0, (length - side) // 2) for length in image.size)
@@ -32,21 +32,21 @@ def crops(folder: Path, side: int) -> Iterator[Image.Image]:
 
 
 def measured(original: Image.Image, shown: Image.Image, data: bytes) -> tuple[float, float]:
-    """Score and bits a pixel of a file that shows such a picture."""
+    """Score and bits per pixel of a file, given the picture that it shows."""
     return score(np.asarray(original), np.asarray(shown.convert("RGB"))), 8 * len(data) / (
         original.width * original.height
     )
 
 
 def saved(image: Image.Image, format: str, quality: int) -> bytes:
-    """A file of this format."""
+    """The picture as a file of this format."""
     file = io.BytesIO()
     image.save(file, format, quality=quality)
     return file.getvalue()
 
 
 def main(arguments: Sequence[str] | None = None, codec: Codec | None = None) -> int:
-    """Prints a line for every format and quality: the mean score and bits a pixel."""
+    """Prints a line per format and quality: the mean score and bits per pixel."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--side", type=int, default=448)
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None, codec: Codec | None = None) -> 
     codec, originals = codec or Codec(), list(crops(given.folder, given.side))
     if not originals:
         parser.error(f"{given.folder} has no PNG, WebP or TIFF files, must have at least one")
-    for quality in QUALITIES:  # of what lossy files are coded to, their own artefacts make no difference
+    for quality in QUALITIES:  # the artefacts of lossy originals make no difference here
         made = [codec.encode(each, quality) for each in originals]
         shown = [codec.decode(data) for data in made]
         found = np.mean([*map(measured, originals, shown, made)], axis=0)

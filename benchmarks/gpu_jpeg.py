@@ -1,4 +1,4 @@
-"""JPEG on the GPU behind one interface, whichever library is installed: the yardstick for throughput on CUDA."""
+"""JPEG on the GPU behind one interface for several libraries: the baseline for throughput on CUDA."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Backend:
-    """nvJPEG as one library offers it.
+    """nvJPEG through one library.
 
     Attributes:
         version: of the library.
-        encode: uint8 pictures [3, H, W] on the GPU and a quality of 1 to 100 to files in host memory.
-        decode: these files to uint8 pictures [3, H, W] on the GPU.
-        device: where pictures must be.
+        encode: encodes uint8 pictures [3, H, W] on the GPU, at a quality of 1 to 100, to files in host memory.
+        decode: decodes files to uint8 pictures [3, H, W] on the GPU.
+        device: the device that pictures must be on.
     """
 
     version: str
@@ -32,12 +32,12 @@ def open_backend() -> Backend:
     """The first of torchcodec, nvImageCodec and torchvision (deprecated there) that is installed.
 
     Raises:
-        UnavailableError: none is, or there is no GPU; the message says why for each.
+        UnavailableError: none is installed, or there is no GPU; the message gives the reason for each.
     """
     import torch
 
     if not torch.cuda.is_available():
-        raise UnavailableError("JPEG on the GPU needs CUDA, which this torch does not find")
+        raise UnavailableError("JPEG on the GPU needs CUDA, which torch does not find")
     reasons = []
     for opener in (_torchcodec, _nvimgcodec, _torchvision):
         try:

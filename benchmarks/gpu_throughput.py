@@ -1,4 +1,4 @@
-"""Measures batches on a GPU, with and without transfers, beside JPEG on the same GPU, in images a second."""
+"""Measures batches on a GPU, with and without transfers, against JPEG on the same GPU, in images per second."""
 
 import argparse
 import json
@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-if not __package__:  # run as a file: the names in this folder (codecs, datasets) must not hide other packages' modules
+if not __package__:  # run as a script: the modules here (codecs, datasets) must not shadow those of other packages
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
@@ -25,15 +25,15 @@ from benchmarks.tables import OURS
 from benchmarks.timings import QUALITY
 
 
-@dataclass(frozen=True, eq=False)  # told apart by identity, so that it can be a key
+@dataclass(frozen=True, eq=False)  # compared by identity, so that it can be a key
 class BatchCodec:
-    """A codec for pictures that are on the device already.
+    """A codec for pictures that are already on the device.
 
     Attributes:
-        name: what results call it.
-        version: of what decides its speed.
-        encode: uint8 pictures [3, H, W] on the device to files in host memory.
-        decode: these files to uint8 pictures [3, H, W] on the device.
+        name: its name in results.
+        version: versions of everything that determines its speed.
+        encode: encodes uint8 pictures [3, H, W] on the device to files in host memory.
+        decode: decodes files to uint8 pictures [3, H, W] on the device.
     """
 
     name: str
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and write one JSON file; the exit code is 2 without a GPU or data."""
     options = _parser().parse_args(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
-        print("device is cuda: this torch finds no GPU", file=sys.stderr)
+        print("device is cuda, but torch finds no GPU", file=sys.stderr)
         return 2
     try:
         dataset = datasets.find(options.data)
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def open_all(device: str, model: Path | None) -> list[BatchCodec]:
-    """vaecodec, and JPEG on the GPU where a library for it is installed; says so if none is."""
+    """vaecodec, and JPEG on the GPU if a library for it is installed; prints a message if not."""
     codec = vaecodec.Codec(model, device)
     version = f"vaecodec {vaecodec.__version__}, model {codec.engine.model_id.hex()}"
 
@@ -86,7 +86,7 @@ def open_all(device: str, model: Path | None) -> list[BatchCodec]:
     try:
         jpeg = gpu_jpeg.open_backend()
     except UnavailableError as reason:
-        print(f"jpeg: left out: {reason}", file=sys.stderr)
+        print(f"jpeg: skipped: {reason}", file=sys.stderr)
         return opened
     jpeg_on_gpu = BatchCodec("jpeg", jpeg.version, lambda x: jpeg.encode(x, QUALITY["jpeg"]), jpeg.decode)
     return [*opened, jpeg_on_gpu]
@@ -99,9 +99,9 @@ def measure(
 
     Args:
         pictures: uint8 [3, H, W] in host memory.
-        opened: each first decodes its own files, which is also its warm-up.
-        device: where the work is done.
-        repeats: times are medians of so many.
+        opened: the codecs; each first decodes its own files, which also warms it up.
+        device: the device to measure.
+        repeats: number of turns; times are medians.
 
     Returns:
         A row for each codec and "encode" or "decode". "seconds" is from pictures on the device to files in host memory,
@@ -138,7 +138,7 @@ def measure(
 
 
 def timed(action: Callable[[], object], device: str) -> float:
-    """Seconds until all work of an action is done: between two events on the GPU, which is idle before and after."""
+    """Seconds until all work of an action is done: between two events on a GPU that is idle before and after."""
     if device != "cuda":
         start = time.perf_counter()
         action()
@@ -169,11 +169,13 @@ def _device_name(device: str) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--data", help="folder or data set, repeated to fill a batch; the sample if not given")
-    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"), help="cpu only shows that it works")
-    parser.add_argument("--batches", default="1,8,32", help="numbers of pictures")
-    parser.add_argument("--repeats", type=int, default=10, help="times are medians of so many")
-    parser.add_argument("--model", type=Path, help="weights of vaecodec; the built-in file if not given")
+    parser.add_argument("--data", help="folder or data set, repeated to fill a batch [sample]")
+    parser.add_argument(
+        "--device", default="cuda", choices=("cuda", "cpu"), help="device; cpu only shows that the benchmark works"
+    )
+    parser.add_argument("--batches", default="1,8,32", help="batch sizes")
+    parser.add_argument("--repeats", type=int, default=10, help="number of turns; times are medians")
+    parser.add_argument("--model", type=Path, help="weights of vaecodec [built-in]")
     parser.add_argument("--out", type=Path, default=Path("out", "benchmark", "throughput-cuda.json"), help="result")
     return parser
 

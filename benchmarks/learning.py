@@ -1,4 +1,4 @@
-"""Learning curves: the BD-rate of training runs over steps and hours, from the logs that training writes."""
+"""Learning curves: the BD-rate of training runs over steps and hours, from training logs."""
 
 import argparse
 import json
@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-if not __package__:  # run as a file: the names in this folder must not hide other packages' modules
+if not __package__:  # run as a script: the modules here must not shadow those of other packages
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import matplotlib
@@ -24,14 +24,14 @@ from benchmarks.results import commit, machine, write_atomically
 from vaecodec.training.data import Pictures
 from vaecodec.training.recipe import PATCH_STEP_PX
 
-IMAGES = 8  # the folder's first, as in training
+IMAGES = 8  # the first of the folder, as in training
 JPEG_QUALITIES = (2, 5, 10, 15, 20, 30, 40, 50, 60, 70, 80, 90, 95, 98)
 INK, GRID_COLOUR = "#0b5c8a", "#d9d9d9"
 
 
 @dataclass(frozen=True)
 class Validation:
-    """How a run stood: steps and hours of it and of all runs before it, and its BD-rate against JPEG in percent."""
+    """One validation: steps and hours, including all earlier runs, and the BD-rate against JPEG in percent."""
 
     run: str
     steps: int
@@ -40,7 +40,7 @@ class Validation:
 
 
 def jpeg_curve(folder: Path) -> list[Point]:
-    """Pillow's JPEG on the pictures that training validates on, cut as they are cut there: mean bpp and mean PSNR."""
+    """Pillow's JPEG on the validation pictures, cropped as in training: mean bpp and mean PSNR."""
     codec = open_codec("jpeg")
     rows = []
     for picture in Pictures(folder, PATCH_STEP_PX, limit=IMAGES).pictures:
@@ -53,7 +53,7 @@ def jpeg_curve(folder: Path) -> list[Point]:
 
 
 def validations(logs: Sequence[Path], anchor: Sequence[Point], *, steps: int, hours: float) -> Iterator[Validation]:
-    """Every validation in the logs of runs that went on from one another, the first after so many steps and hours."""
+    """Yields every validation in the logs of consecutive runs, which started after the given steps and hours."""
     for log in logs:
         rows: list[dict[str, Any]] = [json.loads(line) for line in log.read_text().splitlines()]
         for row in rows:
@@ -68,7 +68,7 @@ def validations(logs: Sequence[Path], anchor: Sequence[Point], *, steps: int, ho
 
 
 def plot(curve: Sequence[Validation], path: Path) -> None:
-    """BD-rate over hours, as a picture."""
+    """Plot BD-rate over hours."""
     figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
     axes.plot([point.hours for point in curve], [point.bd_rate_percent for point in curve], "o-", color=INK)
     axes.set_xlabel("hours of training on two CPU cores")
@@ -80,7 +80,7 @@ def plot(curve: Sequence[Validation], path: Path) -> None:
 
 
 def table(curve: Sequence[Validation]) -> str:
-    """The same as Markdown."""
+    """The curve as a Markdown table."""
     lines = ["| steps | hours | BD-rate against JPEG |", "|---:|---:|---:|"]
     lines += [f"| {p.steps:,} | {p.hours:.1f} | \N{MINUS SIGN}{-p.bd_rate_percent:.1f} % |" for p in curve]
     return "\n".join(lines)
@@ -94,9 +94,9 @@ def recorded(path: Path) -> list[Validation]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read logs, write learning.json and learning.png, print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("logs", nargs="+", type=Path, help="log.jsonl of runs that went on from one another, in order")
-    parser.add_argument("--validation", type=Path, required=True, help="the folder that they validated on")
-    parser.add_argument("--go-on", action="store_true", help="these runs went on from the end of the recorded curve")
+    parser.add_argument("logs", nargs="+", type=Path, help="log.jsonl of consecutive runs, in order")
+    parser.add_argument("--validation", type=Path, required=True, help="their validation folder")
+    parser.add_argument("--go-on", action="store_true", help="append to the recorded curve")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/training"))
     args = parser.parse_args(arguments)
     curve = recorded(args.out / "learning.json") if args.go_on else []

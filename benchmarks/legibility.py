@@ -1,8 +1,8 @@
-"""How much of small text survives, by quality, beside JPEG files of the same size: `python benchmarks/legibility.py`.
+"""Measures the legibility of small text by quality, against JPEG at the same size: `python benchmarks/legibility.py`.
 
-Strings are drawn into a grid of cells, coded, and read again by comparing each cell with every glyph of the font. This
-reader knows font, size and place, so it errs only where the picture no longer tells the characters apart: it shows what
-is lost, not what a person or a general reader would make of it, and needs no such program.
+Draws random characters into a grid of cells, codes the picture, and compares each cell with every glyph of the font.
+This reader knows font, size and position, so it errs only where the picture no longer distinguishes two characters. It
+shows what is lost, not how well a person or an OCR program would read, and needs no such program.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-if not __package__:  # run as a file: the names in this folder (codecs, datasets) must not hide other packages' modules
+if not __package__:  # run as a script: the modules here (codecs, datasets) must not shadow those of other packages
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
@@ -34,11 +34,11 @@ BEGIN, END = "<!-- legibility -->", "<!-- /legibility -->"
 
 
 def measure(codec: Codec, scene: str, size_px: int, qualities: Iterable[int]) -> list[dict[str, Any]]:
-    """Reads one sheet at each quality, from our file and from the largest JPEG that is not larger.
+    """Reads one sheet at each quality, from our file and from the largest JPEG that is no larger.
 
     Returns:
-        A row a quality, and one with quality None for the picture itself: characters, digits, and of both how many are
-        read wrongly (of the digits, only those taken for another digit count); the rate; the JPEG's own quality.
+        A row per quality, and one with quality None for the original: the numbers of characters and digits, and of both
+        those read wrongly (for digits, only those taken for another digit); the rate; the JPEG's own quality.
     """
     rng = np.random.default_rng(size_px)
     sheet = lettering.draw_sheet(size_px, rng)
@@ -63,11 +63,11 @@ def measure(codec: Codec, scene: str, size_px: int, qualities: Iterable[int]) ->
 
 
 def tables(record: dict[str, Any]) -> str:
-    """The record as Markdown: a table a scene, a line a quality."""
+    """The record as Markdown: one table per scene, one line per quality."""
     rows, sizes = record["rows"], sorted({row["font_size_px"] for row in record["rows"]})
     lines = [
-        f"Model {record['model_id']}, {record['font']}, {lettering.WIDTH_PX} x {lettering.HEIGHT_PX} pixels a picture."
-        " Characters read wrongly, in percent: vaecodec / JPEG of at most the same size."
+        f"Model {record['model_id']}, {record['font']}, {lettering.WIDTH_PX} x {lettering.HEIGHT_PX} pixels per"
+        " picture. Characters read wrongly, in percent: vaecodec / JPEG of at most the same size."
         " \\*: even JPEG's lowest quality takes more bytes.",
     ]
     for scene in dict.fromkeys(row["scene"] for row in rows):
@@ -84,7 +84,7 @@ def tables(record: dict[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, or with --tables-only read what was measured; and rewrite the document's tables if one is named."""
+    """Measure, or with --tables-only read the record; rewrite the document's tables if one is given."""
     options = _parser().parse_args(arguments)
     if not options.tables_only:
         codec = Codec(options.model, "cpu")
@@ -113,7 +113,7 @@ def put_between_markers(document: str, shown: str) -> str:
     """The document with `shown` between its markers.
 
     Raises:
-        ValueError: it does not have both markers.
+        ValueError: the markers are missing.
     """
     before, begin, rest = document.partition(BEGIN)
     _, end, after = rest.partition(END)
@@ -129,7 +129,7 @@ def _errors(picture: Picture, sheet: Sheet) -> dict[str, int]:
 
 
 def _jpeg_within(picture: Picture, limit_bytes: int) -> tuple[int, bytes]:
-    """The highest quality of Pillow's JPEG, with optimized tables, whose file is not larger; else the lowest."""
+    """The highest quality of Pillow's JPEG, with optimized tables, whose file fits; otherwise the lowest."""
     image = Image.fromarray(picture)
 
     def encoded(quality: int) -> bytes:
@@ -165,18 +165,18 @@ def _cell(row: dict[str, Any]) -> str:
 
 
 def _verdict(rows: Sequence[dict[str, Any]]) -> str:
-    """Who loses fewer characters, over all fields where JPEG can be as small at all."""
+    """Which codec loses fewer characters, over all fields where JPEG can be that small."""
     fair = [row for row in rows if row["quality"] and row["jpeg_bpp"] <= row["bpp"]]
     fewer, more = (sum(sign * (row["jpeg_errors"] - row["errors"]) > 0 for row in fair) for sign in (1, -1))
     return (
         f"Of the {len(fair)} fields without \\*, vaecodec loses fewer characters than JPEG in {fewer}, more in {more},"
-        f" as many in {len(fair) - fewer - more}."
+        f" equally many in {len(fair) - fewer - more}."
     )
 
 
 def _digits(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """From which quality on no digit is taken for another one."""
-    lines = ["Lowest quality from which on no digit is taken for another one:", ""]
+    """The lowest quality from which no digit is taken for another."""
+    lines = ["Lowest quality from which no digit is taken for another:", ""]
     sizes = sorted({row["font_size_px"] for row in rows})
     lines += [f"| | {' | '.join(f'{size} px' for size in sizes)} |", "|---|" + "--:|" * len(sizes)]
     for scene in dict.fromkeys(row["scene"] for row in rows):
@@ -192,13 +192,13 @@ def _digits(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Measure how much of small text survives, beside JPEG.")
-    parser.add_argument("--model", type=Path, help="other weights than the built-in ones")
+    parser = argparse.ArgumentParser(description="Measure the legibility of small text, against JPEG.")
+    parser.add_argument("--model", type=Path, help="weights of vaecodec [built-in]")
     parser.add_argument("--sizes", type=int, nargs="+", default=FONT_SIZES_PX, metavar="PX", help="font sizes")
     parser.add_argument("--qualities", type=int, nargs="+", default=QUALITIES, metavar="Q")
     parser.add_argument("--out", type=Path, default=RECORD, help="the JSON record")
     parser.add_argument("--docs", type=Path, help="rewrite this document between its markers")
-    parser.add_argument("--tables-only", action="store_true", help="measure nothing, use what --out holds")
+    parser.add_argument("--tables-only", action="store_true", help="use the record in --out instead of measuring")
     return parser
 
 

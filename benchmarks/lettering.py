@@ -1,4 +1,4 @@
-"""Sheets of random characters, three grounds to print them on, and a reader that knows font, size and place."""
+"""Sheets of random characters on three backgrounds, and a reader that knows font, size and position."""
 
 import string
 import sys
@@ -21,7 +21,7 @@ SHIFTS_PX = (-1, 0, 1)
 
 @dataclass(frozen=True)
 class Sheet:
-    """A grid of characters: their numbers in ALPHABET [rows, columns], and how much ink covers each pixel [H, W]."""
+    """A grid of characters: their indexes in ALPHABET [rows, columns], and the ink on each pixel [H, W]."""
 
     characters: NDArray[np.intp]
     ink: Mask
@@ -29,7 +29,7 @@ class Sheet:
 
 
 def font_of(size_px: int) -> tuple[str, ImageFont.FreeTypeFont]:
-    """DejaVu Sans where matplotlib has brought it, else the font inside Pillow; with its name."""
+    """DejaVu Sans if matplotlib is installed, otherwise Pillow's font; with its name."""
     try:
         from matplotlib import get_data_path
 
@@ -37,13 +37,13 @@ def font_of(size_px: int) -> tuple[str, ImageFont.FreeTypeFont]:
     except (ImportError, OSError):
         built_in = ImageFont.load_default(size_px)
         if not isinstance(built_in, ImageFont.FreeTypeFont):
-            sys.exit("this Pillow has no FreeType: there is no font of a chosen size")
+            sys.exit("Pillow was built without FreeType, which fonts of a chosen size need: install Pillow from PyPI")
         font = built_in
     return " ".join(filter(None, font.getname())), font
 
 
 def draw_sheet(size_px: int, rng: np.random.Generator) -> Sheet:
-    """Random characters in cells just large enough for any of them, with a pixel of air around."""
+    """Random characters in cells just large enough for any of them, plus a margin of one pixel."""
     _, font = font_of(size_px)
     boxes = np.array([font.getbbox(character, anchor="ls") for character in ALPHABET])
     left, top = boxes[:, :2].min(0).tolist()
@@ -58,9 +58,9 @@ def draw_sheet(size_px: int, rng: np.random.Generator) -> Sheet:
 
 
 def read(picture: Picture, sheet: Sheet) -> NDArray[np.intp]:
-    """The characters [rows, columns] that the cells of a picture [H, W, 3] resemble most; -1 where a cell is blank.
+    """The most similar character [rows, columns] for each cell of a picture [H, W, 3]; -1 for a blank cell.
 
-    The measure is the correlation of brightness with the glyph's ink, of either sign, the best of nine shifts by up to
+    Similarity is the absolute correlation of brightness with the glyph's ink, maximized over nine shifts by up to
     a pixel.
     """
     brightness = np.pad(picture.mean(2), 1, mode="edge")

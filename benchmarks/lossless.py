@@ -1,4 +1,4 @@
-"""Bytes without loss: PNG, WebP, JPEG XL and vaecodec, and its older tiles, on photographs and on what is drawn."""
+"""Measures lossless sizes: PNG, WebP, JPEG XL, vaecodec and its earlier tiles, on photographs and drawings."""
 
 import argparse
 import io
@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-if not __package__:  # run as a file: the names in this folder (codecs, datasets) must not hide other packages' modules
+if not __package__:  # run as a script: the modules here (codecs, datasets) must not shadow those of other packages
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
@@ -28,7 +28,7 @@ TILE_PX, HEAD_BYTES, ENTRY_BYTES = 1024, 32, 12
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and record; 1 if a picture did not come back."""
+    """Measure and record; the exit code is 1 if a round trip failed."""
     options = _parser().parse_args(arguments)
     sizes: dict[str, dict[str, dict[str, int]]] = {}
     codecs = dict(_codecs())
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def table(sizes: dict[str, dict[str, dict[str, int]]]) -> str:
-    """Bytes of each kind of picture in sum, and what share of PNG's the others take."""
+    """Total bytes by kind of picture, relative to PNG's for the other codecs."""
     names = list(next(iter(next(iter(sizes.values())).values())))
     lines = ["| pictures | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     for kind, pictures in sizes.items():
@@ -62,7 +62,7 @@ def _codecs() -> Iterator[tuple[str, Callable[[Samples], bytes]]]:
     try:
         import pillow_jxl  # noqa: F401
     except ImportError:
-        print("JPEG XL is not here: pip install pillow-jxl-plugin", file=sys.stderr)
+        print("JPEG XL is not installed: pip install pillow-jxl-plugin", file=sys.stderr)
     else:
         yield "jxl", lambda samples: _saved(samples, "JXL", lossless=True)
     yield "vaecodec", _vaec
@@ -79,12 +79,12 @@ def _vaec(samples: Samples) -> bytes:
     codec = Codec()
     data = codec.encode(samples, lossless=True)
     if not np.array_equal(codec.decode(data, output="numpy").reshape(samples.shape), samples):
-        raise SystemExit("a picture did not come back as it was")
+        raise SystemExit("a lossless round trip changed a picture")
     return data
 
 
 def _older(samples: Samples) -> bytes:
-    """As many bytes as files took before WebP: each tile of 1024 pixels by itself, alpha apart."""
+    """The size of files before WebP tiles: each tile of 1024 pixels separately, alpha apart."""
     colour = samples.shape[2] - (samples.shape[2] in (2, 4))
     data = bytes(HEAD_BYTES)
     for top in range(0, samples.shape[0], TILE_PX):
@@ -96,7 +96,7 @@ def _older(samples: Samples) -> bytes:
 
 
 def _pictures(images: int | None) -> dict[str, dict[str, Samples]]:
-    """By kind and name."""
+    """The pictures by kind and name."""
     made = {
         "screens": {f"{width} x {height}": _screen(width, height) for width, height in ((1280, 800), (1920, 1080))},
         "drawings": {f"{width} x {height}": _drawing(width, height) for width, height in ((800, 600), (1500, 1500))},
@@ -105,14 +105,14 @@ def _pictures(images: int | None) -> dict[str, dict[str, Samples]]:
     try:
         kodak = datasets.find("kodak")
     except (FileNotFoundError, ValueError) as error:
-        print(f"without Kodak: {error}", file=sys.stderr)
+        print(f"Kodak skipped: {error}", file=sys.stderr)
         return made
     pictures = kodak.pictures[:images]
     return {"Kodak": {each.name: np.asarray(Image.open(each.path).convert("RGB")) for each in pictures}} | made
 
 
 def _screen(width: int, height: int) -> Samples:
-    """Windows with text in them."""
+    """A screenshot: windows with text."""
     image = Image.new("RGB", (width, height), (236, 238, 242))
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(13)
     for number, left in enumerate(range(20, width - 300, 420)):
@@ -125,7 +125,7 @@ def _screen(width: int, height: int) -> Samples:
 
 
 def _drawing(width: int, height: int) -> Samples:
-    """Smooth-edged shapes and lines on paper."""
+    """A drawing: smooth-edged shapes and lines on paper."""
     image, rng = Image.new("RGB", (2 * width, 2 * height), (250, 248, 240)), np.random.default_rng(1)
     draw = ImageDraw.Draw(image)
     for _ in range(60):
@@ -136,7 +136,7 @@ def _drawing(width: int, height: int) -> Samples:
 
 
 def _mask(width: int, height: int) -> Samples:
-    """Grey: a soft-edged cut-out."""
+    """A grey mask with soft edges."""
     y, x = np.mgrid[:height, :width]
     distance = np.hypot(x - width / 2, y - height / 2) + 30 * np.sin(np.arctan2(y - height / 2, x - width / 2) * 7)
     return (255 * (1 - ((distance - 0.3 * width) / 12).clip(0, 1))).astype(np.uint8)[..., None]
@@ -144,7 +144,7 @@ def _mask(width: int, height: int) -> Samples:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, help="of Kodak; all of them if not given")
+    parser.add_argument("--images", type=int, help="number of Kodak pictures [all]")
     parser.add_argument("--out", type=Path, default=OUT)
     return parser
 

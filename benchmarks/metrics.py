@@ -1,4 +1,4 @@
-"""Every measure of the benchmarks, each defined once: rate, distortion, and the BD-rate between two curves."""
+"""The measures of the benchmarks: rate, distortion, and the BD-rate between two curves."""
 
 import math
 import shutil
@@ -20,12 +20,12 @@ from vaecodec.pictures.ssimulacra2 import score
 Samples = NDArray[np.uint8]
 
 EXACT_DB = 100.0
-"""What an exact picture counts in decibels, so that means stay finite; no lossy codec comes near it."""
+"""The decibels of an exact picture, so that means stay finite; no lossy codec comes close."""
 
 MS_SSIM_MIN_SIDE_PX = 161  # five scales of an 11-pixel window
 
-# Six scales of at least 8 pixels. With fewer, programs disagree: the C++ program and the package `ssimulacra2` count
-# their weights on from the scales that are there, so that all later channels get weights that are meant for others.
+# Six scales of at least 8 pixels. With fewer, programs disagree: the C++ program and the package `ssimulacra2` index
+# their weights by the existing scales, so all later channels get weights that are meant for others.
 SSIMULACRA2_MIN_SIDE_PX = 256
 
 BUTTERAUGLI = "butteraugli_main"
@@ -45,7 +45,7 @@ def psnr_db(a: Samples, b: Samples) -> float:
 def ms_ssim(a: Samples, b: Samples) -> float | None:
     """MS-SSIM of RGB samples [H, W, 3], 0 to 1, the mean over channels, as pytorch-msssim computes it in float32.
 
-    None where a side has less than 161 pixels or the package is not installed.
+    None if a side has less than 161 pixels or the package is not installed.
     """
     if min(a.shape[:2]) < MS_SSIM_MIN_SIDE_PX:
         return None
@@ -60,28 +60,28 @@ def ms_ssim(a: Samples, b: Samples) -> float | None:
 
 
 def to_db(similarity: float) -> float:
-    """A similarity of 0 to 1 in decibels, -10 log10(1 - similarity), `EXACT_DB` at most: differences near 1 show."""
+    """Converts a similarity of 0 to 1 to decibels, -10 log10(1 - similarity), at most `EXACT_DB`."""
     return min(-10 * math.log10(1 - similarity), EXACT_DB) if similarity < 1 else EXACT_DB
 
 
 def ssimulacra2(a: Samples, b: Samples) -> float | None:
-    """SSIMULACRA2 of RGB samples [H, W, 3], the original first, 100 at most; None where a side has less than 256."""
+    """SSIMULACRA2 of RGB samples [H, W, 3], the original first; None if a side has less than 256 pixels."""
     return None if min(a.shape[:2]) < SSIMULACRA2_MIN_SIDE_PX else score(a, b)
 
 
 def butteraugli(a: Samples, b: Samples) -> float | None:
     """Butteraugli's 3-norm of RGB samples [H, W, 3], the original first: a distance, 0 for equal pictures.
 
-    None where libjxl's program is not installed.
+    None if libjxl's program is not installed.
 
     Raises:
-        RuntimeError: the program fails.
+        RuntimeError: the program failed.
     """
     program = shutil.which(BUTTERAUGLI)
     if program is None:
         return None
     with tempfile.TemporaryDirectory() as folder:
-        paths = [Path(folder, name) for name in ("original.ppm", "shown.ppm")]  # taken as sRGB, like PNG, but sooner
+        paths = [Path(folder, name) for name in ("original.ppm", "shown.ppm")]  # read as sRGB like PNG, but faster
         for path, samples in zip(paths, (a, b), strict=True):
             Image.fromarray(samples).save(path)
         command = [program, *map(str, paths), "--pnorm", str(BUTTERAUGLI_NORM)]
@@ -93,7 +93,7 @@ def butteraugli(a: Samples, b: Samples) -> float | None:
 
 
 def why_not(name: str) -> str | None:
-    """Why a measure of `MEASURES` cannot be taken on this machine; None if it can."""
+    """The reason why a measure of `MEASURES` is unavailable on this machine; None if it is available."""
     if name == "ms_ssim" and find_spec("pytorch_msssim") is None:
         return "pytorch-msssim is not installed"
     if name == "butteraugli" and shutil.which(BUTTERAUGLI) is None:
@@ -107,18 +107,18 @@ def is_large_enough(name: str, width: int, height: int) -> bool:
 
 
 def can_measure(name: str, width: int, height: int) -> bool:
-    """Whether a measure of `MEASURES` is not None for pictures of this size: all it needs is here, sides suffice."""
+    """Whether a measure of `MEASURES` is available and defined for pictures of this size."""
     return is_large_enough(name, width, height) and why_not(name) is None
 
 
 MEASURES: Mapping[str, Callable[[Samples, Samples], float | None]] = MappingProxyType(
     {"ssimulacra2": ssimulacra2, "ms_ssim": ms_ssim, "butteraugli": butteraugli, "psnr_db": psnr_db}
 )
-"""Every measure of distortion by the name that rows give it; first the one that agrees best with people."""
+"""Every distortion measure by its name in rows; first the one that agrees best with human ratings."""
 
 
 def quality_of(name: str, mean: float) -> float:
-    """What curves show of the mean of a measure: larger is better; MS-SSIM in dB, butteraugli's distance negated."""
+    """Converts the mean of a measure for curves, so that larger is better: MS-SSIM in dB, butteraugli negated."""
     if name == "ms_ssim":
         return to_db(mean)
     return -mean if name == "butteraugli" else mean
@@ -134,8 +134,8 @@ class Point(NamedTuple):
 class BdRate(NamedTuple):
     """The mean difference of rate at equal quality in percent, negative for fewer bits, from `low_db` to `high_db`.
 
-    percent is None where the curves do not overlap; interval, in percent, is what it may be with other pictures of the
-    same kind (`bootstrap.interval`), None where nobody asked or nobody knows.
+    percent is None if the curves do not overlap. interval, in percent, is the confidence interval for other pictures
+    of the same kind (`bootstrap.interval`); None if it was not requested or cannot be computed.
     """
 
     percent: float | None
@@ -154,9 +154,9 @@ class BdRate(NamedTuple):
 
 
 def bd_rate(anchor: Sequence[Point], test: Sequence[Point]) -> BdRate:
-    """The BD-rate of `test` against `anchor`: PCHIP through log rate over dB, on the range that both curves cover.
+    """The BD-rate of `test` against `anchor`: PCHIP of log rate over dB, over the range that both curves cover.
 
-    Points that cost more bits than another without being better are left out: the interpolation needs rising curves.
+    Points that cost more bits than another without being better are dropped, because interpolation needs rising curves.
 
     Raises:
         ImportError: bjontegaard is not installed.

@@ -1,7 +1,7 @@
-"""The tables of results in the model card, from records: `python benchmarks/model_card.py`, or measured anew first.
+"""The result tables of the model card, from records or newly measured: `python benchmarks/model_card.py`.
 
-Without --measure the committed records are taken, and the card is rewritten between its markers. With it, rd_curve.py
-first measures the codecs that the tables need; the tables are printed, and the card stays as it is.
+Without --measure, the card is rewritten between its markers from the committed records. With it, rd_curve.py first
+measures the codecs that the tables need; the tables are printed, and the card stays unchanged.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def text(sets: Sequence[Sequence[Record]]) -> str:
-    """What stands in the card between the markers.
+    """The text between the markers of the card.
 
     Args:
         sets: the records of each data set, the main one first.
@@ -73,7 +73,7 @@ def _label(record: Record) -> str:
 
 
 def _by_quality(by_name: dict[str, Record]) -> list[str]:
-    """A table of each tune: what its qualities mean."""
+    """One table per tune: rate and measures at each quality."""
     lines = []
     for name in (each for each in BY_QUALITY if each in by_name):
         ours = by_name[name]
@@ -88,14 +88,10 @@ def _by_quality(by_name: dict[str, Record]) -> list[str]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument(
-        "--measure", type=Path, metavar="DIR", help="measure into folders in here, and print the tables"
-    )
-    parser.add_argument(
-        "--data", action="append", help=f"with --measure: of which sets; if not given, {', '.join(SETS)}"
-    )
-    parser.add_argument("--images", type=int, help="with --measure: only so many pictures of each")
-    parser.add_argument("--points", type=int, help="with --measure: so many qualities of each codec")
+    parser.add_argument("--measure", type=Path, metavar="DIR", help="measure into folders in DIR, and print the tables")
+    parser.add_argument("--data", action="append", help=f"with --measure: data sets [{', '.join(SETS)}]")
+    parser.add_argument("--images", type=int, help="with --measure: number of pictures of each [all]")
+    parser.add_argument("--points", type=int, help="with --measure: number of qualities of each codec [all]")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Size and fidelity of the odd set by quality: whether both rise with it; also of an older checkout."""
+"""Checks that size and fidelity of the odd set rise with quality, also in an older checkout."""
 
 import argparse
 import json
@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-if not __package__:  # run as a file: the names in this folder (codecs, datasets) must not hide other packages' modules
+if not __package__:  # run as a script: the modules here (codecs, datasets) must not shadow those of other packages
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,11 +24,11 @@ Curve = list[tuple[int, int, float]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and record; 0 if size and fidelity rise with quality everywhere in this checkout."""
+    """Measure and record; returns 0 if size and fidelity rise with quality everywhere in this checkout."""
     options = _parser().parse_args(arguments)
     if options.worker:
         return _work(options.qualities)
-    from benchmarks import results  # not in the workers: they import the package of their own checkout only
+    from benchmarks import results  # not in the workers, which import only the package of their own checkout
 
     sides = {"after": ROOT} | ({"before": options.before.resolve()} if options.before else {})
     report: dict[str, Any] = {
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def table(curves: dict[str, Curve]) -> str:
-    """Bytes and dB of every picture at some qualities, and how often either falls."""
+    """Bytes and dB of every picture at some qualities, and how often either decreases."""
     lines = [
         "| picture | " + " | ".join(f"{quality}" for quality in SHOWN) + " | falls |",
         "|---" * (len(SHOWN) + 2) + "|",
@@ -55,7 +55,7 @@ def table(curves: dict[str, Curve]) -> str:
 
 
 def falls(curve: Curve) -> list[int]:
-    """The qualities at which a file is smaller, or its picture worse, than the best at any lower quality allows."""
+    """The qualities at which a file is smaller, or its picture worse, than at some lower quality."""
     found, largest, best = list[int](), 0, 0.0
     for quality, size, db in curve:
         if SIZE_SLACK * size + SLACK_BYTES < largest or db < best - SLACK_DB:
@@ -65,7 +65,7 @@ def falls(curve: Curve) -> list[int]:
 
 
 def _measure(checkout: Path, qualities: Sequence[int]) -> dict[str, Any]:
-    """Model, curves and falls, in a process of the checkout's own package."""
+    """Model, curves and decreases, measured in a process with the checkout's own package."""
     environment = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, __file__, "--worker", "--qualities", *map(str, qualities)]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
@@ -74,7 +74,7 @@ def _measure(checkout: Path, qualities: Sequence[int]) -> dict[str, Any]:
 
 
 def _work(qualities: Sequence[int]) -> int:
-    """The process of one checkout: prints its model and curves."""
+    """The process for one checkout: prints its model and curves."""
     sys.path[0] = os.environ["PYTHONPATH"]
     sys.path.append(str(ROOT / "tests"))
     import numpy as np
@@ -99,7 +99,7 @@ def _work(qualities: Sequence[int]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--before", type=Path, help="another checkout to measure as well")
+    parser.add_argument("--before", type=Path, help="also measure this other checkout")
     parser.add_argument("--qualities", type=int, nargs="+", default=list(QUALITIES))
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)

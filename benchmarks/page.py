@@ -1,4 +1,4 @@
-"""The report as one HTML file without external resources: curves to switch on and off, pictures beside one another."""
+"""The report as one HTML file without external resources: curves to switch on and off, pictures side by side."""
 
 import base64
 import io
@@ -27,14 +27,14 @@ CROP_PX = (150, 110)
 SAMPLE = "sample"
 CAPTIONS = {"speed.png": "BD-rate over the time to decode, on a log scale: down and to the left is better."}
 EQUAL_LABELS = {"file_bytes": "bytes", "ssimulacra2": "SSIMULACRA2"}
-VARIANTS = ("vaecodec-psnr", "jpeg-420", "jpeg-444", "avif-tuned", "avif-444")  # whose curves the page hides at first
+VARIANTS = ("vaecodec-psnr", "jpeg-420", "jpeg-444", "avif-tuned", "avif-444")  # curves that the page hides at first
 PUBLISHED_COLOURS = ("#888888", "#6b6b6b", "#a0a0a0", "#4d4d4d")
 
 Box = tuple[int, int, int, int]
 
 
 class Panel(NamedTuple):
-    """A picture as one codec shows it; file_bytes is 0 for the original."""
+    """A picture decoded by one codec; file_bytes is 0 for the original."""
 
     name: str
     image: Image.Image
@@ -44,7 +44,7 @@ class Panel(NamedTuple):
 
     @property
     def caption(self) -> str:
-        """What it is, what it costs, and how close it is."""
+        """Name, size and fidelity as text."""
         if not self.file_bytes:
             return self.name
         score = "" if self.ssimulacra2 is None else f", SSIMULACRA2 {self.ssimulacra2:.1f}"
@@ -52,14 +52,14 @@ class Panel(NamedTuple):
 
 
 def panel_of(codec: Codec, original: Image.Image, file: bytes) -> Panel:
-    """A file as its codec shows it."""
+    """Decodes a file with its codec, and measures it."""
     shown = codec.decode(file)
     a, b = np.asarray(original), np.asarray(shown)
     return Panel(codec.name, shown, len(file), metrics.psnr_db(a, b), metrics.ssimulacra2(a, b))
 
 
 class Comparison(NamedTuple):
-    """One picture: the original, vaecodec first of the panels, and by what the others equal it, their panels."""
+    """One picture: the original, vaecodec's panel, and the other codecs' panels by the field in which they match it."""
 
     picture: str
     original: Panel
@@ -71,15 +71,15 @@ def compare(
     records: Sequence[Record], count: int, *, quality: int, data: str | None, model: Path | None = None,
     own: Sequence[Codec] = (),
 ) -> list[Comparison]:  # fmt: skip
-    """Code some pictures of the data set again for showing, evenly spread over it.
+    """Code some pictures of the data set again for the page, evenly spread over it.
 
     Args:
-        records: their codecs are shown, where they are still the same as measured; without vaecodec nothing is.
-        count: of pictures.
-        quality: of vaecodec; the others are set to come nearest to its bytes, and to its SSIMULACRA2.
-        data: where the pictures are; None is where the records say.
+        records: their codecs are shown if they are unchanged since the measurement; without vaecodec, none are.
+        count: number of pictures.
+        quality: of vaecodec; the other codecs match its bytes, and its SSIMULACRA2, as closely as possible.
+        data: where the pictures are; None looks where the records say.
         model: weights of vaecodec; None is the built-in file.
-        own: codecs that are not of `codecs.names()`.
+        own: codecs that are not in `codecs.names()`.
     """
     usable = _usable(records, model, own)
     ours = usable.pop(OURS, None)
@@ -112,10 +112,10 @@ def render(
     """The whole page.
 
     Args:
-        records: of one data set; their curves are drawn in the browser.
-        tables: shown as they are.
-        plots: files; those of rate and distortion are left out.
-        comparisons: of pictures.
+        records: the records of one data set; the browser draws their curves.
+        tables: the tables to show.
+        plots: image files; rate-distortion plots are skipped.
+        comparisons: the compared pictures.
     """
     dataset, machine = records[0].dataset, records[0].machine
     about = [(name, str(value)) for name, value in machine.items()] + [("data", f"SHA-256 {dataset['sha256']}")]
@@ -133,7 +133,7 @@ def render(
 
 
 def curves_of(records: Sequence[Record]) -> dict[str, Any]:
-    """What the page draws: names, colours, and for each measure and codec the points of every picture and of the mean.
+    """The data that the page draws: names, colours, and by measure and codec the points of every picture and the mean.
 
     A point is quality, bits per pixel, and what curves show of the measure (`metrics.quality_of`). The mean is that of
     picture "".
@@ -177,7 +177,7 @@ def _settings(record: Record) -> str:
 
 
 def _usable(records: Iterable[Record], model: Path | None, own: Sequence[Codec]) -> dict[str, Codec]:
-    """The codecs that are here and the same as when they were measured."""
+    """The codecs that are installed and unchanged since they were measured."""
     usable, of_others = {}, {codec.name: codec for codec in own}
     for record in records:
         device = record.codec["settings"].get("device", "cpu")
@@ -187,7 +187,10 @@ def _usable(records: Iterable[Record], model: Path | None, own: Sequence[Codec])
             print(f"{record.name}: no pictures: {reason}", file=sys.stderr)
             continue
         if codec.describe() != record.codec:
-            print(f"{record.name}: no pictures: here is {codec.describe()}, measured {record.codec}", file=sys.stderr)
+            print(
+                f"{record.name}: no pictures: installed is {codec.describe()}, measured was {record.codec}",
+                file=sys.stderr,
+            )
         elif not codec.timing_only:
             usable[record.name] = codec
     return usable
@@ -203,13 +206,13 @@ def _pictures(record: Record, data: str | None) -> Sequence[datasets.Picture]:
         print(f"no pictures: {reason}", file=sys.stderr)
         return ()
     if found.sha256 != record.dataset["sha256"]:
-        print(f"no pictures: {found.name} is not what was measured (other checksum)", file=sys.stderr)
+        print(f"no pictures: {found.name} is not the measured data set (its checksum differs)", file=sys.stderr)
         return ()
     return found.pictures
 
 
 def _bracket(rows: Mapping[int, Row], name: str, wanted: float) -> tuple[int, int]:
-    """The two measured qualities of a picture between which a value of a field lies, or the end; all, if unknown."""
+    """The two measured qualities of a picture around a value of a field; the last one twice if it lies outside."""
     values = {quality: row[name] for quality, row in rows.items() if row.get(name) is not None}
     if not values:
         return min(rows), max(rows)
@@ -231,18 +234,18 @@ def _score_of(image: Image.Image, codec: Codec, file: bytes) -> float:
 
 
 EQUAL: Mapping[str, Measure] = MappingProxyType({"file_bytes": _bytes_of, "ssimulacra2": _score_of})
-"""What codecs can be made equal by: a field of rows and panels, and what measures it of a file."""
+"""The measures in which codecs can be made equal: fields of rows and panels, and how to measure them from a file."""
 
 
 def nearest(
     codec: Codec, image: Image.Image, wanted: float, *, between: tuple[int, int], measure: Measure = _bytes_of
 ) -> bytes:
-    """The codec's file nearest to a size, or in another measure, by bisection: it should rise or fall with quality.
+    """The codec's file closest to a value of a measure, by bisection; assumes that it is monotonic in quality.
 
     Args:
-        codec: whose quality is looked for.
-        image: to be coded.
-        wanted: bytes, or a value of the measure.
+        codec: the codec whose quality is searched.
+        image: the picture.
+        wanted: the value of the measure, by default bytes.
         between: the first and the last quality to try.
         measure: one of `EQUAL`.
     """
@@ -262,7 +265,7 @@ def nearest(
 
 
 def by_detail(image: Image.Image, size: tuple[int, int]) -> list[Box]:
-    """Boxes of a size all over a picture, those with the least detail first; the picture itself if it is smaller."""
+    """Boxes of a size all over a picture, in order of increasing detail; the whole picture if it is smaller."""
     width, height = min(size[0], image.width), min(size[1], image.height)
     grey = np.asarray(image.convert("L"), np.int32)
     detail = np.abs(np.diff(grey, axis=0))[:, 1:] + np.abs(np.diff(grey, axis=1))[1:]
@@ -275,7 +278,7 @@ def by_detail(image: Image.Image, size: tuple[int, int]) -> list[Box]:
 
 
 def _pictures_section(comparisons: Sequence[Comparison]) -> str:
-    """All pictures, and above them the choice of what is equal; nothing without any."""
+    """All pictures, below a choice of the measure that is equal; empty without pictures."""
     if not comparisons:
         return ""
     equal = [name for name in EQUAL if any(comparison.others.get(name) for comparison in comparisons)]
@@ -331,7 +334,7 @@ def _table(table: Table) -> str:
 
 
 def _cell(text: str) -> str:
-    """A cell's text, an interval below what it belongs to."""
+    """The text of a cell, with an interval on its own line."""
     value, bracket, rest = text.partition(" [")
     return f"{escape(value)}<small>[{escape(rest)}</small>" if bracket else escape(text)
 
@@ -341,7 +344,7 @@ def figure(source: str, caption: str) -> str:
 
 
 def inline_crop(image: Image.Image, box: Box) -> str:
-    """A crop as the browser will show it, without further loss."""
+    """A crop as a lossless data URL."""
     file = io.BytesIO()
     image.crop(box).save(file, "WEBP", lossless=True)
     return inline(file.getvalue(), "webp")

@@ -1,4 +1,4 @@
-"""Two checkouts timed in turn, encode and decode: what a change is worth on a machine whose load comes and goes."""
+"""Times two checkouts in turn, encode and decode, to measure a change on a machine with varying load."""
 
 import argparse
 import json
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-if not __package__:  # run as a file: the names in this folder (codecs, datasets) must not hide other packages' modules
+if not __package__:  # run as a script: the modules here (codecs, datasets) must not shadow those of other packages
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 WAYS = ("encode", "decode")
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if options.worker:
         return _work(options.worker, options.threads)
-    from benchmarks import datasets, results  # not in the workers: they import the package of their own checkout only
+    from benchmarks import datasets, results  # not in the workers, which import only the package of their own checkout
 
     dataset = datasets.find(options.data).first(options.images)
     paths = [str(picture.path) for picture in dataset.pictures]
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class Side:
-    """One checkout: a process that imports its package, and the seconds that it took."""
+    """One checkout: a process that imports its package, and its recorded seconds."""
 
     def __init__(self, checkout: Path, paths: Sequence[str], threads: int) -> None:
         self.checkout = checkout.resolve()
@@ -72,7 +72,7 @@ class Side:
             self._process.communicate()
 
     def take(self, way: str, number: int) -> None:
-        """Has a picture encoded, or its file decoded, once."""
+        """Encodes a picture, or decodes its file, once."""
         assert self._process.stdin
         print(way, number, file=self._process.stdin, flush=True)
         self.times[way].append(float(self._answer()))
@@ -88,7 +88,7 @@ class Side:
 
 
 def _work(paths: Sequence[str], threads: int) -> int:
-    """The process of one side: prints its model, then the seconds of every request."""
+    """The process for one side: prints its model, then the seconds of every request."""
     sys.path[0] = os.environ["PYTHONPATH"]
     import torch
     from PIL import Image
@@ -98,7 +98,7 @@ def _work(paths: Sequence[str], threads: int) -> int:
     torch.set_num_threads(threads)
     codec, files = vaecodec.Codec(None, "cpu"), list[bytes]()
     images = [Image.open(path).convert("RGB") for path in paths]
-    for image in images:  # warm, and what will be decoded
+    for image in images:  # warms up, and makes the files to decode
         files.append(codec.encode(image, QUALITY))
         codec.decode(files[-1])
     print(vaecodec.info(files[0]).header.model_id.hex(), flush=True)
@@ -117,11 +117,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--before", type=Path, default=Path(), help="a checkout of the project")
     parser.add_argument("--after", type=Path, default=Path(), help="another one")
-    parser.add_argument("--data", help="folder or data set; a small sample if not given")
-    parser.add_argument("--images", type=int, default=6, help="so many of its pictures")
+    parser.add_argument("--data", help="folder or data set [sample]")
+    parser.add_argument("--images", type=int, default=6, help="number of pictures")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch")
-    parser.add_argument("--rounds", type=int, default=7, help="how often each picture is encoded and decoded")
-    parser.add_argument("--out", type=Path, help="where to write the result as JSON")
+    parser.add_argument(
+        "--rounds", type=int, default=7, help="number of rounds; each encodes and decodes every picture"
+    )
+    parser.add_argument("--out", type=Path, help="write the result to this JSON file")
     parser.add_argument("--worker", nargs="+", help=argparse.SUPPRESS)
     return parser
 

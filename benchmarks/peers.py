@@ -1,4 +1,4 @@
-"""Codecs that need more than a wheel beside Pillow: JPEG on the GPU, and CompressAI's learned codecs."""
+"""Codecs that need more than a wheel: JPEG on the GPU, and CompressAI's learned codecs."""
 
 import atexit
 import json
@@ -18,18 +18,18 @@ from benchmarks.adapter import Codec, UnavailableError
 
 WORKER = Path(__file__).with_name("compressai_worker.py")
 PYTHON = "VAECODEC_COMPRESSAI"
-"""Names the Python that has CompressAI. It pins numpy below 2 and wants another torch, so it may live apart."""
+"""Environment variable: the Python with CompressAI, which may be separate because it pins numpy below 2."""
 
 
 class Worker:
-    """A process that runs one of CompressAI's models, as long as this process lives.
+    """A process that runs one of CompressAI's models while this process lives.
 
     Attributes:
         about: version, torch, trained, qualities.
         stages: seconds by stage of the last request, by the worker's own clock.
 
     Raises:
-        UnavailableError: it does not start.
+        UnavailableError: the process does not start.
     """
 
     def __init__(self, name: str, device: str, threads: int) -> None:
@@ -47,11 +47,11 @@ class Worker:
             raise UnavailableError(f"compressai's worker does not start: {' '.join(command)}") from error
 
     def ask(self, data: bytes, **request: Any) -> bytes:
-        """Send a request and its bytes, and wait for the bytes of the answer.
+        """Sends a request with its bytes, and waits for the bytes of the answer.
 
         Raises:
-            EOFError: the worker died, for want of memory perhaps.
-            RuntimeError: it could not do what was asked; the message is its own.
+            EOFError: the worker died, perhaps for lack of memory.
+            RuntimeError: the worker reported an error, with this message.
         """
         self._requests.write(json.dumps({**request, "bytes": len(data)}).encode() + b"\n" + data)
         self._requests.flush()
@@ -70,11 +70,11 @@ class Worker:
 
 
 def _compressai(name: str, device: str) -> Codec:
-    """A model of CompressAI's zoo: network and entropy coder. The pipe to its process adds about 1 ms a megapixel."""
+    """A model of CompressAI's zoo: network and entropy coder. The pipe adds about 1 ms per megapixel."""
     import torch
 
     if PYTHON not in os.environ and find_spec("compressai") is None:
-        raise UnavailableError(f"compressai is not installed here, and {PYTHON} names no Python that has it")
+        raise UnavailableError(f"compressai is not installed: install it, or set {PYTHON} to a Python that has it")
     threads = torch.get_num_threads()
     worker = Worker(name, device, threads)
 
@@ -102,7 +102,7 @@ def _compressai(name: str, device: str) -> Codec:
 def _jpeg_cuda(device: str) -> Codec:
     """JPEG on the GPU, one picture at a time, transfers to and from the GPU included."""
     if device != "cuda":
-        raise UnavailableError("JPEG on the GPU is for --device cuda")
+        raise UnavailableError("JPEG on the GPU needs --device cuda")
     backend = gpu_jpeg.open_backend()
     import torch
 

@@ -1,4 +1,4 @@
-"""The pictures of a benchmark: quality against rate, and BD-rate against decode time. Colour-blind safe."""
+"""Plots of benchmarks: quality against rate, and BD-rate against decode time, in colour-blind safe colours."""
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +11,7 @@ if TYPE_CHECKING:  # matplotlib is optional, and takes a second to load
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette: fixed by codec, so that a codec keeps its colour from plot to plot. Yellow is not legible.
+# Okabe and Ito's palette, without yellow, which is not legible. Each codec has the same colour in all plots.
 STYLES = {
     "vaecodec": ("#D55E00", "o"),
     "vaecodec-psnr": ("#AA4499", "p"),
@@ -26,13 +26,18 @@ STYLES = {
     "heic": ("#009E73", "X"),
     "jxl": ("#117733", "*"),
 }
-OTHERS = (("#882255", "h"), ("#44AA99", "H"), ("#661100", "8"), ("#6699CC", "<"))  # of codecs not named above, in turn
+OTHERS = (("#882255", "h"), ("#44AA99", "H"), ("#661100", "8"), ("#6699CC", "<"))  # for codecs not named above, in turn
 PUBLISHED_SHOWN = {"vtm": (0, (6, 2)), "bpg444": (0, (2, 2)), "mbt2018-mean": (0, (6, 2, 1, 2)), "jpeg": (0, (1, 1))}
 LABELS = {
     "ssimulacra2": "SSIMULACRA2", "ms_ssim": "MS-SSIM, dB", "butteraugli": "butteraugli, 3-norm: a distance",
     "psnr_db": "PSNR, dB",
 }  # fmt: skip
-PLACES = ((8, -14, "left"), (-8, 6, "right"), (8, 6, "left"), (-8, -14, "right"))  # neighbours' names take turns
+PLACES = (
+    (8, -14, "left"),
+    (-8, 6, "right"),
+    (8, 6, "left"),
+    (-8, -14, "right"),
+)  # alternates, so that labels of neighbours do not overlap
 SIZE_INCH, DPI, FONT_PT = (8.2, 5.4), 110, 12
 
 
@@ -59,7 +64,7 @@ def rate_distortion(
     axes.set_xlim(0, right)
     beyond = 0.03 * (max(heights) - min(heights)) or 0.5
     axes.set_ylim(min(heights) - beyond, max(heights) + beyond)
-    if metric == "butteraugli":  # curves hold the distance negated, so that up is better everywhere
+    if metric == "butteraugli":  # curves hold the negated distance, so that up is better everywhere
         axes.yaxis.set_major_formatter(lambda height, _: f"{abs(height):g}")
     axes.legend(loc="lower right", fontsize=FONT_PT - 3, ncols=2)
     figure.savefig(path, dpi=DPI)
@@ -68,10 +73,10 @@ def rate_distortion(
 def speed(points: Mapping[str, tuple[float, float]], path: Path, *, label: str, peer_ms: float | None = None) -> None:
     """Draw BD-rate against JPEG in percent over decode time in milliseconds, on a log scale; lower left is better.
 
-    `label` names the metric of the BD-rate. `peer_ms` is the time of a learned codec whose rate was not measured: a
-    line without a point.
+    `label` names the metric of the BD-rate. `peer_ms` is the time of a learned codec whose rate was not measured, drawn
+    as a line without a point.
     """
-    figure, axes = _canvas("decode time, ms a picture", f"BD-rate against jpeg by {label}, %")
+    figure, axes = _canvas("decode time, ms per picture", f"BD-rate against jpeg by {label}, %")
     if peer_ms is not None:
         axes.axvline(peer_ms, color="#888888", linestyle=(0, (2, 2)), label="mbt2018-mean of CompressAI: time only")
         axes.legend(loc="upper right", fontsize=FONT_PT - 2)
@@ -88,7 +93,7 @@ def speed(points: Mapping[str, tuple[float, float]], path: Path, *, label: str, 
 
 
 def _canvas(across: str, up: str) -> "tuple[Figure, Axes]":
-    """A figure outside of pyplot's global state, and its axes."""
+    """A figure outside pyplot's global state, and its axes."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""Rate-distortion points that others have published (published.json, each with its source): never mixed with ours."""
+"""Published rate-distortion points of others (published.json, with sources), kept separate from our results."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ PATH = Path(__file__).with_name("published.json")
 
 
 def sources(dataset: str) -> dict[str, str]:
-    """Where the points of each codec on a data set come from; empty if nothing is known of this data set."""
+    """The source of the points of each codec on a data set; empty if there are none."""
     return {name: codec["source"] for name, codec in _codecs(dataset).items()}
 
 

@@ -1,6 +1,6 @@
-"""What the scale of qualities keeps: rate and PSNR rise on every picture, no quality is wasteful, and no grid shows.
+"""Checks the quality scale: rate and PSNR rise on every picture, no quality is wasteful, and no grid is visible.
 
-And what a quality means: the mean of SSIMULACRA2 at each.
+Also records the mean SSIMULACRA2 at each quality.
 
 `python benchmarks/quality_scale.py --data kodak`
 """
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-if not __package__:  # run as a file: the names in this folder (codecs, datasets) must not hide other packages' modules
+if not __package__:  # run as a script: the modules here (codecs, datasets) must not shadow those of other packages
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
@@ -29,12 +29,12 @@ Samples = NDArray[np.uint8]
 
 QUALITIES = (1, *range(5, 101, 5))
 LATENT_PX = 16
-GRID_FROM = 10  # the lowest quality of which no grid is asked for
+GRID_FROM = 10  # the lowest quality that must show no grid
 GRID_LIMIT = 0.05
 
 
 class Measured(NamedTuple):
-    """A picture at a quality; `grid` is its `border_ratio` over that of the original; small ones have no score."""
+    """A picture at a quality; `grid` is its `border_ratio` relative to the original's; small pictures have no score."""
 
     picture: str
     quality: int
@@ -45,15 +45,15 @@ class Measured(NamedTuple):
 
 
 def border_ratio(samples: Samples) -> float:
-    """The mean step across multiples of 16 pixels over the mean step across all other columns and rows: 1 is no grid.
+    """The mean step across multiples of 16 pixels, relative to that across all other columns and rows; 1 is no grid.
 
-    Of a picture of one colour, or one without such borders, 1.
+    Also 1 for a picture of one colour, or without such borders.
     """
     return network.border_ratio(torch.tensor(samples).permute(2, 0, 1).float(), LATENT_PX)
 
 
 def measure(pictures: Sequence[datasets.Picture], codec: codecs.Codec, qualities: Sequence[int]) -> list[Measured]:
-    """Every picture at every quality, from real files."""
+    """Encodes and measures every picture at every quality."""
     rows = []
     for picture in pictures:
         image = picture.load()
@@ -69,7 +69,7 @@ def measure(pictures: Sequence[datasets.Picture], codec: codecs.Codec, qualities
 
 
 def mean_curve(rows: Sequence[Measured]) -> dict[int, Point]:
-    """By quality, the means over the pictures."""
+    """Means over the pictures, by quality."""
     return {
         quality: Point(float(np.mean([row.bpp for row in of])), float(np.mean([row.psnr_db for row in of])))
         for quality, of in _by_quality(rows).items()
@@ -77,7 +77,7 @@ def mean_curve(rows: Sequence[Measured]) -> dict[int, Point]:
 
 
 def mean_scores(rows: Sequence[Measured]) -> dict[int, float]:
-    """By quality, the mean of SSIMULACRA2 over the pictures that have one."""
+    """Mean SSIMULACRA2 over the pictures that have a score, by quality."""
     scored = _by_quality([row for row in rows if row.ssimulacra2 is not None])
     return {quality: float(np.mean([row.ssimulacra2 for row in of])) for quality, of in scored.items()}
 
@@ -87,7 +87,7 @@ def _by_quality(rows: Sequence[Measured]) -> dict[int, list[Measured]]:
 
 
 def above_hull_percent(curve: Sequence[Point]) -> float:
-    """By how much more rate than the curve's own hull, PSNR over rate, the most wasteful of its points takes."""
+    """The largest excess rate of a point over the hull of its own curve (PSNR over rate), in percent."""
     hull = list[tuple[float, float]]()
     points = sorted((point.bpp, point.db) for point in curve)
     for x, y in points:
@@ -100,12 +100,12 @@ def above_hull_percent(curve: Sequence[Point]) -> float:
 
 
 def _is_below(left: tuple[float, float], middle: tuple[float, float], right: tuple[float, float]) -> bool:
-    """Whether a point lies on or below the line from the one to the left of it to the one to the right."""
+    """Whether a point is on or below the line between its neighbours."""
     return (middle[0] - left[0]) * (right[1] - left[1]) >= (middle[1] - left[1]) * (right[0] - left[0])
 
 
 def verdict(rows: Sequence[Measured]) -> dict[str, Any]:
-    """What the rows say of the three laws, and by quality the range of the grid."""
+    """The result for each of the three rules, and the range of the grid by quality."""
     falling = [
         {"picture": a.picture, "from": a.quality, "to": b.quality}
         for a, b in itertools.pairwise(rows)
@@ -133,12 +133,12 @@ def verdict(rows: Sequence[Measured]) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, record, tell; exit code 1 where a law is broken."""
+    """Measure, record and print; the exit code is 1 if a rule is broken."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", help="folder or data set; the sample if not given")
+    parser.add_argument("--data", help="folder or data set [sample]")
     parser.add_argument("--qualities", default=",".join(map(str, QUALITIES)), help="ascending")
     parser.add_argument("--codec", default=OURS, choices=codecs.TUNES, help="which tune")
-    parser.add_argument("--model", type=Path, help="weights of vaecodec; the built-in file if not given")
+    parser.add_argument("--model", type=Path, help="weights of vaecodec [built-in]")
     parser.add_argument("--out", type=Path, default=Path("out", "benchmark", "quality_scale.json"), help="result")
     options = parser.parse_args(arguments)
     codec = codecs.open_codec(options.codec, device="cpu", model=options.model)

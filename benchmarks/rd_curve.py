@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-if not __package__:  # run as a file: the names in this folder (codecs, datasets) must not hide other packages' modules
+if not __package__:  # run as a script: the modules here (codecs, datasets) must not shadow those of other packages
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
@@ -25,7 +25,7 @@ from benchmarks.results import Record, Row
 
 
 class Job(NamedTuple):
-    """One file to make of a picture."""
+    """One file to encode from a picture."""
 
     codec: Codec
     quality: int
@@ -36,7 +36,7 @@ class BrokenCodecError(Exception):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure what is missing and print where it is; the exit code is 1 if a codec broke on the way."""
+    """Measure what is missing and print the paths of the results; the exit code is 1 if a codec failed."""
     options = _parser().parse_args(arguments)
     try:
         dataset = datasets.find(options.data).first(options.images)
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             results.write_for_compressai(record, out / "compressai" / record.path.name)
         print(f"{record.path}: {len(record.rows)} rows{'' if record.is_complete else ', not complete'}")
     if options.page:
-        from benchmarks import report  # needs more packages than measuring does
+        from benchmarks import report  # needs more packages than measuring
 
         report.write_all(out, data=options.data, model=options.model, own=options.codec)
     return 1 if broken else 0
@@ -66,10 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def measure_all(
     dataset: datasets.Dataset, pairs: list[tuple[Codec, Record]], *, repeats: int, measures: Sequence[str]
 ) -> dict[str, str]:
-    """Measure every picture that is not in the records yet.
+    """Measures every picture that is not in the records yet.
 
     Returns:
-        Codecs that failed and why; they take no further part.
+        The codecs that failed, with reasons; they are not measured further.
     """
     broken: dict[str, str] = {}
     console = Console(stderr=True)
@@ -89,7 +89,7 @@ def measure_all(
             for codec, record in pairs:
                 if rows.get(codec.name):
                     record.add([{"image": picture.name, **row} for row in rows[codec.name]])
-            if not console.is_terminal:  # a log has no bar
+            if not console.is_terminal:  # a log shows no progress bar
                 console.print(f"{picture.name}: {len(jobs)} files, picture {number + 1} of {len(dataset.pictures)}")
     return broken
 
@@ -103,11 +103,11 @@ def measure(
     broken: dict[str, str],
     known: Mapping[str, Mapping[int, Row]] = MappingProxyType({}),
 ) -> dict[str, list[Row]]:
-    """Rows of one picture by codec.
+    """The rows of one picture by codec.
 
-    Every job is first done once, and its file is decoded and compared. Then all jobs are timed in turn, so often as
-    `repeats` says: whatever else the machine does at a time disturbs all codecs alike. With no repeats, the times are
-    those of the first call. What is `known` of a file of the same size, by codec and quality, is not measured again.
+    Every job first runs once, and its file is decoded and compared. Then all jobs are timed in turn, `repeats` times,
+    so that other load on the machine affects all codecs alike. Without repeats, the times are those of the first call.
+    Measures that are `known` for a file of the same size, by codec and quality, are not taken again.
     """
     files: dict[Job, tuple[bytes, Row]] = {}
     times: dict[Job, list[tuple[float, float]]] = {}
@@ -116,7 +116,7 @@ def measure(
             continue
         try:
             files[job], times[job] = _check(image, job, measures, known.get(job.codec.name, {}).get(job.quality, {}))
-        except Exception as error:  # a foreign codec may raise anything, and the others' results are still wanted
+        except Exception as error:  # a foreign codec may raise anything, and the other codecs should continue
             broken[job.codec.name] = f"quality {job.quality}: {type(error).__name__}: {error}"
     sound = {job: file for job, file in files.items() if job.codec.name not in broken}
     if repeats:
@@ -134,7 +134,7 @@ def measure(
 def _check(
     image: Image.Image, job: Job, measures: Sequence[str], known: Row
 ) -> tuple[tuple[bytes, Row], list[tuple[float, float]]]:
-    """The file and all of its row but the times; and the times of this first call, or those known of the same file.
+    """The file and its row without times; and the times of this first call, or those known for the same file.
 
     Raises:
         BrokenCodecError: the file decodes to another size or mode.
@@ -170,7 +170,7 @@ def _time(image: Image.Image, job: Job, data: bytes) -> tuple[float, float]:
 
 
 def _open_all(options: argparse.Namespace, dataset: datasets.Dataset, out: Path) -> list[tuple[Codec, Record]]:
-    """The codecs that can be used, each with its record; says which cannot, and why."""
+    """The usable codecs, each with its record; prints the reason for the others."""
     if options.threads:
         torch.set_num_threads(options.threads)
     pairs = []
@@ -189,12 +189,12 @@ def _open(name: str, device: str, model: Path | None) -> Codec | None:
     try:
         return codecs.open_codec(name, device=device, model=model)
     except UnavailableError as reason:
-        print(f"{name}: left out: {reason}", file=sys.stderr)
+        print(f"{name}: skipped: {reason}", file=sys.stderr)
         return None
 
 
 def _spread(qualities: tuple[int, ...], count: int | None) -> tuple[int, ...]:
-    """So many of the qualities, both ends among them and the others evenly between; all without a count."""
+    """`count` qualities, evenly spread from end to end; all without a count."""
     if count is None or count >= len(qualities):
         return qualities
     return tuple(qualities[round(n * (len(qualities) - 1) / (count - 1))] for n in range(count))
@@ -203,26 +203,26 @@ def _spread(qualities: tuple[int, ...], count: int | None) -> tuple[int, ...]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     known = ", ".join(datasets.KNOWN)
-    parser.add_argument("--data", help=f"a folder of lossless pictures, or {known}; a small sample if not given")
+    parser.add_argument("--data", help=f"a folder of lossless pictures, or {known} [sample]")
     parser.add_argument(
         "--codecs",
-        help=f"of {', '.join(codecs.names())}; if not given, {', '.join(codecs.DEFAULT)}, and on a GPU jpeg-cuda",
+        help=f"of {', '.join(codecs.names())} [{','.join(codecs.DEFAULT)}; with --device cuda also jpeg-cuda]",
     )
     parser.add_argument(
         "--codec", type=codecs.argument, action="append", default=[], metavar="MODULE:FUNCTION",
-        help="a codec of your own, see benchmarks/README.md; may be repeated",
+        help="your own codec, see benchmarks/README.md; may be repeated",
     )  # fmt: skip
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="for vaecodec and the learned peers")
-    parser.add_argument("--model", type=Path, help="weights of vaecodec; the built-in file if not given")
-    parser.add_argument("--out", type=Path, help="folder of the results; out/benchmark/NAME if not given")
-    parser.add_argument("--images", type=int, help="only so many pictures; all if not given")
-    parser.add_argument("--points", type=_several, help="so many qualities of each codec; all if not given")
-    parser.add_argument("--metrics", type=_measures, default=",".join(metrics.MEASURES), help="where installed")
-    parser.add_argument("--threads", type=_positive, help="of torch; what it chooses if not given")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="device of vaecodec and CompressAI")
+    parser.add_argument("--model", type=Path, help="weights of vaecodec [built-in]")
+    parser.add_argument("--out", type=Path, help="folder of the results [out/benchmark/NAME]")
+    parser.add_argument("--images", type=int, help="number of pictures [all]")
+    parser.add_argument("--points", type=_several, help="number of qualities of each codec [all]")
+    parser.add_argument("--metrics", type=_measures, default=",".join(metrics.MEASURES), help="measures, if installed")
+    parser.add_argument("--threads", type=_positive, help="torch threads [torch's default]")
     parser.add_argument(
-        "--repeats", type=_natural, default=3, help="times are medians of so many; 0: of the first call"
+        "--repeats", type=_natural, default=3, help="number of turns; times are medians, with 0 those of the first call"
     )
-    parser.add_argument("--again", action="store_true", help="forget finished rows")
+    parser.add_argument("--again", action="store_true", help="discard finished rows")
     parser.add_argument("--page", action="store_true", help="then print tables and write the page, as report.py does")
     return parser
 

@@ -1,4 +1,4 @@
-"""What README shows of the recorded results, between its markers."""
+"""README's picture and table of recorded results, written between its markers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,13 +24,13 @@ BEGIN, END = "<!-- rd-table -->", "<!-- /rd-table -->"
 def text(
     records: Sequence[Record], others: Sequence[Sequence[Record]], speed: Mapping[str, Any] | None, *, picture: str
 ) -> str:
-    """What stands in README between the markers.
+    """The text between README's markers.
 
     Args:
-        records: of the main data set; must hold vaecodec and jpeg.
-        others: of other data sets: only their BD-rates by the leading metric and by PSNR are shown.
-        speed: what throughput.py has written, if it was run.
-        picture: where the plot lies, seen from README.
+        records: of the main data set; must include vaecodec and jpeg.
+        others: of other data sets; only their BD-rates by the leading metric and by PSNR are shown.
+        speed: the output of throughput.py, if it was run.
+        picture: path of the plot, relative to README.
     """
     by_name = {record.name: record for record in records}
     ours, dataset, lead = by_name[OURS], by_name[OURS].dataset, leading(by_name)
@@ -39,13 +39,14 @@ def text(
         "",
         *_table(records, others, speed),
         "",
-        f"BD-rate: bytes of {OURS} against those of the other codec at equal quality; negative is smaller."
-        f" SSIMULACRA2 agrees best with people, PSNR least. Unless another set is named: {_count(ours)}. jpeg and"
-        f" avif: the defaults of {by_name[ANCHOR].codec['version'].split(',')[0]}.{_tuned(by_name)} {_points(ours)}",
+        f"BD-rate: difference in bytes between {OURS} and the other codec at equal quality; negative means {OURS} is"
+        f" smaller. SSIMULACRA2 agrees best with human ratings, PSNR least. Data set, unless the column names another:"
+        f" {_count(ours)}. jpeg and avif: the defaults of {by_name[ANCHOR].codec['version'].split(',')[0]}."
+        f"{_tuned(by_name)} {_points(ours)}",
     ]
     if speed is not None:
         lines.append(_speed(speed))
-    lines.append("What was measured how, plots, and how to rerun it: [benchmarks](benchmarks/README.md).")
+    lines.append("Methods, more plots, and how to rerun the measurements: [benchmarks](benchmarks/README.md).")
     return "\n".join(lines) + "\n"
 
 
@@ -53,7 +54,7 @@ def put_between_markers(document: str, shown: str) -> str:
     """The document with `shown` between its markers.
 
     Raises:
-        ValueError: it does not have both markers once, in their order.
+        ValueError: the markers are missing, repeated or in the wrong order.
     """
     before, begin, rest = document.partition(BEGIN)
     _, end, after = rest.partition(END)
@@ -63,7 +64,7 @@ def put_between_markers(document: str, shown: str) -> str:
 
 
 def _table(records: Sequence[Record], others: Sequence[Sequence[Record]], speed: Mapping[str, Any] | None) -> list[str]:
-    """One row a codec: by how much vaecodec differs from it in each metric."""
+    """One row per codec: the BD-rate of vaecodec against it in each metric."""
     by_name = {record.name: record for record in records}
     used = [name for name in METRICS if by_name[OURS].curve(name) and by_name[ANCHOR].curve(name)]
     there = [{record.name: record for record in each} for each in others]
@@ -99,7 +100,7 @@ def _count(record: Record) -> str:
 
 
 def _tuned(by_name: Mapping[str, Record]) -> str:
-    """What the other settings of a codec are, in words."""
+    """A sentence that names the settings of avif-tuned."""
     if "avif-tuned" not in by_name:
         return ""
     options = by_name["avif-tuned"].codec["settings"].get("advanced", {})
@@ -128,5 +129,5 @@ def _speed(speed: Mapping[str, Any]) -> str:
             parts.append(f"encode {each['encode_ratio']:.2g} and decode {each['decode_ratio']:.2g} times {label}")
     return (
         f"Milliseconds: warm, {run['width']} x {run['height']}, {speed['machine']['cpu']}, {run['threads']} threads,"
-        f" all codecs in turn; time of {OURS} in the same turn: {'; '.join(parts)}."
+        f" codecs timed in turn. Relative time of {OURS} within a turn: {'; '.join(parts)}."
     )

@@ -1,4 +1,4 @@
-"""Records everything under results/, and from it the tables of README and model card: `python benchmarks/record.py`."""
+"""Records everything in results/, and the tables of README and model card from it: `python benchmarks/record.py`."""
 
 import argparse
 import os
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-if not __package__:  # run as a file: the names in this folder (codecs, datasets) must not hide other packages' modules
+if not __package__:  # run as a script: the modules here (codecs, datasets) must not shadow those of other packages
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from benchmarks import codecs, complexity, gpu_throughput, model_card, quality_scale, rd_curve, report, throughput
@@ -15,21 +15,21 @@ from benchmarks.results import RESULTS, ROOT
 
 
 class Pass(NamedTuple):
-    """A run of rd_curve.py on some codecs; a later pass adds what is missing."""
+    """A run of rd_curve.py on some codecs; later passes add what is missing."""
 
     codecs: tuple[str, ...]
     arguments: tuple[str, ...]
 
 
 class Plan(NamedTuple):
-    """How a data set is recorded, and how many of its pictures the page shows."""
+    """How to record a data set, and how many of its pictures the page shows."""
 
     dataset: str
     passes: tuple[Pass, ...]
     shown: int
 
 
-# What costs most is measured least: large pictures at fewer qualities, and only in PSNR for all but the main codecs.
+# The most expensive measurements are reduced: large pictures at fewer qualities, most codecs only in PSNR.
 MAIN = (*codecs.TUNES, "jpeg", "webp", "avif", "avif-tuned")
 OTHERS = tuple(name for name in codecs.DEFAULT if name not in MAIN)
 PLANS = (
@@ -43,7 +43,7 @@ PLANS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the other scripts as the committed results were made; the exit code is the worst of theirs."""
+    """Run the other scripts with the options of the committed results; returns the worst of their exit codes."""
     options = _parser().parse_args(arguments)
     chosen = codecs.DEFAULT if options.all else options.codecs.split(",")
     steps = options.steps.split(",")
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _curves(plan: Plan, chosen: Sequence[str], threads: int) -> int:
     common = ["--data", plan.dataset, "--out", str(RESULTS / plan.dataset), "--threads", str(threads)]
-    common += ["--repeats", "0"]  # the times that count are throughput.py's, where all codecs take turns
+    common += ["--repeats", "0"]  # times come from throughput.py, where all codecs take turns
     runs = [(",".join(name for name in chosen if name in each.codecs), each.arguments) for each in plan.passes]
     return max((rd_curve.main([*common, "--codecs", names, *more]) for names, more in runs if names), default=0)
 
@@ -80,11 +80,11 @@ def _processors() -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--all", action="store_true", help="every codec: what has not changed is not measured again")
-    which.add_argument("--codecs", default=",".join(codecs.TUNES), help="whose curves are measured")
+    which.add_argument("--all", action="store_true", help="measure every codec, except results that are unchanged")
+    which.add_argument("--codecs", default=",".join(codecs.TUNES), help="codecs whose curves to measure")
     steps = "rd,scale,speed,complexity,report"
-    parser.add_argument("--steps", default=steps, help="of rd, scale, speed, cuda, complexity, report")
-    parser.add_argument("--threads", type=int, default=_processors(), help="of torch, for the curves")
+    parser.add_argument("--steps", default=steps, help="steps to run, of rd, scale, speed, cuda, complexity, report")
+    parser.add_argument("--threads", type=int, default=_processors(), help="torch threads for the curves")
     return parser
 
 

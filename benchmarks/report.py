@@ -1,6 +1,6 @@
-"""Turns recorded results into tables, plots, a page and README's table: `python benchmarks/report.py DIR`.
+"""Makes tables, plots, a page and README's table from recorded results: `python benchmarks/report.py DIR`.
 
-What throughput.py and gpu_throughput.py have measured is shown if it lies beside DIR.
+Also shows the results of throughput.py and gpu_throughput.py if they are in the parent folder of DIR.
 """
 
 import argparse
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-if not __package__:  # run as a file: the names in this folder (codecs, datasets) must not hide other packages' modules
+if not __package__:  # run as a script: the modules here (codecs, datasets) must not shadow those of other packages
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from benchmarks import codecs, page, plots, published, readme, results, tables
@@ -27,7 +27,7 @@ SPEED, CUDA = "throughput.json", "throughput-cuda.json"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write what can be written of a folder of results."""
+    """Write everything that a folder of results allows."""
     options = _parser().parse_args(arguments)
     records = write_all(
         options.folder, pictures=0 if options.no_page else options.pictures, quality=options.quality, data=options.data,
@@ -47,12 +47,12 @@ def write_all(
     """Print the tables of a folder of results, and write its plots and its page.
 
     Args:
-        folder: what rd_curve.py was given as --out.
-        pictures: how many the page shows; 0 is no page.
-        quality: of vaecodec, which the other codecs must match on these pictures.
-        data: where they are; None is where the records say.
+        folder: the --out folder of rd_curve.py.
+        pictures: number of pictures on the page; 0 writes no page.
+        quality: of vaecodec; the other codecs match it on these pictures.
+        data: folder of the pictures; None looks where the records say.
         model: weights of vaecodec; None is the built-in file.
-        own: codecs that are not of `codecs.names()`.
+        own: codecs that are not in `codecs.names()`.
 
     Returns:
         The records that cover their data set; none, and nothing is written, if there is no such.
@@ -74,17 +74,17 @@ def write_all(
 
 
 def complete(records: Sequence[Record]) -> list[Record]:
-    """The records that cover their whole data set, ours first; says which are left out."""
+    """The records that cover their whole data set, ours first; prints which are skipped."""
     for record in records:
         if not record.is_complete:
-            print(f"{record.name}: left out: not all pictures are measured yet", file=sys.stderr)
+            print(f"{record.name}: skipped: not all pictures are measured yet", file=sys.stderr)
     order = codecs.names()
     whole = [record for record in records if record.is_complete]
     return sorted(whole, key=lambda record: order.index(record.name) if record.name in order else len(order))
 
 
 def draw(records: Sequence[Record], folder: Path, speed: Mapping[str, Any] | None) -> list[Path]:
-    """Write the plots for which there is something to draw."""
+    """Write all plots for which there is data."""
     paths = []
     for name, metric in PLOTS.items():
         curves = {record.name: curve for record in records if (curve := record.curve(metric))}
@@ -102,13 +102,13 @@ def draw(records: Sequence[Record], folder: Path, speed: Mapping[str, Any] | Non
 
 
 def write_readme(document: Path, records: Sequence[Record], folder: Path) -> None:
-    """Rewrite what stands between README's markers."""
+    """Rewrite the text between README's markers."""
     text = readme_text(document, records, folder)
     results.write_atomically(document, readme.put_between_markers(document.read_text(), text))
 
 
 def readme_text(document: Path, records: Sequence[Record], folder: Path) -> str:
-    """What README is to show: a folder's records, those of the folders beside it, and the speed measured with them."""
+    """README's text from a folder's records, those of its sibling folders, and the speed measured with them."""
     beside = [complete(results.load_folder(other)) for other in sorted(folder.parent.iterdir()) if other.is_dir()]
     here = records[0].dataset["name"]
     others = [each for each in beside if each and each[0].name == tables.OURS and each[0].dataset["name"] != here]
@@ -118,7 +118,7 @@ def readme_text(document: Path, records: Sequence[Record], folder: Path) -> str:
 
 
 def plot_link(document: Path, folder: Path, metric: str) -> str:
-    """Where the plot of a metric lies, seen from README."""
+    """The path of the plot of a metric, relative to README."""
     name = next(name for name, shown in PLOTS.items() if shown == metric)
     return Path(os.path.relpath(folder / name, document.resolve().parent)).as_posix()
 
@@ -129,18 +129,18 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("folder", type=Path, help="what rd_curve.py was given as --out")
+    parser.add_argument("folder", type=Path, help="the --out folder of rd_curve.py")
     parser.add_argument("--readme", type=Path, help="rewrite this document between its markers")
     parser.add_argument("--no-page", action="store_true", help="do not write report.html")
-    parser.add_argument("--model", type=Path, help="weights of vaecodec, if it was not the built-in file")
-    parser.add_argument("--data", help="where the pictures are, if not where their name says")
-    parser.add_argument("--pictures", type=int, default=PICTURES, help="how many pictures the page shows")
+    parser.add_argument("--model", type=Path, help="weights of vaecodec [built-in]")
+    parser.add_argument("--data", help="folder of the pictures [where the records say]")
+    parser.add_argument("--pictures", type=int, default=PICTURES, help="number of pictures on the page")
     parser.add_argument(
-        "--quality", type=int, default=QUALITY, help="of vaecodec, whose bytes and SSIMULACRA2 the others must match"
+        "--quality", type=int, default=QUALITY, help="quality of vaecodec; the others match its bytes and SSIMULACRA2"
     )
     parser.add_argument(
         "--codec", type=codecs.argument, action="append", default=[], metavar="MODULE:FUNCTION",
-        help="a codec of your own that rd_curve.py has measured; may be repeated",
+        help="your own codec, already measured by rd_curve.py; may be repeated",
     )  # fmt: skip
     return parser
 

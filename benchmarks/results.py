@@ -1,4 +1,4 @@
-"""What a benchmark leaves behind: one JSON file a codec and data set, whose rows are kept as they are measured."""
+"""The results of benchmarks: one JSON file per codec and data set, written row by row."""
 
 import json
 import os
@@ -21,13 +21,13 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 @dataclass
 class Record:
-    """The rows of one codec on one data set, and the file they are kept in.
+    """The rows of one codec on one data set, and their file.
 
     Attributes:
         codec: name, version and settings; for vaecodec the settings hold the model id.
-        dataset: name, sha256 and images (their names, in order); and the folder, of pictures without a known name.
-        machine: what times depend on.
-        rows: one a picture and quality; see benchmarks/README.md for the fields.
+        dataset: name, sha256 and images (their names, in order); and the folder, unless the data set has a known name.
+        machine: everything that times depend on.
+        rows: one per picture and quality; see benchmarks/README.md for the fields.
     """
 
     path: Path
@@ -52,12 +52,12 @@ class Record:
         return bool(self.rows) and len(self.rows) == len(self.dataset["images"]) * len(self.qualities)
 
     def missing(self, image: str, qualities: Iterable[int], measures: Sequence[str] = ()) -> list[int]:
-        """The qualities at which a picture has not been measured yet, or not in a measure that could be taken now."""
+        """The qualities at which a picture lacks a row, or a measure that is available now."""
         done = {row["quality"] for row in self.rows if row["image"] == image and not _lacks(row, measures)}
         return [quality for quality in qualities if quality not in done]
 
     def add(self, rows: Sequence[Row]) -> None:
-        """Keep rows in place of older ones, on disk too: whoever stops the run now loses nothing."""
+        """Adds or replaces rows, in memory and on disk, so that stopping the run loses nothing."""
         new = {(row["image"], row["quality"]) for row in rows}
         self.rows = [row for row in self.rows if (row["image"], row["quality"]) not in new] + list(rows)
         head = {
@@ -67,21 +67,21 @@ class Record:
         write_atomically(self.path, _one_row_a_line(head, self.rows))
 
     def known(self, image: str) -> dict[int, Row]:
-        """By quality, what has been measured of a picture."""
+        """The rows of a picture by quality."""
         return {row["quality"]: row for row in self.rows if row["image"] == image}
 
     def at(self, quality: int) -> dict[str, float]:
-        """Means over the pictures at one quality: bpp, times, and the measures that all of them have; empty if none."""
+        """Means over the pictures at one quality: bpp, times, and measures that all pictures have; empty if none."""
         rows = [row for row in self.rows if row["quality"] == quality and row["psnr_db"] is not None]
         taken = [name for name in MEASURES if all(row.get(name) is not None for row in rows)]
         names = ("bpp", *taken, "encode_s", "decode_s") if rows else ()
         return {name: sum(row[name] for row in rows) / len(rows) for name in names}
 
     def curve(self, metric: str = "psnr_db") -> list[Point]:
-        """The mean curve: at each quality the means over pictures of bpp and of the metric, each taken a picture first.
+        """The mean curve: at each quality, the means over pictures of bpp and of the metric.
 
-        `quality_of` comes after the mean. Pictures that are too small for the metric count for neither mean; qualities
-        at which only some pictures are measured yet are left out, since other pictures are another curve.
+        `quality_of` is applied after the mean. Pictures too small for the metric count for neither mean. Qualities
+        at which only some pictures are measured are left out, because their curve would be of other pictures.
         """
         points = []
         for rows in self.measured(metric).values():
@@ -90,7 +90,7 @@ class Record:
         return points
 
     def measured(self, metric: str) -> dict[int, list[Row]]:
-        """By quality, the rows that count in a metric: of all pictures that are large enough for it."""
+        """By quality, the rows of all pictures that are large enough for a metric."""
         found = {}
         for quality in self.qualities:
             at_quality = [row for row in self.rows if row["quality"] == quality]
@@ -103,10 +103,10 @@ class Record:
 def open_record(
     path: Path, codec: dict[str, Any], dataset: dict[str, Any], *, threads: int | None = None, again: bool = False
 ) -> Record:
-    """Begin or continue a record; `threads` as in `machine`.
+    """Start or continue a record; `threads` as in `machine`.
 
-    Rows on disk are kept if codec (version, settings, model), pictures and machine are still the same: a file's rows
-    are all of what its head says. Otherwise, or with `again`, they will be measured anew.
+    Rows on disk are kept if codec (version, settings, model), pictures and machine are unchanged, so that all rows of
+    a file match its head. Otherwise, or with `again`, they are measured again.
 
     Raises:
         FileExistsError: the file holds the results of another data set.
@@ -132,19 +132,19 @@ def load(path: Path) -> Record:
     """Read a record.
 
     Raises:
-        KeyError: it is not one.
+        KeyError: the file is not a record.
     """
     data = json.loads(path.read_text())
     return Record(path, data["codec"], data["dataset"], data["machine"], data["rows"])
 
 
 def load_folder(folder: Path) -> list[Record]:
-    """All records in a folder, by codec name; other JSON is passed over."""
+    """All records in a folder, by codec name; other JSON files are ignored."""
     return [load(path) for path in sorted(folder.glob("*.json")) if _is_record(json.loads(path.read_text()))]
 
 
 def write_for_compressai(record: Record, path: Path) -> None:
-    """Write the mean curve in the layout of CompressAI's `results`, so that its plot tool overlays it."""
+    """Write the mean curve in the layout of CompressAI's `results`, for its plot tool."""
     means = [mean for quality in record.qualities if (mean := record.at(quality))]
     names = {"bpp": "bpp", "psnr-rgb": "psnr_db", "encoding_time": "encode_s", "decoding_time": "decode_s"}
     curves = {theirs: [round(mean[ours], 6) for mean in means] for theirs, ours in names.items()}
@@ -157,7 +157,7 @@ def write_for_compressai(record: Record, path: Path) -> None:
 
 
 def machine(threads: int | None = None) -> dict[str, Any]:
-    """What times depend on: processor, threads of torch (None: the codec has its own), and versions."""
+    """Everything that times depend on: processor, torch threads (None: the codec has its own), and versions."""
     return {
         "cpu": _processor(),
         "threads": threads,
@@ -177,7 +177,7 @@ def commit(checkout: Path = ROOT) -> str | None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that it is either the old or the new one whenever the run is stopped."""
+    """Write a file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     partial.write_text(text)
@@ -191,11 +191,11 @@ def _lacks(row: Row, measures: Sequence[str]) -> bool:
 def _is_record(data: Any) -> bool:
     if not isinstance(data, dict) or not {"codec", "dataset", "machine", "rows"} <= data.keys():
         return False
-    return all("quality" in row for row in data["rows"])  # others measure something else
+    return all("quality" in row for row in data["rows"])  # other files hold other measurements
 
 
 def _one_row_a_line(head: dict[str, Any], rows: Sequence[Row]) -> str:
-    """JSON whose differences can be read."""
+    """JSON with one row per line, for readable diffs."""
     lines = [f"{json.dumps(name)}: {json.dumps(value, allow_nan=False)}" for name, value in head.items()]
     body = ",\n".join(json.dumps(row, allow_nan=False) for row in rows)
     return "{\n" + ",\n".join(lines) + ',\n"rows": [\n' + body + "\n]\n}\n"

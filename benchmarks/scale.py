@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-if not __package__:  # run as a file: the names in this folder (codecs, datasets) must not hide other packages' modules
+if not __package__:  # run as a script: the modules here (codecs, datasets) must not shadow those of other packages
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
@@ -25,16 +25,16 @@ from vaecodec.pictures.pixels import psnr_db
 
 QUALITY = timings.QUALITY[OURS]
 REGION_PX = 512
-REGIONS = 9  # places where a region is cut out, evenly spread, so that some lie across four tiles and some in one
+REGIONS = 9  # evenly spread regions, of which some cover four tiles and some only one
 PREVIEW_SCALE = 1 / 8
-PREVIEW_MP = 12.5  # up to here a preview is also compared with the whole picture, reduced
+PREVIEW_MP = 12.5  # up to this size, previews are also compared with the downscaled picture
 WARM_UP_PX = 600
 
 
 class Mosaic:
-    """A picture that is made as it is read: photographs side by side, each row of them shifted against the one above.
+    """A picture generated on access: photographs side by side, each row shifted against the one above.
 
-    `encode_file` takes it for an array: it has a shape, a dtype and slices of rows.
+    `encode_file` accepts it as an array: it has a shape, a dtype and row slices.
     """
 
     dtype = np.dtype(np.uint8)
@@ -56,12 +56,12 @@ class Mosaic:
         storey, within = divmod(number, min(heights))
         line = np.concatenate([photograph[within] for photograph in self._photographs])
         copies = -(-self.shape[1] // len(line)) + 1
-        shift = 331 * storey % len(line)  # a prime: edges of tiles and of photographs do not meet twice alike
+        shift = 331 * storey % len(line)  # a prime, so that edges of tiles and photographs meet in varying ways
         return np.concatenate([line] * copies)[shift : shift + self.shape[1]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure every size, each step in a process of its own; the JSON grows size by size."""
+    """Measure every size, each step in its own process; writes the JSON after every size."""
     options = _parser().parse_args(arguments)
     if options.worker:
         print(json.dumps(STEPS[options.worker](options)))
@@ -86,7 +86,7 @@ def _measure(options: argparse.Namespace, megapixels: float, folder: Path) -> di
 
 
 def encode(options: argparse.Namespace) -> dict[str, Any]:
-    """From rows to a file."""
+    """Encode rows to a file."""
     codec, mosaic = _warm_codec(options), Mosaic(options.mp, options.data)
     seconds = _timed(lambda: codec.encode_file(mosaic, options.coded, QUALITY, max_pixels=None))
     height, width, _ = mosaic.shape
@@ -98,7 +98,7 @@ def encode(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def decode(options: argparse.Namespace) -> dict[str, Any]:
-    """From the file to rows of another."""
+    """Decode the file to another file by rows."""
     codec, size = _warm_codec(options), vaecodec.info(options.coded, max_pixels=None).header
     seconds = _timed(lambda: codec.decode_file(options.coded, options.decoded, max_pixels=None))
     pace = size.width * size.height / 1e6 / seconds["wall_s"]
@@ -106,7 +106,7 @@ def decode(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def region(options: argparse.Namespace) -> dict[str, Any]:
-    """Squares out of the file, at places spread over it."""
+    """Decode squares at places spread over the file."""
     codec, size = _warm_codec(options), vaecodec.info(options.coded, max_pixels=None).header
     side = min(REGION_PX, size.width, size.height)
     times = []
@@ -120,7 +120,7 @@ def region(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def preview(options: argparse.Namespace) -> dict[str, Any]:
-    """The file at an eighth of its sides, and how near that is to the whole picture, reduced."""
+    """Decode a preview at 1/8, and compare it with the downscaled picture."""
     codec, size = _warm_codec(options), vaecodec.info(options.coded, max_pixels=None).header
     shown = {}
     codec.decode(
@@ -154,7 +154,7 @@ def _in_own_process(
 
 
 def _warm_codec(options: argparse.Namespace) -> vaecodec.Codec:
-    """A codec that has coded a small picture, and the threads asked for."""
+    """A codec that has coded a small picture, with the given number of threads."""
     import torch
 
     torch.set_num_threads(options.threads)
@@ -198,14 +198,14 @@ def _line(run: dict[str, Any]) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--data", help="folder or data set whose first pictures make up the mosaic")
+    parser.add_argument("--data", help="folder or data set whose first pictures form the mosaic")
     parser.add_argument("--megapixels", default="0.4,2,12,48,100", help="sizes")
-    parser.add_argument("--steps", default=",".join(STEPS), help="what to measure; encode comes first")
-    parser.add_argument("--format", default="ppm", help="of decoded pictures: ppm, png, tif")
+    parser.add_argument("--steps", default=",".join(STEPS), help="steps to measure; encode comes first")
+    parser.add_argument("--format", default="ppm", help="format of decoded pictures: ppm, png, tif")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch")
-    parser.add_argument("--model", type=Path, help="weights of vaecodec; the built-in file if not given")
-    parser.add_argument("--note", help="what else the machine did meanwhile")
-    parser.add_argument("--scratch", type=Path, help="folder for the pictures, about 3 bytes a pixel")
+    parser.add_argument("--model", type=Path, help="weights of vaecodec [built-in]")
+    parser.add_argument("--note", help="note about other load on the machine, for the record")
+    parser.add_argument("--scratch", type=Path, help="folder for the pictures, about 3 bytes per pixel")
     parser.add_argument("--out", type=Path, default=Path("out", "benchmark", "scale.json"), help="result")
     parser.add_argument("--worker", choices=STEPS, help=argparse.SUPPRESS)
     parser.add_argument("--mp", type=float, help=argparse.SUPPRESS)

@@ -1,6 +1,6 @@
-"""What a billion photographs cost, from recorded benchmarks; `python benchmarks/scale_costs.py` fills docs/scale.md.
+"""Computes the cost of a billion photographs from recorded benchmarks, and writes it into docs/scale.md.
 
-Formula and assumptions stand there. With --print it writes nothing.
+That page has the formulas and assumptions. With --print it only prints: `python benchmarks/scale_costs.py --print`.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-if not __package__:  # run as a file: the names in this folder (codecs, datasets) must not hide other packages' modules
+if not __package__:  # run as a script: the modules here (codecs, datasets) must not shadow those of other packages
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from benchmarks import results
@@ -31,14 +31,14 @@ PICTURES = 1e9
 PICTURE_MP = 1.0
 MACHINE_PROCESSORS = 64
 LINK_BYTES_PER_S = 10e9 / 8
-SOURCE_QUALITY = 95  # what is encoded are JPEG files, as cameras write them
+SOURCE_QUALITY = 95  # of the JPEG sources, as cameras write them
 DAY_S, HOUR_S = 86400, 3600
 HOURS = "processor-hours"
-WITH_CURVES = "taken with the curves"
+WITH_CURVES = "measured with the curves"
 
 
 class Speed(NamedTuple):
-    """Seconds that one processor takes for a megapixel; `origin` says where they were measured."""
+    """Seconds per megapixel on one processor; `origin` says where they were measured."""
 
     encode_s: float
     decode_s: float
@@ -51,7 +51,7 @@ class Stage:
 
     Attributes:
         processor_hours: of one processor of the recorded machine.
-        bytes_per_s: what a machine reads and writes while all its processors work.
+        bytes_per_s: bytes per second that a machine reads and writes while all its processors work.
     """
 
     processor_hours: float
@@ -59,20 +59,20 @@ class Stage:
 
     @property
     def machines(self) -> int:
-        """How many machines do it in a day, if what limits them is the worse of processors and network."""
+        """Number of machines to finish in a day, limited by processors or network, whichever is slower."""
         by_processors = self.processor_hours * HOUR_S / (MACHINE_PROCESSORS * DAY_S)
         return math.ceil(by_processors * max(1.0, self.bytes_per_s / LINK_BYTES_PER_S))
 
     @property
     def limit(self) -> str:
-        """What limits a machine."""
+        """The bottleneck of a machine."""
         return "processors" if self.bytes_per_s <= LINK_BYTES_PER_S else "network"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Rewrite what stands between the markers of docs/scale.md, or print it; the exit code is 2 without records."""
+    """Rewrite the text between the markers of docs/scale.md, or print it; the exit code is 2 without records."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--print", action="store_true", help="only print it")
+    parser.add_argument("--print", action="store_true", help="print the text instead of writing it")
     options = parser.parse_args(arguments)
     try:
         shown = text(RESULTS)
@@ -88,15 +88,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def text(folder: Path) -> str:
-    """What stands between the markers.
+    """The text between the markers.
 
     Args:
-        folder: results as the benchmarks have recorded them: kodak/CODEC.json and, if they are there,
+        folder: recorded results: kodak/CODEC.json and, if they exist,
             throughput.json, throughput-cuda.json and scale/dataloader.json.
 
     Raises:
-        FileNotFoundError: there are no curves of a codec.
-        ValueError: no times of a codec were recorded.
+        FileNotFoundError: a codec has no curves.
+        ValueError: a codec has no times.
     """
     records = {name: results.load(folder / "kodak" / f"{name}.json") for name in CODECS}
     measured = _read(folder / "throughput.json")
@@ -113,7 +113,7 @@ def text(folder: Path) -> str:
 
 
 def put_between_markers(document: str, shown: str) -> str:
-    """The document with `shown` between its markers; raises ValueError if it does not have both once, in order."""
+    """The document with `shown` between its markers; raises ValueError without exactly one of each, in order."""
     before, begin, rest = document.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end or BEGIN in rest or END in after:
@@ -122,9 +122,9 @@ def put_between_markers(document: str, shown: str) -> str:
 
 
 def bpp_at(record: Record, psnr_db: float) -> float | None:
-    """Bits per pixel at which the mean curve of a codec has a PSNR: its logarithm is linear between settings.
+    """Bits per pixel at which the mean curve of a codec reaches a PSNR; log bpp is interpolated linearly.
 
-    None outside of what was measured.
+    None outside the measured range.
     """
     points = sorted((level_db, math.log(bpp)) for bpp, level_db in record.curve())
     for (low_db, low), (high_db, high) in itertools.pairwise(points):
@@ -138,12 +138,12 @@ def speed_of(record: Record, measured: Mapping[str, Any] | None) -> Speed:
     """Seconds per megapixel on one processor.
 
     Args:
-        record: the curve of a codec; its times count where there are no better ones, as if a codec that chooses its own
+        record: the curve of a codec; its times are used if there are no better ones, as if a codec that chooses its own
             number of threads had used one.
-        measured: of throughput.py, where every codec was held to one processor; its size next to a megapixel counts.
+        measured: results of throughput.py on one processor; the size closest to a megapixel is used.
 
     Raises:
-        ValueError: neither has times.
+        ValueError: there are no times.
     """
     runs = [run for run in (measured or {}).get("runs", ()) if run["threads"] == 1 and record.name in run["codecs"]]
     if runs:
@@ -161,7 +161,7 @@ def speed_of(record: Record, measured: Mapping[str, Any] | None) -> Speed:
 
 
 def stages(seconds: Speed, source_bytes: float, file_bytes: float) -> tuple[Stage, Stage]:
-    """Encoding and decoding of all pictures, of which each has so many bytes before and after encoding."""
+    """Encoding and decoding of all pictures, given the bytes of each before and after encoding."""
     made = []
     for seconds_per_mp, moved_bytes in ((seconds.encode_s, source_bytes + file_bytes), (seconds.decode_s, file_bytes)):
         picture_s = seconds_per_mp * PICTURE_MP
@@ -188,7 +188,7 @@ def _bytes_table(records: Mapping[str, Record]) -> list[str]:
 
 def _stage_table(records: Mapping[str, Record], speeds: Mapping[str, Speed]) -> list[str]:
     """Hours and machines of both stages at the middle quality."""
-    columns = (HOURS, "machines for a day", "MB/s a machine", "limit")
+    columns = (HOURS, "machines for one day", "MB/s per machine", "limit")
     header = ["", *(f"{action}: {columns[0]}" if not n else name for action in ("encode", "decode")
                     for n, name in enumerate(columns))]  # fmt: skip
     lines = [f"| {' | '.join(header)} |", "|---|" + "--:|--:|--:|---|" * 2]
@@ -213,7 +213,7 @@ def _stages_of(name: str, records: Mapping[str, Record], speeds: Mapping[str, Sp
 
 
 def _balance(records: Mapping[str, Record], speeds: Mapping[str, Speed]) -> list[str]:
-    """What is paid in processors for what is saved in bytes."""
+    """The processor time paid for the bytes saved."""
     level = DECIBELS[len(DECIBELS) // 2]
     terabytes = {name: PICTURES * picture_bytes(bpp_at(records[name], level) or 0) / 1e12 for name in CODECS}
     encode, decode = _stages_of(OURS, records, speeds)
@@ -224,8 +224,8 @@ def _balance(records: Mapping[str, Record], speeds: Mapping[str, Speed]) -> list
         once = encode.processor_hours - other_encode.processor_hours
         each = decode.processor_hours - other_decode.processor_hours
         lines.append(
-            f"- {OURS} instead of {name}, at {level:g} dB: {_more(-saved, 'TB', 1)} to keep,"
-            f" {_more(once, HOURS)} to encode, and {_more(each, HOURS)} whenever all of it is decoded."
+            f"- {OURS} instead of {name}, at {level:g} dB: {_more(-saved, 'TB', 1)} to store,"
+            f" {_more(once, HOURS)} to encode, and {_more(each, HOURS)} each time everything is decoded."
         )
     return lines
 
@@ -235,8 +235,8 @@ def _origins(records: Mapping[str, Record], speeds: Mapping[str, Speed]) -> list
     origins = "; ".join(f"{name}: {speed.origin}" for name, speed in speeds.items())
     if any(speed.origin.startswith(WITH_CURVES) for speed in speeds.values()):
         origins += (
-            f". What was {WITH_CURVES} was not taken in turns: other work on the machine may have slowed one codec and"
-            " not another, until benchmarks/throughput.py has measured them together"
+            f". Times {WITH_CURVES} were not measured in turn, so other load may have slowed some codecs more than"
+            " others: run benchmarks/throughput.py to measure them together"
         )
     return [
         f"From benchmarks/results: {ours.dataset['name']}, {len(ours.dataset['images'])} pictures, model"
@@ -256,8 +256,8 @@ def _cuda(cuda: Mapping[str, Any]) -> list[str]:
 
 
 def _loader(record: Mapping[str, Any]) -> list[str]:
-    """Rates and bytes of what dataloader.py has measured."""
-    lines = ["", "| a DataLoader | images/s | JPEG images/s | bytes | JPEG bytes | dB | JPEG dB |"]
+    """Rates and bytes measured by dataloader.py."""
+    lines = ["", "| DataLoader | images/s | JPEG images/s | bytes | JPEG bytes | dB | JPEG dB |"]
     lines.append("|---|" + "--:|" * 6)
     for row in record["rows"]:
         cells = [f"{row[f'{name}_images_per_s']:,.1f}" for name in ("vaec", "jpeg")]

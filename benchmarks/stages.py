@@ -1,4 +1,4 @@
-"""Where the time of a picture goes: clocks around the engine, the choice of symbols and the entropy coder."""
+"""Measures where the time of a picture goes: clocks around the engine, quantization and the entropy coder."""
 
 import functools
 import time
@@ -24,14 +24,14 @@ STAGES: dict[str, list[tuple[Any, str]]] = {
 
 
 class Stopwatch:
-    """Seconds by stage, each without the stages that it calls: reading symbols calls the entropy coder."""
+    """Seconds by stage, excluding nested stages: reading symbols, for example, calls the entropy coder."""
 
     def __init__(self) -> None:
         self.seconds = dict.fromkeys(STAGES, 0.0)
         self._inner: list[float] = []
 
     def around(self, stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, its time added to a stage."""
+        """Wraps a function so that its time counts for a stage."""
 
         @functools.wraps(function)
         def timed(*args: Any, **kwargs: Any) -> Any:
@@ -48,14 +48,14 @@ class Stopwatch:
         return timed
 
     def take(self) -> dict[str, float]:
-        """The seconds since the last time they were taken."""
+        """The seconds since the last call."""
         taken, self.seconds = self.seconds, dict.fromkeys(STAGES, 0.0)
         return taken
 
 
 @contextmanager
 def watched() -> Iterator[Stopwatch]:
-    """Clocks on all stages as long as the block runs. For one picture at a time on a CPU: a GPU is not waited for."""
+    """Puts clocks on all stages while the block runs, for one picture at a time on a CPU (no GPU synchronization)."""
     watch = Stopwatch()
     originals = [(owner, name, getattr(owner, name)) for places in STAGES.values() for owner, name in places]
     try:

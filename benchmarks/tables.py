@@ -1,4 +1,4 @@
-"""The tables of a benchmark, computed from recorded rows alone: as Markdown, and for the page."""
+"""The tables of a benchmark, computed only from recorded rows: as Markdown, and for the page."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,14 +11,14 @@ from benchmarks.results import Record
 OURS, OURS_PSNR, ANCHOR = "vaecodec", "vaecodec-psnr", "jpeg"
 QUALITIES = (10, 30, 50, 70, 90)
 METRICS = {"ssimulacra2": "SSIMULACRA2", "ms_ssim": "MS-SSIM", "butteraugli": "butteraugli", "psnr_db": "PSNR"}
-"""In the order in which tables show them: first the measure that agrees best with people."""
+"""In table order: first the measure that agrees best with human ratings."""
 FORMATS = {"ssimulacra2": ".1f", "ms_ssim": ".4f", "butteraugli": ".2f", "psnr_db": ".2f"}
 TIMING_ONLY = "untrained: timing only"
 PEER = "mbt2018-mean"
 
 
 class Table(NamedTuple):
-    """A table of text, and what must be known to read it."""
+    """A table of text, with a note that explains it."""
 
     title: str
     note: str
@@ -26,7 +26,7 @@ class Table(NamedTuple):
     rows: Sequence[Sequence[str]]
 
     def markdown(self) -> str:
-        """The table as Markdown, its first column to the left, the others to the right."""
+        """The table as Markdown, with the first column left-aligned and the others right-aligned."""
         rule = ["---"] + ["--:"] * (len(self.header) - 1)
         lines = [f"| {' | '.join(row)} |" for row in (self.header, rule, *self.rows)]
         return "\n".join([f"### {self.title}", "", *lines, "", self.note, ""])
@@ -39,8 +39,8 @@ def all_tables(
 
     Args:
         records: of one data set.
-        speed: what throughput.py has written, if it was run.
-        cuda: what gpu_throughput.py has written, if it was run.
+        speed: the output of throughput.py, if it was run.
+        cuda: the output of gpu_throughput.py, if it was run.
     """
     tables = [bd_table(records, with_times=speed is None)]
     by_name = {record.name: record for record in records}
@@ -82,15 +82,15 @@ def bd_table(records: Sequence[Record], *, with_times: bool) -> Table:
         note += f" {bootstrap.NOTE}"
     if with_times:
         note += (
-            " Milliseconds are means over pictures and settings, taken with the curves: codecs that were measured at"
-            " different times may have met another load."
+            " Milliseconds are means over pictures and settings, measured with the curves: codecs that were measured at"
+            " different times may have run under different load."
         )
     dataset = records[0].dataset
     return Table(f"{dataset['name']}, {len(dataset['images'])} pictures", note, header, rows)
 
 
 def quality_table(record: Record) -> Table:
-    """What each `quality` means: rate, and every measure that was taken, means over the pictures."""
+    """The rate and all measures at each `quality`, as means over the pictures."""
     means = {quality: mean for quality in record.qualities if (mean := record.at(quality))}
     header = ("quality", *map(str, means))
     rows = [
@@ -104,12 +104,12 @@ def quality_table(record: Record) -> Table:
 
 
 def small_run(speed: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The run of the smallest picture with the most threads: the one that holds every codec."""
+    """The run of the smallest picture with the most threads, which includes every codec."""
     return min(speed["runs"], key=lambda run: (run["megapixels"], -run["threads"]))
 
 
 def speed_table(speed: Mapping[str, Any]) -> Table:
-    """Every codec on one small picture, in turn."""
+    """The times of every codec on one small picture, measured in turn."""
     run = small_run(speed)
     rows = [
         [
@@ -132,7 +132,7 @@ def speed_table(speed: Mapping[str, Any]) -> Table:
 
 
 def size_table(speed: Mapping[str, Any]) -> Table:
-    """vaecodec by picture size, and beside those that are measured at every size."""
+    """vaecodec by picture size, against the codecs that are measured at every size."""
     beside = ("jpeg", "avif", PEER)
     rows = []
     for run in speed["runs"]:
@@ -154,7 +154,7 @@ def size_table(speed: Mapping[str, Any]) -> Table:
 
 
 def batch_table(speed: Mapping[str, Any]) -> Table:
-    """Several pictures at once against one by one, for the runs that have tried it."""
+    """Batches against single pictures, for the runs that measured them."""
     rows = []
     for run in (run for run in speed["runs"] if run.get("batch")):
         batch = run["batch"]
@@ -167,7 +167,7 @@ def batch_table(speed: Mapping[str, Any]) -> Table:
 
 
 def stage_table(speed: Mapping[str, Any]) -> Table:
-    """Where the milliseconds of every run go, for codecs that can tell."""
+    """Milliseconds by stage of every run, for codecs that report them."""
     stages = list(speed["runs"][0]["codecs"][OURS]["encode_stages_s"])
     rows = []
     for run in speed["runs"]:
@@ -203,7 +203,7 @@ def cuda_table(cuda: Mapping[str, Any]) -> Table:
 
 
 def published_table(by_name: Mapping[str, Record]) -> Table:
-    """Published curves against the published JPEG curve, and ours against them: two sources, so a table apart."""
+    """Published curves against the published JPEG curve, and ours against them; a separate table for another source."""
     dataset = next(iter(by_name.values())).dataset["name"]
     curves = published.curves(dataset)
     ours = by_name[OURS].curve() if OURS in by_name else []
@@ -229,15 +229,15 @@ def mean_seconds(record: Record, name: str) -> float:
 
 
 def leading(by_name: Mapping[str, Record]) -> str:
-    """The first of `METRICS` that vaecodec and JPEG are both measured in: what is shown where there is room for one."""
+    """The first of `METRICS` in which vaecodec and JPEG are both measured; shown where there is room for only one."""
     both = [by_name[name] for name in (OURS, ANCHOR) if name in by_name]
     return next((name for name in METRICS if all(record.curve(name) for record in both)), "psnr_db")
 
 
 def anchored(records: Iterable[Record], speed: Mapping[str, Any] | None) -> dict[str, tuple[float, float]]:
-    """(decode in ms, BD-rate against JPEG in percent, by the leading metric) of the codecs for which there is one.
+    """(decode in ms, BD-rate against JPEG in percent, in the leading metric) of all codecs that have one.
 
-    Times are those of `speed` where it has the codec: there all codecs took turns. Without it they are the records'.
+    Times come from `speed`, where all codecs took turns, and without it from the records.
     """
     by_name = {record.name: record for record in records}
     metric = leading(by_name)
@@ -251,7 +251,7 @@ def anchored(records: Iterable[Record], speed: Mapping[str, Any] | None) -> dict
 
 
 def between(anchor: Record | None, test: Record | None, metric: str) -> BdRate | None:
-    """The BD-rate, or None where one of the two was not measured, or both are the same."""
+    """The BD-rate; None if one of the two was not measured, or both are the same."""
     if anchor is None or test is None:
         return None
     if anchor.name == test.name:
@@ -261,7 +261,7 @@ def between(anchor: Record | None, test: Record | None, metric: str) -> BdRate |
 
 
 def with_interval(anchor: Record | None, test: Record | None, metric: str) -> BdRate | None:
-    """As `between`, and how sure it is."""
+    """As `between`, with its confidence interval."""
     rate = between(anchor, test, metric)
     if anchor is None or test is None or anchor.name == test.name or rate is None or rate.percent is None:
         return rate
@@ -269,7 +269,7 @@ def with_interval(anchor: Record | None, test: Record | None, metric: str) -> Bd
 
 
 def text_of(rate: BdRate | None) -> str:
-    """A BD-rate as tables show it, nothing if there is none."""
+    """A BD-rate as text for tables; empty if there is none."""
     return "" if rate is None else str(rate)
 
 

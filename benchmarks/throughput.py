@@ -1,4 +1,4 @@
-"""Measures warm speed, memory and where the time goes, by picture size and threads, beside the other codecs."""
+"""Measures warm speed, memory and time by stage, by picture size and threads, against the other codecs."""
 
 import argparse
 import json
@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-if not __package__:  # run as a file: the names in this folder (codecs, datasets) must not hide other packages' modules
+if not __package__:  # run as a script: the modules here (codecs, datasets) must not shadow those of other packages
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import vaecodec
@@ -25,9 +25,9 @@ KODAK_MP = 0.393216
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure every size with every number of threads, each in a process of its own; the JSON grows run by run.
+    """Measure every size with every number of threads, each in its own process; writes the JSON after every run.
 
-    The exit code is 1 if a size failed, for want of memory perhaps.
+    The exit code is 1 if a size failed, perhaps for lack of memory.
     """
     options = _parser().parse_args(arguments)
     if options.worker:
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """All figures of one size, in this process, whose threads are limited already."""
+    """All figures of one size, in this process, whose threads are already limited."""
     import torch
 
     threads, megapixels = int(options.threads), float(options.megapixels)
@@ -69,7 +69,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def cold_start(model: Path | None) -> dict[str, float]:
-    """Seconds that the command line takes from nothing, for a small picture: median of a few."""
+    """Seconds of a cold start of the command line, for a small picture; median of a few."""
     chosen = ["--model", str(model)] if model else []
     with tempfile.TemporaryDirectory() as folder:
         png, vaec, back = (str(Path(folder) / name) for name in ("a.png", "a.vaec", "b.png"))
@@ -105,7 +105,7 @@ def _median_s(action: Callable[[], object]) -> float:
 
 
 def _in_own_process(options: argparse.Namespace, threads: int, megapixels: float) -> dict[str, Any]:
-    """A run whose process may use no more processors than threads: libavif and torch both obey that."""
+    """A run in a process restricted to as many processors as threads, which libavif and torch both respect."""
     command = [sys.executable, __file__, "--worker", "--threads", str(threads), "--megapixels", str(megapixels)]
     command += ["--repeats", str(options.repeats), "--codecs", options.codecs, "--batch", str(options.batch)]
     command += ["--pictures", str(options.pictures)]
@@ -138,15 +138,17 @@ def _numbers(text: str) -> list[float]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--data", help="folder or data set whose first pictures are taken; the sample if not given")
-    parser.add_argument("--pictures", type=int, default=24, help="so many of the data at small sizes; at others one")
+    parser.add_argument("--data", help="folder or data set whose first pictures are used [sample]")
+    parser.add_argument("--pictures", type=int, default=24, help="number of pictures at small sizes; one at others")
     parser.add_argument("--megapixels", default=f"{KODAK_MP},2,12,48", help="sizes")
-    parser.add_argument("--threads", default="1,2", help="of torch, and processors for every codec")
+    parser.add_argument("--threads", default="1,2", help="numbers of torch threads, and of processors for every codec")
     others = ",".join(name for name in timings.QUALITY if name != OURS)
-    parser.add_argument("--codecs", default=others, help=f"beside {OURS}; most of them at small sizes only")
-    parser.add_argument("--batch", type=int, default=8, help="so many small pictures at once; 0 for none")
-    parser.add_argument("--repeats", type=int, default=5, help="of every picture; of large ones fewer")
-    parser.add_argument("--model", type=Path, help="weights of vaecodec; the built-in file if not given")
+    parser.add_argument(
+        "--codecs", default=others, help=f"codecs to compare with {OURS}; most of them only at small sizes"
+    )
+    parser.add_argument("--batch", type=int, default=8, help="batch size for small pictures; 0 for none")
+    parser.add_argument("--repeats", type=int, default=5, help="turns of every picture; fewer for large ones")
+    parser.add_argument("--model", type=Path, help="weights of vaecodec [built-in]")
     parser.add_argument("--out", type=Path, default=Path("out", "benchmark", "throughput.json"), help="result")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     return parser

@@ -1,4 +1,4 @@
-"""The figures of one size of pictures in one process: all codecs in turn, stages, batches, peak memory."""
+"""Measures one picture size in one process: all codecs in turn, stages, batches, peak memory."""
 
 import statistics
 import sys
@@ -17,18 +17,18 @@ QUALITY = {
     OURS: 75, "jpeg": 75, "jpeg-420": 75, "jpeg-444": 70, "webp": 80, "avif": 75, "avif-444": 75, "jpeg2000": 13,
     "heic": 50, "jxl": 85, "bmshj2018-hyperprior": 4, "mbt2018-mean": 4,
 }  # fmt: skip
-"""vaecodec, JPEG and AVIF at their defaults, the others where their files of a photograph have about JPEG's size."""
+"""vaecodec, JPEG and AVIF at their defaults, the others where their files are about as large as JPEG's."""
 
 LARGEST_MP = {OURS: 300.0, "jpeg": 300.0, "avif": 300.0, "mbt2018-mean": 13.0}
-"""Up to which size a codec is measured: what is not here only says what a small picture takes."""
+"""Largest size at which a codec is measured; codecs that are not listed are measured only at the small size."""
 SMALL_MP = 1.0
 
 STEADY_MP = 2.0
-"""Larger pictures are repeated less often: what disturbs a long run for a moment matters less."""
+"""Larger pictures are repeated less often, because brief disturbances affect long runs less."""
 
 
 class Sample(NamedTuple):
-    """One call: seconds, and seconds by stage where the codec can tell."""
+    """One call: seconds, and seconds by stage if the codec reports them."""
 
     seconds: float
     stages: dict[str, float] | None
@@ -38,19 +38,19 @@ Samples = dict[Codec, list[tuple[Sample, Sample]]]
 
 
 def names_at(names: Iterable[str], megapixels: float) -> list[str]:
-    """Those of the codecs that are measured at a size."""
+    """The codecs that are measured at a size."""
     return [name for name in names if megapixels <= LARGEST_MP.get(name, SMALL_MP)]
 
 
 def repeats_at(repeats: int, megapixels: float) -> int:
-    """How often a size is repeated, if `repeats` is what small pictures get."""
+    """The number of repeats at a size, given that of small pictures."""
     return max(1, min(repeats, round(repeats * STEADY_MP / megapixels)))
 
 
 def pictures_of(megapixels: float, data: str | None, count: int = 1) -> list[Image.Image]:
-    """Pictures of 3:2 and so many megapixels, of the first so many photographs of a data set, or of all if it has less.
+    """Pictures of 3:2 and the given megapixels, from the first `count` photographs of a data set.
 
-    Each is mirrored copies of its photograph side by side, so that the detail is kept.
+    Each consists of mirrored copies of its photograph side by side, to keep the level of detail.
     """
     return [_sheet(found.load(), megapixels) for found in datasets.find(data).pictures[:count]]
 
@@ -70,13 +70,13 @@ def _sheet(source: Image.Image, megapixels: float) -> Image.Image:
 def measure(
     images: Sequence[Image.Image], ours: Codec, others: Callable[[], Sequence[Codec]], *, repeats: int
 ) -> dict[str, Any]:
-    """All figures of pictures of one size.
+    """All figures for pictures of one size.
 
     Args:
         images: RGB, one or more.
         ours: vaecodec's adapter.
-        others: opens the codecs beside it; called after vaecodec's memory has been read.
-        repeats: of every picture; times are medians over all.
+        others: opens the other codecs; called after vaecodec's memory has been read.
+        repeats: turns of every picture; times are medians over all.
     """
     files = {ours: _round_trips(images, ours)}
     peak_bytes = peak_rss_bytes()
@@ -91,9 +91,9 @@ def measure(
 
 
 def measure_batch(image: Image.Image, codec: vaecodec.Codec, *, count: int, repeats: int) -> dict[str, Any]:
-    """So many pictures of one size at once, in turn with one by one.
+    """Measures a batch of `count` pictures of one size, in turn with single pictures.
 
-    The pictures are mirrored and turned upside down, not copies of each other.
+    The pictures are flipped in various ways, so they are not copies of each other.
     """
     turns = [Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.FLIP_TOP_BOTTOM, Image.Transpose.ROTATE_180]
     different = [image, *(image.transpose(turn) for turn in turns)]
@@ -114,7 +114,7 @@ def measure_batch(image: Image.Image, codec: vaecodec.Codec, *, count: int, repe
 
 
 def peak_rss_bytes() -> int | None:
-    """The most memory that this process has had at a time; None where the system does not tell."""
+    """The peak resident memory of this process in bytes; None if the system does not report it."""
     try:
         import resource
     except ImportError:  # Windows
@@ -124,18 +124,18 @@ def peak_rss_bytes() -> int | None:
 
 
 def open_others(names: Iterable[str]) -> list[Codec]:
-    """The codecs that are here; says which are not, and why."""
+    """The installed codecs; prints the reasons for the others."""
     opened = []
     for name in names:
         try:
             opened.append(codecs.open_codec(name))
         except UnavailableError as reason:
-            print(f"{name}: left out: {reason}", file=sys.stderr)
+            print(f"{name}: skipped: {reason}", file=sys.stderr)
     return opened
 
 
 def _round_trips(images: Sequence[Image.Image], codec: Codec) -> list[bytes]:
-    """The files, each decoded once: the warm-up."""
+    """Encodes all pictures and decodes the files once, as warm-up; returns the files."""
     files = [codec.encode(image, QUALITY[codec.name]) for image in images]
     for file in files:
         codec.decode(file)
@@ -143,8 +143,8 @@ def _round_trips(images: Sequence[Image.Image], codec: Codec) -> list[bytes]:
 
 
 def _in_turn(images: Sequence[Image.Image], files: dict[Codec, list[bytes]], repeats: int) -> Samples:
-    """Samples of every codec, one after the other with every picture: what disturbs one disturbs all."""
-    from benchmarks import stages  # loads torch: the process that only starts others does without
+    """Samples of all codecs, measured in turn for every picture, so that disturbances affect all alike."""
+    from benchmarks import stages  # loads torch, which the parent process does not need
 
     samples: Samples = {codec: [] for codec in files}
     with stages.watched() as watch:
@@ -175,9 +175,9 @@ def _seconds(action: Callable[[], object]) -> float:
 
 
 def _summary(codec: Codec, files: Sequence[bytes], samples: Samples, ours: Codec) -> dict[str, Any]:
-    """What is recorded of a codec: medians, and the median of vaecodec's time over its with the same picture.
+    """The record of a codec: medians, and the median ratio of vaecodec's time to its time for the same picture.
 
-    `file_bytes` is the median of the files.
+    `file_bytes` is the median file size.
     """
     file_bytes = round(statistics.median(map(len, files)))
     summary: dict[str, Any] = {"quality": QUALITY[codec.name], "file_bytes": file_bytes}

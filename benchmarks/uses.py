@@ -1,7 +1,7 @@
-"""Records what docs/uses.md shows: figures as JSON, pictures, and the tables between the document's markers.
+"""Records the contents of docs/uses.md: figures as JSON, pictures, and the tables between the document's markers.
 
 Usage: python benchmarks/uses.py [STEP...]. Steps: pictures, classify, odd, textbook, denoising, document; all of them
-if nothing is said. A few minutes of one core; `pip install -e ".[bench,examples]"`.
+by default. Takes a few minutes on one core; needs `pip install -e ".[bench,examples]"`.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-if not __package__:  # run as a file: the names in this folder (codecs, datasets) must not hide other packages' modules
+if not __package__:  # run as a script: the modules here (codecs, datasets) must not shadow those of other packages
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 sys.path.append(str(Path(__file__).resolve().parents[1] / "examples"))
 
@@ -52,7 +52,7 @@ def show() -> None:
 
 
 def classify() -> None:
-    """Accuracies of examples/classify.py, on a third of the digits: the whole set takes longer and tells no more."""
+    """Accuracies of examples/classify.py, on a third of the digits, which is enough."""
     import classify as example
 
     example.main(["--digits", "600", "--json", str(RESULTS / "classify.json")])
@@ -82,14 +82,14 @@ def textbook() -> None:
 
 
 def denoising() -> None:
-    """PSNR after coding noisy pictures: benchmarks/denoising.py, where Kodak is here."""
+    """PSNR after coding noisy pictures (benchmarks/denoising.py), if Kodak is available."""
     from benchmarks import denoising as benchmark
 
     benchmark.main([])
 
 
 def document() -> None:
-    """The tables of the document, from the figures that are recorded."""
+    """Rewrite the tables of the document from the recorded figures."""
     text = DOCUMENT.read_text(encoding="utf-8")
     for name, table in TABLES.items():
         path = RESULTS / f"{name}.json"
@@ -102,7 +102,7 @@ def between_markers(text: str, name: str, shown: str) -> str:
     """The text with `shown` between <!-- name --> and <!-- /name -->.
 
     Raises:
-        ValueError: it does not have both once, in this order.
+        ValueError: the markers are missing, repeated or in the wrong order.
     """
     begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
@@ -177,7 +177,7 @@ def _square(picture: np.ndarray) -> Image.Image:
 
 
 def _save(name: str, rows: Sequence[Sequence[Image.Image]]) -> None:
-    """A sheet of pictures in rows, each on a grid of the largest."""
+    """Save a sheet of pictures in rows, on a grid of the size of the largest."""
     width, height = (max(image.size[axis] for row in rows for image in row) + GAP_PX for axis in (0, 1))
     sheet = Image.new("RGB", (width * len(rows[0]) - GAP_PX, height * len(rows) - GAP_PX), "white")
     for top, row in enumerate(rows):
@@ -194,7 +194,7 @@ def _write(name: str, record: dict[str, Any]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the steps asked for, in their order."""
+    """Run the requested steps, in order."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("steps", nargs="*", metavar="STEP", help=", ".join(STEPS))
     given = parser.parse_args(arguments).steps or list(STEPS)

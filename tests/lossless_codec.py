@@ -52,5 +52,5 @@ class LosslessCodec(Codec):
             if opened is not image and isinstance(opened, Image.Image):
                 files.callback(opened.close)
             metadata = metadata_rules.merge_metadata(pixels.metadata_of(opened), **overrides)
-            pixels.tell_losses(opened, overrides)
+            pixels.warn_of_losses(opened, overrides)
             return vaec(pixels.to_samples(opened), metadata, quality=quality or 75)

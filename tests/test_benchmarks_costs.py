@@ -63,7 +63,7 @@ def test_the_figures_are_those_worked_out_by_hand(
     shown = told(folder, monkeypatch, capsys)
     assert "| vaecodec | 0.125 | 15.6 | 0.354 | 44.2 | 1.000 | 125.0 |" in shown
     assert "| vaecodec | 222,222 | 145 |" in shown
-    assert "instead of jpeg, at 33 dB: 44.2 TB less to keep, 111,111 processor-hours more to encode" in shown
+    assert "instead of jpeg, at 33 dB: 44.2 TB less to store, 111,111 processor-hours more to encode" in shown
     assert "model 01234567" in shown and "On a GPU" not in shown
 
 

@@ -266,7 +266,7 @@ def test_jpeg_on_the_same_gpu_takes_part(
     if not torch.cuda.device_count():
         assert rd_curve.main([*asked, "--out", str(tmp_path / "none")]) == 0
         told = capsys.readouterr().err
-        assert "vaecodec: left out: device 'cuda'" in told and "jpeg-cuda: left out: JPEG on the GPU needs CUDA" in told
+        assert "vaecodec: skipped: device 'cuda'" in told and "jpeg-cuda: skipped: JPEG on the GPU needs CUDA" in told
     stand_in = gpu_jpeg.Backend("stand-in 1", encode_by_pillow, decode_by_pillow, device="cpu")
     monkeypatch.setattr(gpu_jpeg, "open_backend", lambda: stand_in)
     assert rd_curve.main([*asked, "--codecs", "webp,jpeg-cuda", "--out", str(tmp_path / "out")]) == 0

@@ -265,7 +265,7 @@ def test_animation_loses_frames_only_with_a_warning(run: Run) -> None:
     """What is left out is named, also in JSON."""
     frames = [Image.new("L", (8, 8), level) for level in (0, 100)]
     frames[0].save("a.gif", save_all=True, append_images=frames[1:])
-    message = "a .vaec file has no place for 1 further frame"
+    message = "a .vaec file cannot hold 1 further frame"
     assert f"warning: a.gif: {message}" in run("encode", "a.gif").stderr
     assert lines(run("encode", "a.gif", "-f", "--json"))[0]["warnings"] == [message]
 

@@ -164,8 +164,8 @@ def test_reports_come_in_order_and_warnings_stay_with_their_input(kinds: list[st
     told: list[tuple[int, str, tuple[str, ...]]] = []
 
     class Ear(Console):
-        def report(self, label: dict[str, str], report: Report, *, is_answer: bool, heard: Any) -> None:
-            told.append((int(label["path"]), report.status, tuple(heard)))
+        def report(self, label: dict[str, str], report: Report, *, is_answer: bool, warned: Any) -> None:
+            told.append((int(label["path"]), report.status, tuple(warned)))
 
         def fail(self, label: dict[str, str], error: Exception) -> None:
             told.append((int(label["path"]), "failed", ()))

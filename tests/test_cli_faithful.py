@@ -85,7 +85,7 @@ def test_named_pipes_are_read_once(run: Run, command: tuple[str, ...]) -> None:
 def test_a_folder_without_r(run: Run) -> None:
     """The advice is one that the command understands."""
     os.mkdir("d")
-    assert "-r takes the files in it" in run("encode", "d").stderr
+    assert "use -r to process its files" in run("encode", "d").stderr
     for command in (("html", "d", "-o", "p.html"), ("map", "d", "-o", "p.png"), ("info", "d")):
         result = run(*command)
         assert result.exit_code == 3 and "-r" not in result.stderr and "d/*" in result.stderr
@@ -166,7 +166,7 @@ def test_metadata_too_long_for_jpeg_is_named(run: Run, metadata: dict[str, bytes
     """The picture is written without it."""
     Path("a.vaec").write_bytes(vaec(SAMPLES, metadata))
     result = run("decode", "a.vaec", "a.jpg")
-    assert result.exit_code == 0 and f"JPEG has no place for {'EXIF' if 'exif' in metadata else 'XMP'}" in result.stderr
+    assert result.exit_code == 0 and f"JPEG cannot hold {'EXIF' if 'exif' in metadata else 'XMP'}" in result.stderr
 
 
 @pytest.mark.parametrize(("suffix", "lost"), [
@@ -282,7 +282,7 @@ def test_a_size_that_metadata_fills(run: Run) -> None:
 @pytest.mark.parametrize("quality", ["high", 0, 101, 1.5, True, float("nan"), [75]])
 def test_messages_about_quality_tell_the_range(quality: object) -> None:
     """Whatever is passed."""
-    with pytest.raises(vaecodec.VaecImageError, match=r"1\.\.100"):
+    with pytest.raises(vaecodec.VaecImageError, match="from 1 to 100"):
         rate_goal(quality, bytes=None, bpp=None, psnr=None)  # type: ignore[arg-type]
 
 

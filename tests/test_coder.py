@@ -293,7 +293,7 @@ def test_a_needless_escape_is_refused() -> None:
     writer = tables_of([[2, 1, 2, TOTAL - 5]])
     reader = tables_of([[1, 1, 1, 1, 1, TOTAL - 5]])
     payload = encode([Pass(writer, np.array([0]), np.array([2]))])
-    with pytest.raises(VaecCorruptError, match="value 2; a magnitude of 3 to 2047") as caught:
+    with pytest.raises(VaecCorruptError, match="value 2, must have a magnitude of 3 to 2047") as caught:
         Decoder(payload).read(reader, np.array([0]))
     assert caught.value.code == "ESCAPE_RANGE"
 

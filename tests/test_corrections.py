@@ -16,7 +16,7 @@ from vaecodec.format import container
 from vaecodec.format.records import Header, PixelFormat, Tile, TileBox, TileMode, check_tile
 from vaecodec.pictures import pixels
 from vaecodec.tiling import tile as tiles
-from vaecodec.tiling.tile import corrected, floor_psnr_db, learned_part, settle
+from vaecodec.tiling.tile import choose_mode, corrected, floor_psnr_db, learned_part
 
 LEARNED = Tile(TileMode.LEARNED, b"8 bytes!", 5)
 
@@ -84,9 +84,9 @@ def force(monkeypatch: pytest.MonkeyPatch, chosen: Callable[[int], bool]) -> Non
     def settle_so(tile: Tile, original: np.ndarray, shown: np.ndarray, quality: int) -> tuple[Tile, int]:
         if chosen(next(calls)):
             return tiles._correct(tile, original, shown, 46)
-        return settle(tile, original, shown, quality)
+        return choose_mode(tile, original, shown, quality)
 
-    monkeypatch.setattr("vaecodec.tiling.encode.settle", settle_so)
+    monkeypatch.setattr("vaecodec.tiling.encode.choose_mode", settle_so)
 
 
 @pytest.mark.usefixtures("small_tiles")

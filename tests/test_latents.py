@@ -314,7 +314,7 @@ def test_a_draw_costs_what_the_model_expects(tiny: Codec) -> None:
 @pytest.mark.parametrize(("seed", "temperature"), [(-1, 1.0), (0, -0.1), (0, float("inf")), (0, float("nan"))])
 def test_draws_need_sensible_arguments(tiny: Codec, seed: int, temperature: float) -> None:
     """A negative seed and a temperature that is negative or no number are refused."""
-    with pytest.raises(VaecImageError, match="must be at least 0") as error:
+    with pytest.raises(VaecImageError, match="must be finite and at least 0") as error:
         tiny.explore.sample((16, 16), seed=seed, temperature=temperature)
     assert error.value.code == "ARGUMENT"
 

@@ -78,7 +78,7 @@ def losses_of(source: object, **overrides: object) -> str:
         image = pixels.open_source(source)  # type: ignore[arg-type]
         if image is not source:
             opened.callback(image.close)  # type: ignore[union-attr]
-        pixels.tell_losses(image, overrides)
+        pixels.warn_of_losses(image, overrides)
     assert len(heard) <= 1
     return str(heard[0].message) if heard else ""
 
@@ -644,7 +644,7 @@ def _umask() -> int:
 
 def test_originals_of_images_that_come_from_nowhere() -> None:
     """Nothing is known of them."""
-    assert originals.look(Image.new("L", (1, 1))) == originals.Original()
+    assert originals.inspect(Image.new("L", (1, 1))) == originals.Original()
     assert merge_metadata(pixels.metadata_of(Image.new("L", (1, 1)))) == {}
 
 

@@ -160,7 +160,7 @@ def test_a_picture_file_holds_what_decode_shows(
         assert (caught.value.code, os.listdir(tmp_path)) == ("SAVE", [])
         return
     expected, by_pillow = tiny.decode(data), io.BytesIO()
-    told = pytest.warns(UserWarning, match="PPM has no place for") if suffix == "ppm" else contextlib.nullcontext()
+    told = pytest.warns(UserWarning, match="PPM cannot hold") if suffix == "ppm" else contextlib.nullcontext()
     lossy = {"quality": 90} if suffix == "jpg" else {}
     with told:
         assert tiny.decode_file(data, target, **lossy) == vaecodec.info(data)

@@ -109,7 +109,7 @@ def test_what_cannot_be_used_is_named_and_skipped(tmp_path: Path) -> None:
         "small.png", "deep.png", "broken.jpg", "broken.tar", "folder.png"
     }  # fmt: skip
     text = pictures.skipped_text()
-    assert "5 skipped" in text and "small.png (200 x 63 px, at least 64 x 64 are needed)" in text
+    assert "5 skipped" in text and "small.png (200 x 63 px, must have at least 64 x 64)" in text
     assert "and 3 more" in pictures.skipped_text(names=2)
 
 
@@ -307,7 +307,7 @@ def test_a_deeper_start_computes_the_same(old: int, new: int) -> None:
 
 def test_a_start_is_not_made_less_deep() -> None:
     """Blocks that have learned something are not thrown away."""
-    with pytest.raises(TrainingError, match="analysis_blocks is 1, the start has 2") as caught:
+    with pytest.raises(TrainingError, match="analysis_blocks is 1, must be at least the 2 of the start") as caught:
         deepen(TrainingModel(dataclasses.replace(TINY, analysis_blocks=2)), 1)
     assert caught.value.code == "INIT"
 
@@ -470,7 +470,7 @@ def test_a_checkpoint_without_architecture_is_of_the_default_one(recipe: Recipe)
     path = checkpoint_path(recipe.out)
     assert Architecture(**load_checkpoint(path)["architecture"]) == run.model.vae.arch
     torch.save({key: value for key, value in load_checkpoint(path).items() if key != "architecture"}, path)
-    with pytest.raises(TrainingError, match="of another network") as caught:
+    with pytest.raises(TrainingError, match="belongs to another network") as caught:
         Run.resume(recipe, ALONE)
     assert caught.value.code == "CHECKPOINT"
 
@@ -636,11 +636,11 @@ def test_wrong_usage_is_told_before_anything_is_written(photos: Path, tiny_weigh
     empty.mkdir()
     there.touch()
     cases = {
-        "exclude each other": ["--data", photos, "--out", out, "--steps", 1, "--minutes", 1],
+        "cannot be combined": ["--data", photos, "--out", out, "--steps", 1, "--minutes", 1],
         "must end in .safetensors": ["--data", photos, "--out", tmp_path / "x.pt"],
-        "is there already": ["--data", photos, "--out", there],
+        "exists: choose another name": ["--data", photos, "--out", there],
         "holds no readable picture": ["--data", empty, "--out", out],
-        "(160 x 144 px, at least 192 x 192 are needed)": ["--data", photos, "--out", out],
+        "(160 x 144 px, must have at least 192 x 192)": ["--data", photos, "--out", out],
         "must be a positive multiple of 64": ["--data", photos, "--out", out, "--patch", 100],
         "init is 'nowhere'": ["--data", photos, "--out", out, "--patch", 64, "--init", "nowhere"],
     }

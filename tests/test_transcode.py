@@ -114,7 +114,7 @@ def test_frames_that_are_left_out_are_told(work: Work, source: Path) -> None:
     frames = [Image.fromarray(picture(24, 24, seed=n)) for n in range(2)]
     frames[0].save(source / "film.gif", save_all=True, append_images=frames[1:])
     records = {record["path"]: record for record in transcoded(work)}
-    assert records["film.gif"]["warnings"] == ["a .vaec file has no place for 1 further frame"]
+    assert records["film.gif"]["warnings"] == ["a .vaec file cannot hold 1 further frame"]
     assert "warnings" not in records["a.png"]
 
 

@@ -143,7 +143,7 @@ def test_what_no_worker_can_do_is_an_error(machines: Cluster, source: Path, tmp_
     with pytest.raises(cluster.ClusterError, match="must be 00000000 on every machine") as caught:
         list(cluster.answers(jobs, dataclasses.replace(work, model_id="00000000"), cluster.Cluster(machines.address)))
     assert caught.value.code == "CLUSTER"
-    with pytest.raises(cluster.ClusterError, match="0 places for workers of 0.5 GPU, must have 1") as caught:
+    with pytest.raises(cluster.ClusterError, match="room for 0 workers of 0.5 GPU, must have room for 1") as caught:
         list(cluster.answers(jobs, work, cluster.Cluster(machines.address, gpu_share=0.5)))
     assert caught.value.code == "NO_PLACE"
 

@@ -1,4 +1,4 @@
-"""vaecodec: a learned image codec. Importing it registers `.vaec` with Pillow; engines load with the first picture."""
+"""vaecodec: a learned image codec. Importing it registers `.vaec` with Pillow; the engine loads on first use."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -54,11 +54,11 @@ __all__ = [
 ]
 
 
-_watch_forks()  # here, because numpy and torch may be loaded before the fork and the codec after it
+_watch_forks()  # here, because a fork may happen after numpy and torch load and before the codec does
 
 
 def __getattr__(name: str) -> Any:
-    """The names that need numpy (and torch, once used) load on first use: importing vaecodec stays quick."""
+    """Loads names that need numpy (and torch, when called) on first use, so importing vaecodec stays fast."""
     if name in ("Codec", "decode", "decode_file", "decode_region", "encode", "encode_file", "verify"):
         from vaecodec import codec
 

@@ -5,7 +5,7 @@ Decoding in worker processes, on the CPU:
     dataset = VaecDataset("photos", decoder=Decoder(region=RandomSquare(224)))
     for images in DataLoader(dataset, batch_size=64, num_workers=4): ...    # uint8 [64, 3, 224, 224]
 
-Decoding on the GPU: the workers only read, the DataLoader hands bytes through as they are:
+Decoding on the GPU; the workers only read, and the DataLoader passes bytes through unchanged:
 
     decoder = Decoder(device="cuda")
     for files in DataLoader(VaecDataset("photos", decoder=None), batch_size=64, num_workers=4):
@@ -39,17 +39,21 @@ _MODES = ("RGB", "stored")
 
 @dataclass(frozen=True)
 class RandomSquare:
-    """A region for `Decoder`: a square anywhere in the picture, drawn from torch's generator.
+    """A random square as the region of a `Decoder`, drawn from torch's generator.
 
     Attributes:
-        side_px: of the square; a picture that is smaller is taken as far as it goes.
+        side_px: side of the square in pixels; limited to the picture if that is smaller.
+
+    Example:
+        >>> Decoder(region=RandomSquare(224))(["photo.vaec"])[0].shape
+        torch.Size([3, 224, 224])
     """
 
     side_px: int
 
     def __call__(self, width: int, height: int) -> Box:
         """A box (left, top, right, bottom) in a picture of this size in pixels."""
-        import torch  # loaded by whoever asks for tensors
+        import torch  # deferred: importing this module must not load torch
 
         left, top = (int(torch.randint(max(1, side - self.side_px + 1), ())) for side in (width, height))
         return left, top, min(width, left + self.side_px), min(height, top + self.side_px)
@@ -57,22 +61,26 @@ class RandomSquare:
 
 @dataclass(frozen=True)
 class Decoder:
-    """Decodes .vaec files to tensors. Worker processes may have it, forked or spawned: it is quick to make and to copy.
+    """Decodes .vaec files to tensors. Cheap to create and to pickle, so forked and spawned workers can use it.
 
-    The weights are loaded with the first picture, once a process.
+    The weights are loaded with the first picture, once per process.
 
     Attributes:
-        mode: "RGB" gives every picture three channels (grey is repeated, alpha is dropped, the colour below it stays as
-            it was stored); "stored" leaves 1 (L), 2 (LA), 3 (RGB) or 4 (RGBA).
+        mode: "RGB" gives every picture three channels (grey is repeated, alpha is dropped, the colours under it stay
+            unchanged); "stored" keeps the 1 (L), 2 (LA), 3 (RGB) or 4 (RGBA) channels of the file.
         device: where to decode, and where the tensors are; as for `Codec`. In forked workers only "cpu" works.
-        model: path of a weights file; None is the built-in one.
-        max_pixels: refuse larger pictures before anything is allocated for them.
+        model: path of a weights file; None uses the built-in weights.
+        max_pixels: refuse larger pictures before allocating anything for them.
         scale: 1, or 1/2, 1/4 or 1/8 for smaller pictures in less time: see `Codec.decode`.
-        region: a box (left, top, right, bottom) in pixels, or a function that makes one of a picture's width and
-            height, such as `RandomSquare`: no more is decoded than it needs. None is the whole picture.
+        region: a box (left, top, right, bottom) in pixels, or a function of a picture's width and height that returns
+            one, such as `RandomSquare`. Only the tiles under it are decoded. None is the whole picture.
 
     Raises:
-        VaecImageError: (ARGUMENT) the mode is not one of these, or a region is to be scaled.
+        VaecImageError: (ARGUMENT) the mode is unknown, or both a region and a scale are given.
+
+    Example:
+        >>> [picture.shape for picture in Decoder()(["photo.vaec"])]
+        [torch.Size([3, 512, 768])]
     """
 
     mode: Literal["RGB", "stored"] = "RGB"
@@ -86,27 +94,27 @@ class Decoder:
         if self.mode not in _MODES:
             raise VaecImageError(f"mode is {self.mode!r}, must be one of {', '.join(_MODES)}", code="ARGUMENT")
         if self.region is not None and self.scale != 1:
-            raise VaecImageError("region and scale exclude each other: give one", code="ARGUMENT")
+            raise VaecImageError("region and scale cannot be combined: give only one", code="ARGUMENT")
 
     def __call__(self, files: Sequence[sources.Source], names: Sequence[str] | None = None) -> "list[Tensor]":
         """Decode a batch.
 
         Args:
-            files: each the bytes, the path or the open binary file of a picture; sizes may differ.
-            names: how to call them in errors; a path is called by itself, bytes by their number.
+            files: bytes, paths or open binary files; sizes may differ.
+            names: names of the files in errors; by default the path, or the number in the batch.
 
         Returns:
-            A tensor for each, in order: uint8 [C, H, W], contiguous, on the device.
+            One tensor per file, in order: uint8 [C, H, W], contiguous, on the device.
 
         Raises:
-            VaecError: a file cannot be decoded; the message names it, unless it is the device or the memory that is at
-                fault. Code and class as of `Codec.decode`.
+            VaecError: a file cannot be decoded; same class and code as from `Codec.decode`. The message names the file,
+                unless the device or memory is the cause.
             OSError: a file cannot be read.
         """
         from torch.utils.data import get_worker_info  # torch loads with the first picture
 
         codec, contents = Codec(self.model, self.device), [sources.read_all(file) for file in files]
-        if get_worker_info():  # beside others, one for each core
+        if get_worker_info():  # there is usually one worker per core
             codec.engine.use_one_thread()
         called = names or [_name(file, number) for number, file in enumerate(files)]
         tensors = self._decode_together(codec, contents) if self.region is None else None
@@ -118,14 +126,14 @@ class Decoder:
         """A handler for webdataset: `dataset.decode(Decoder().webdataset)`.
 
         Args:
-            key: what follows the name of the sample, such as ".vaec" or ".left.vaec".
+            key: the part after the sample's name, such as ".vaec" or ".left.vaec".
             data: the file.
 
         Returns:
             uint8 [C, H, W]; None for other files, which are left to other handlers.
 
         Raises:
-            VaecError: it cannot be decoded; `decode(..., handler=)` of webdataset says what becomes of it.
+            VaecError: the file cannot be decoded; webdataset's `decode(..., handler=)` decides what happens then.
         """
         return self([data], [key])[0] if key.lower().endswith(SUFFIX) else None
 
@@ -133,15 +141,15 @@ class Decoder:
         """A transform for Hugging Face datasets: `dataset.set_transform(Decoder().huggingface("image"))`.
 
         Args:
-            *columns: those that hold pictures, of type `Image(decode=False)`, binary or string (a path).
+            *columns: names of columns with pictures, of type `Image(decode=False)`, binary or string (a path).
 
         Returns:
-            A function from a batch of rows to the same with a list of tensors, uint8 [C, H, W], in these columns.
+            A function that replaces these columns of a batch with lists of tensors, uint8 [C, H, W].
         """
         return partial(_decode_columns, self, columns)
 
     def _decode_together(self, codec: Codec, contents: Sequence[bytes]) -> "list[Tensor] | None":
-        """Nothing if one of them cannot be decoded: which one, only decoding them one by one tells."""
+        """The decoded batch; None if a file fails, since only decoding them one by one shows which."""
         try:
             return codec.decode_batch(contents, output="torch", max_pixels=self.max_pixels, scale=self.scale)
         except VaecError as error:
@@ -166,20 +174,24 @@ class VaecDataset:
     """A folder of .vaec files for torch's DataLoader: a map-style dataset of uint8 tensors [C, H, W].
 
     Args:
-        source: a folder, in which all .vaec files at any depth are taken, in order of their paths; or paths, in their
-            own order.
-        transform: called with each tensor; what it returns takes its place. DataLoader joins tensors of one size only,
-            so pictures of different sizes need a crop here, or a `collate_fn`.
-        label: called with each path; the item is then (picture, label).
-        decoder: how to decode; None leaves the bytes of the files, for decoding whole batches on a GPU later. Then the
-            transform gets bytes.
+        source: a folder, of which all .vaec files at any depth are used, in the order of their paths; or a list of
+            paths, used in the given order.
+        transform: called with each tensor; returns its replacement. DataLoader stacks only tensors of equal size, so
+            pictures of different sizes need a crop here, or a `collate_fn`.
+        label: called with each path; items are then (picture, label).
+        decoder: how to decode; None yields the bytes of the files, for decoding whole batches on a GPU. The transform
+            then gets bytes.
 
     Attributes:
         paths: of the files, as strings.
 
     Raises:
-        VaecError: (NO_FILES) the folder has no .vaec file, or no path was given.
-        OSError: the folder, or one in it, cannot be read.
+        VaecError: (NO_FILES) the folder has no .vaec file, or the list is empty.
+        OSError: the folder, or one below it, cannot be read.
+
+    Example:
+        >>> VaecDataset("photos")[0].dtype
+        torch.uint8
     """
 
     def __init__(
@@ -203,11 +215,11 @@ class VaecDataset:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Any:
-        """One item; raises as `Decoder.__call__`, and IndexError."""
+        """Returns one item; raises IndexError, and the errors of `Decoder.__call__`."""
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
-        """Several items at once: DataLoader asks for its batches so, and they are decoded as a batch."""
+        """Returns several items, decoded as a batch; DataLoader calls this for its batches."""
         paths = [self.paths[index] for index in indices]
         pictures: list[Any] = [*map(sources.read_all, paths)] if self.decoder is None else self.decoder(paths)
         if self.transform is not None:
@@ -220,7 +232,7 @@ class VaecDataset:
 class _Paths(Sequence[str]):
     """Many paths in one block of bytes.
 
-    A list would be copied into every forked worker, string by string, because counting references writes to each.
+    A list would be copied into every forked worker, string by string, because reference counting writes to each.
     """
 
     def __init__(self, paths: Iterable[str]) -> None:
@@ -241,12 +253,12 @@ class _Paths(Sequence[str]):
     def __getitem__(self, index: int | slice) -> str | list[str]:
         if isinstance(index, slice):
             return [self[n] for n in range(*index.indices(len(self)))]
-        place = range(len(self))[index]  # as a list counts from the end, and raises IndexError
+        place = range(len(self))[index]  # handles negative numbers and raises IndexError, like a list
         return os.fsdecode(self._text[self._ends[place] : self._ends[place + 1]])
 
 
 def _in_folder(folder: str) -> Iterator[str]:
-    """The .vaec files of a folder, in an order that does not depend on the file system; hidden ones are left out."""
+    """The .vaec files of a folder, except hidden ones, in an order that does not depend on the file system."""
 
     def refuse(error: OSError) -> None:
         raise error
@@ -265,7 +277,7 @@ def _decode_columns(decoder: Decoder, columns: Sequence[str], batch: dict[str, A
 
 
 def _is_of_machine(error: VaecError) -> bool:
-    """Whether the device, the weights or the memory are at fault, and no file is."""
+    """Whether the device, the weights or memory caused the error, not a file."""
     return isinstance(error, VaecModelError | VaecResourceError) and error.code != "MODEL_MISSING"
 
 
@@ -274,7 +286,7 @@ def _name(file: sources.Source, number: int) -> str:
 
 
 def _content(value: Any) -> sources.Source:
-    """Where the bytes of a picture are, of what a column of images without decoding holds."""
+    """The source of a picture from an entry of an undecoded image column."""
     if isinstance(value, dict):
         return value["path"] if value["bytes"] is None else value["bytes"]
     return value

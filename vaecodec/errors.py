@@ -1,4 +1,4 @@
-"""The errors that vaecodec raises about its input, as one tree.
+"""The errors that vaecodec raises about its input, in one tree.
 
 VaecError(OSError, ValueError)          the root: both `except OSError` and `except ValueError` catch it
 ├── VaecFormatError                     these bytes are not a well-formed .vaec file
@@ -7,10 +7,10 @@ VaecError(OSError, ValueError)          the root: both `except OSError` and `exc
 ├── VaecUnsupportedError                written by a newer version of the format
 ├── VaecLimitError                      larger than the format or the caller allows
 ├── VaecModelError                      weights missing, damaged, or not those that the file names
-├── VaecCorruptError                    an intact-looking payload that decodes to nonsense
-│   └── VaecMismatchError               ... although its CRC holds: crafted file, or this build computes differently
-├── VaecImageError                      this image cannot be encoded: mode, size, type
-├── VaecTargetError                     a size, rate or PSNR target that no quality meets
+├── VaecCorruptError                    a payload does not decode
+│   └── VaecMismatchError               ... although its CRC matches: forged file, or this build computes differently
+├── VaecImageError                      this image cannot be encoded, or an argument is invalid
+├── VaecTargetError                     a size, rate or fidelity target that no quality meets
 └── VaecResourceError                   not enough memory
 
 Every error carries `code`, a stable upper-case word for programs, and `tile`, the index of the tile at fault (or None).
@@ -40,7 +40,7 @@ class VaecError(OSError, ValueError):
 
 
 def _rebuild(cls: type[VaecError], message: str, code: str, tile: int | None) -> VaecError:
-    """Errors cross process borders by pickle (batch jobs); keyword arguments do not survive the default way."""
+    """Unpickles an error from another process; exceptions lose keyword arguments by default."""
     return cls(message, code=code, tile=tile)
 
 
@@ -51,7 +51,7 @@ class VaecFormatError(VaecError):
 
 
 class VaecTruncatedError(VaecError):
-    """The file ends before its own header says that it does."""
+    """The file is shorter than its header says."""
 
     default_code = "TRUNCATED"
 
@@ -63,7 +63,7 @@ class VaecChecksumError(VaecError):
 
 
 class VaecUnsupportedError(VaecError):
-    """The file needs a newer version of the format than this one."""
+    """The file needs a newer version of the format."""
 
     default_code = "UNSUPPORTED"
 
@@ -75,31 +75,31 @@ class VaecLimitError(VaecError):
 
 
 class VaecModelError(VaecError):
-    """Weights are missing, damaged, or not the ones that the file names."""
+    """Weights are missing, damaged, or not those that the file names."""
 
     default_code = "MODEL"
 
 
 class VaecCorruptError(VaecError):
-    """A payload does not decode to what its place in the file demands."""
+    """A payload does not decode."""
 
     default_code = "CORRUPT"
 
 
 class VaecMismatchError(VaecCorruptError):
-    """The payload is intact but decodes to other latents: a crafted file, or this build computes differently."""
+    """The payload is intact but decodes to other values: a forged file, or this build computes differently."""
 
     default_code = "MISMATCH"
 
 
 class VaecImageError(VaecError):
-    """This image cannot be encoded: its mode, size or type."""
+    """This image cannot be encoded because of its mode, size or type, or an argument is invalid."""
 
     default_code = "IMAGE"
 
 
 class VaecTargetError(VaecError):
-    """No quality from 1 to 100 meets the requested size, rate or PSNR."""
+    """No quality from 1 to 100 meets the requested size, rate or fidelity."""
 
     default_code = "TARGET"
 
@@ -112,24 +112,24 @@ class VaecResourceError(VaecError):
 
 Result = TypeVar("Result")
 
-LARGEST_KEPT_BYTES = (32 << 20) - (64 << 10)  # glibc takes no hint from blocks of more than 32 MiB
+LARGEST_KEPT_BYTES = (32 << 20) - (64 << 10)  # glibc does not adapt to blocks of more than 32 MiB
 
-# What torch and the libraries below it say in plain RuntimeErrors: CUDA, torch's own allocator, C++, oneDNN.
+# Texts of plain RuntimeErrors from CUDA, torch's own allocator, C++ and oneDNN.
 _WORDS = ("out of memory", "can't allocate memory", "bad_alloc", "could not create a")
 
 
 def is_shortage(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on the computer or the GPU."""
+    """Whether an error means that memory ran out, on the computer or the GPU."""
     if isinstance(error, MemoryError | VaecResourceError):
         return True
     return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in _WORDS)
 
 
 def first_that_fits(*attempts: Callable[[], Result]) -> Result:
-    """The result of the first attempt that finds enough memory; each needs less than the one before.
+    """The result of the first attempt that does not run out of memory; each needs less than the one before.
 
     Raises:
-        VaecResourceError: none does.
+        VaecResourceError: all attempts ran out of memory.
     """
     reason = ""
     for attempt in attempts:
@@ -139,22 +139,22 @@ def first_that_fits(*attempts: Callable[[], Result]) -> Result:
             if not is_shortage(error):
                 raise
             reason = _reason(error)
-        # Only here is the memory of the failed attempt free: an error holds the frames that it came through.
+        # Only here is the memory of the failed attempt free: an exception keeps its stack frames alive.
     raise VaecResourceError(reason)
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep 64 MiB for the next picture instead of returning them to the system.
+    """Make glibc keep 64 MiB for the next picture instead of returning them to the system.
 
-    It keeps twice the largest block that was ever freed. The pages of this one are never touched, and cost nothing.
-    Without it, 10,000 pages a picture were given back and taken again: a fifth of the time of decoding.
+    glibc keeps twice the largest block that was ever freed. The pages of this block are never touched and cost nothing.
+    Without it, 10,000 pages per picture were returned and requested again: a fifth of the decoding time.
     """
     bytes(LARGEST_KEPT_BYTES)
 
 
 @contextmanager
 def shortage_as_error() -> Iterator[None]:
-    """Turn any error that says memory ran out into VaecResourceError."""
+    """Turn any error that means that memory ran out into VaecResourceError."""
     try:
         yield
     except Exception as error:
@@ -165,7 +165,7 @@ def shortage_as_error() -> Iterator[None]:
 
 @contextmanager
 def translated_errors() -> Iterator[None]:
-    """Raise errors of this package for memory that runs out and for CUDA in a forked process."""
+    """Turn out-of-memory errors, and CUDA errors in a forked process, into errors of this package."""
     with shortage_as_error():
         try:
             yield

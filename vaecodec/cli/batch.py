@@ -1,6 +1,6 @@
-"""Running over many files: one bad file is reported and the rest goes on; what is said where; the exit code.
+"""Runs a task over many files: a bad file is reported and the others continue; also console output and exit codes.
 
-Results stand on stdout only where they are what was asked for; what is said to people goes to stderr.
+Only requested results go to stdout; messages for people go to stderr.
 """
 
 import json
@@ -46,26 +46,26 @@ Value = TypeVar("Value")
 
 
 class InputError(VaecImageError):
-    """An input that cannot be read, or that no decoder understands."""
+    """An input cannot be read, or is in no known format."""
 
     default_code = "INPUT"
 
 
 class OutputError(VaecError):
-    """An output that may not or cannot be written."""
+    """An output must not or cannot be written."""
 
     default_code = "OUTPUT"
 
 
 @dataclass(frozen=True)
 class Report:
-    """What came of one input.
+    """The outcome of one input.
 
     Attributes:
         status: one word: done, skipped, planned, damaged or ok.
-        text: the same for people.
+        text: the line printed for people.
         facts: further fields of the JSON line.
-        error: what makes the exit code differ from 0 although there is a result.
+        error: an error that sets the exit code although there is a result.
     """
 
     status: str
@@ -79,12 +79,12 @@ class Task(Generic[Item, Value]):
     """What to do with each input.
 
     Attributes:
-        name: how an input is called in messages.
-        compute: the long part; runs in worker threads, must not write.
-        finish: the rest; runs in the main thread and in the order of the inputs, so that only the main thread holds
-            unfinished files when a signal arrives.
-        answers: whether the text of the reports is what was asked for, and belongs on stdout.
-        key: of the input's name in JSON lines.
+        name: returns the name of an input for messages.
+        compute: the long part; runs in worker threads and must not write.
+        finish: the rest; runs in the main thread and in input order, so only the main thread holds unfinished files
+            when a signal arrives.
+        answers: whether the report texts are the requested result and go to stdout.
+        key: JSON field of the input's name.
     """
 
     name: Callable[[Item], str]
@@ -95,7 +95,7 @@ class Task(Generic[Item, Value]):
 
 
 def exit_code(errors: Sequence[Exception], count: int) -> int:
-    """Returns 0 without errors; of a single input, 3 unreadable, 4 damaged, 5 unsupported, 6 too large; else 1."""
+    """Returns 0 without errors; for a single input 3 unreadable, 4 damaged, 5 unsupported, 6 too large; otherwise 1."""
     if not errors:
         return 0
     if count > 1:
@@ -105,7 +105,7 @@ def exit_code(errors: Sequence[Exception], count: int) -> int:
 
 @contextmanager
 def reading() -> Iterator[None]:
-    """Turns whatever goes wrong while an input is opened or decoded by Pillow into InputError; VaecError passes."""
+    """Turns any exception raised while Pillow opens or decodes an input into InputError; VaecError passes."""
     try:
         yield
     except (VaecError, MemoryError):
@@ -120,7 +120,7 @@ def reading() -> Iterator[None]:
 
 @contextmanager
 def finding_damage() -> Iterator[None]:
-    """Turns what readers by rows, which are not Pillow's, find damaged into InputError as well."""
+    """Turns damage found by our own row readers into InputError too."""
     try:
         yield
     except VaecImageError as error:
@@ -144,28 +144,28 @@ class Console:
         self.hides_progress = False
         self._bar: Any = None
 
-    def report(self, label: dict[str, str], report: Report, *, is_answer: bool, heard: Sequence[str]) -> None:
-        """Tells what came of one input, and the warnings heard on the way.
+    def report(self, label: dict[str, str], report: Report, *, is_answer: bool, warned: Sequence[str]) -> None:
+        """Prints the outcome of one input, and its warnings.
 
         Args:
             label: the JSON field that names the input.
-            report: the result.
-            is_answer: whether its text is what was asked for.
-            heard: warnings.
+            report: the outcome.
+            is_answer: whether its text is the requested result.
+            warned: texts of its warnings.
         """
         if self.is_json:
-            extra = {"warnings": list(heard)} if heard else {}
+            extra = {"warnings": list(warned)} if warned else {}
             self._print_json({**label, "status": report.status, **report.facts, **extra})
             return
         if is_answer:
             self._answer(report.text)
         elif not self.is_quiet:
             self.say(report.text)
-        for warning in heard:
+        for warning in warned:
             self.say(f"warning: {_name(label)}: {warning}")
 
     def fail(self, label: dict[str, str], error: Exception) -> None:
-        """Tells why there is no result for one input."""
+        """Prints why there is no result for one input."""
         code = getattr(error, "code", "MEMORY" if isinstance(error, MemoryError) else "INTERNAL")
         message = str(error) if isinstance(error, VaecError) else f"{type(error).__name__}: {error}"
         if self.is_json:
@@ -177,7 +177,7 @@ class Console:
             self.say("".join(traceback.format_exception(error)).rstrip())
 
     def say(self, line: str) -> None:
-        """Writes a line for people, above the progress bar if there is one."""
+        """Prints a line for people, above the progress bar if there is one."""
         if hasattr(self._bar, "console"):
             line = streams.encodable(line, self._bar.console.file)
             self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -186,7 +186,7 @@ class Console:
 
     @contextmanager
     def progress(self, total: int) -> Iterator[Callable[[], None]]:
-        """Shows a progress bar over `total` inputs on a terminal; yields what to call after each."""
+        """Shows a progress bar over `total` inputs on a terminal; yields a function to call after each."""
         if total < 2 or self.is_quiet or self.is_json or self.hides_progress or not streams.is_terminal(sys.stderr):
             yield lambda: None
             return
@@ -200,7 +200,7 @@ class Console:
                 self._bar = None
 
     def sum_up(self, counts: Counter[str], total_bytes: Counter[str] | None = None) -> None:
-        """Tells how many inputs came to what, and the bytes of those that were converted, before and after."""
+        """Prints the number of inputs per outcome, and the bytes of converted ones before and after."""
         if not self.is_quiet and not self.is_json:
             text = ", ".join(f"{count} {status}" for status, count in counts.items()) or "no input found"
             before, after = ((total_bytes or Counter())[key] for key in ("input_bytes", "output_bytes"))
@@ -211,22 +211,22 @@ class Console:
         self._answer(json.dumps(record, allow_nan=False))
 
     def _answer(self, text: str) -> None:
-        """Without its answers there is nothing left to do for the program."""
+        """Prints a result; exits if stdout does not take it, since then nothing is left to do."""
         try:
             streams.print_answer(text)
         except OSError as error:
-            if not isinstance(error, BrokenPipeError):  # whoever reads, such as `head`, has seen enough
+            if not isinstance(error, BrokenPipeError):  # a reader such as `head` has seen enough
                 self.say(f"error: cannot write to stdout: {error.strerror} [{OutputError.default_code}]")
             sys.exit(EXIT_FAILED)
 
 
 def run(items: Sequence[Item], task: Task[Item, Value], *, console: Console, threads: int = 1) -> int:
-    """Runs a task over all inputs, in order, and goes on after errors.
+    """Runs a task over all inputs, in order, and continues after errors.
 
     Args:
         items: the inputs.
         task: what to do with each.
-        console: where to tell of it.
+        console: where reports go.
         threads: how many inputs are computed at a time.
 
     Returns:
@@ -236,25 +236,25 @@ def run(items: Sequence[Item], task: Task[Item, Value], *, console: Console, thr
     counts: Counter[str] = Counter()
     total_bytes: Counter[str] = Counter()
     with (
-        _hearing() as hear,
+        _collecting_warnings() as collect,
         console.progress(len(items)) as advance,
-        closing(_outcomes(items, partial(hear, task.compute), threads)) as outcomes,
+        closing(_outcomes(items, partial(collect, task.compute), threads)) as outcomes,
     ):
         for item, outcome in outcomes:
             label = {task.key: task.name(item)}
             try:
-                value, heard = outcome()
+                value, warned = outcome()
                 report = task.finish(item, value)
-            except Exception as error:  # whatever is wrong with this file, the next may be fine
+            except Exception as error:  # the next file may be fine
                 errors.append(error)
                 counts["failed"] += 1
                 console.fail(label, error)
             else:
                 errors += [report.error] if report.error else []
                 counts[report.status] += 1
-                if "input_bytes" in report.facts:  # where it is not known, there is no comparison
+                if "input_bytes" in report.facts:  # unknown for pipes
                     total_bytes.update({key: report.facts[key] for key in ("input_bytes", "output_bytes")})
-                console.report(label, report, is_answer=task.answers, heard=heard)
+                console.report(label, report, is_answer=task.answers, warned=warned)
             advance()
     if len(items) != 1 and not task.answers:
         console.sum_up(counts, total_bytes)
@@ -264,7 +264,7 @@ def run(items: Sequence[Item], task: Task[Item, Value], *, console: Console, thr
 def _outcomes(
     items: Sequence[Item], compute: Callable[[Item], Value], threads: int
 ) -> Generator[tuple[Item, Callable[[], Value]]]:
-    """Yields each input, in order, with a function that returns what was computed of it, or raises."""
+    """Yields each input, in order, with a function that returns its computed value, or raises."""
     if threads == 1:
         yield from ((item, partial(compute, item)) for item in items)
         return
@@ -273,7 +273,7 @@ def _outcomes(
         waiting: deque[tuple[Item, Callable[[], Value]]] = deque()
         for item in items:
             waiting.append((item, pool.submit(compute, item).result))
-            if len(waiting) > 2 * threads:  # bounds the finished outputs that wait in memory for a slow one
+            if len(waiting) > 2 * threads:  # bounds the finished outputs in memory behind a slow one
                 yield waiting.popleft()
         yield from waiting
     finally:
@@ -281,21 +281,21 @@ def _outcomes(
 
 
 @contextmanager
-def _hearing() -> Iterator[Callable[[Callable[[Item], Value], Item], tuple[Value, list[str]]]]:
-    """Collects warnings by input. `warnings.catch_warnings` alone cannot: it is one for all threads."""
+def _collecting_warnings() -> Iterator[Callable[[Callable[[Item], Value], Item], tuple[Value, list[str]]]]:
+    """Collects warnings per input. `warnings.catch_warnings` alone cannot: it is global to all threads."""
     local = threading.local()
 
     def show(message: Warning | str, *_: object, **__: object) -> None:
-        getattr(local, "heard", []).append(str(message))
+        getattr(local, "warned", []).append(str(message))
 
-    def hear(compute: Callable[[Item], Value], item: Item) -> tuple[Value, list[str]]:
-        local.heard = []
-        return compute(item), local.heard
+    def collect(compute: Callable[[Item], Value], item: Item) -> tuple[Value, list[str]]:
+        local.warned = []
+        return compute(item), local.warned
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = show
-        yield hear
+        yield collect
 
 
 def _name(label: dict[str, str]) -> str:
@@ -304,7 +304,7 @@ def _name(label: dict[str, str]) -> str:
 
 def _rich_progress() -> Any:
     try:
-        from rich.console import Console as RichConsole  # takes 65 ms, and only terminals need it
+        from rich.console import Console as RichConsole  # takes 65 ms; only terminals need it
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
     except ImportError:
         return None

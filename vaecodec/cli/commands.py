@@ -1,6 +1,6 @@
-"""The commands. `options` is what they share, `outputs` places files, `batch` runs over many, `conversion` does one.
+"""The commands. `options` holds shared options, `outputs` places files, `batch` runs many, `conversion` does one.
 
-What loads numpy or torch is imported by the commands that need it: help, version, info and verify start at once.
+Commands import what loads numpy or torch only when they need it, so help, version, info and verify start at once.
 """
 
 import os
@@ -37,13 +37,13 @@ if TYPE_CHECKING:
 
 EXIT_CODES = """\b
 Exit codes:
-  0    done, or skipped as asked
-  1    failed; of several files, at least one
-  2    wrong usage
+  0    success, including requested skips
+  1    failure, or at least one file of several failed
+  2    usage error
   3    the input cannot be read or is not a picture
-  4    not a .vaec file, damaged or truncated
-  5    needs a model or a format version that is not installed
-  6    more pixels than allowed, or than memory holds
+  4    not a .vaec file, or damaged or truncated
+  5    the file needs a model or format version that is not installed
+  6    too many pixels for the limit or for memory
   130  interrupted (143 by SIGTERM)
 """
 SPIN_COUNT = "1000"  # a few microseconds; on an idle machine this costs a few percent
@@ -63,6 +63,25 @@ Examples:
   vaecodec decode map.vaec corner.png --crop 0,0,1024,768
   vaecodec decode -r archive --out-dir previews --format jpg --scale 1/8
 """
+INFO_EXAMPLES = """\b
+Examples:
+  vaecodec info photo.vaec
+  vaecodec info --json *.vaec                      one JSON object per file
+"""
+VERIFY_EXAMPLES = """\b
+Examples:
+  vaecodec verify *.vaec                           check all checksums
+  vaecodec verify --deep photo.vaec                also decode the file
+"""
+COMPARE_EXAMPLES = """\b
+Examples:
+  vaecodec compare photo.png photo.vaec photo.jpg
+"""
+DOCTOR_EXAMPLES = """\b
+Examples:
+  vaecodec doctor
+  vaecodec doctor --conformance                    also decode the conformance vectors
+"""
 
 inputs_argument = click.argument("inputs", nargs=-1, required=True, metavar="IN...")
 
@@ -72,7 +91,7 @@ class Group(click.Group):
 
     def main(self, *args: Any, **options: Any) -> Any:
         """Runs the command line; Ctrl-C exits with 130, SIGTERM with 143."""
-        # OpenMP's threads wait for work by spinning: beside another busy process a decode takes ten times as long.
+        # OpenMP threads spin while they wait: next to another busy process, a decode takes ten times as long.
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)  # read when torch loads
         try:
             with streams.stopping_on_signals():
@@ -86,38 +105,43 @@ class Group(click.Group):
 @click.version_option(__version__, "-V", "--version", prog_name="vaecodec", message="%(prog)s %(version)s")
 @console_options
 def main() -> None:
-    """Learned image codec: pictures to .vaec files and back."""
+    """Encode pictures to .vaec files with a learned codec, and decode them."""
 
 
 @main.command(epilog=ENCODE_EXAMPLES)
 @click.argument("inputs", nargs=-1, required=True, metavar="IN... [OUT]")
 @click.option(
     "-q", "--quality", type=quality, metavar="NUMBER|auto",
-    help="1 (small) to 100 (fine); auto, the default, is 75, but for a JPEG, WebP or AVIF what that is worth.",
+    help="Quality, 1 (smallest) to 100 (best). The default, auto, matches that of a JPEG, WebP or AVIF, and is 75 for"
+    " other files.",
 )  # fmt: skip
 @click.option(
-    "--target-size", "target_bytes", type=byte_size, metavar="SIZE", help="Best quality within a size: 60k, 1.5MiB."
+    "--target-size", "target_bytes", type=byte_size, metavar="SIZE",
+    help="Use the best quality that fits into SIZE, such as 60k or 1.5MiB.",
+)  # fmt: skip
+@click.option(
+    "--target-bpp", type=positive, metavar="NUMBER", help="Use the best quality within NUMBER bits per pixel."
 )
-@click.option("--target-bpp", type=positive, metavar="NUMBER", help="The same in bits per pixel.")
-@click.option("--target-psnr", type=positive, metavar="NUMBER", help="Smallest file with this PSNR in dB.")
+@click.option("--target-psnr", type=positive, metavar="NUMBER", help="Write the smallest file with this PSNR in dB.")
 @click.option(
     "--target-ssimulacra2", type=positive, metavar="NUMBER",
-    help="Smallest file with this score: 90 no difference in place, 80 none side by side, 70 high quality.",
+    help="Write the smallest file with this score (90: no difference when swapped in place, 80: none side by side,"
+    " 70: high quality).",
 )  # fmt: skip
-@click.option("--lossless", is_flag=True, default=None, help="Keep every sample as it is.")
+@click.option("--lossless", is_flag=True, default=None, help="Keep every sample unchanged.")
 @click.option(
     "--effort", type=click.IntRange(1, 9), metavar="1..9",
-    help="7, 8 and 9 search longer for smaller files, minutes a picture, and need torch. Lower ones encode alike.",
+    help="7, 8 and 9 take minutes per picture for smaller files, and need torch. 1 to 6 encode alike.",
 )  # fmt: skip
 @click.option(
     "--tune", type=click.Choice([*BUILT_IN]), default=DEFAULT_TUNE, show_default=True,
-    help="What the built-in weights are made for: how pictures look, or squared error.",
+    help="Choose the built-in weights: for visual quality (eye) or squared error (psnr).",
 )  # fmt: skip
-@click.option("--background", metavar="COLOR", help="Drop transparency: lay the picture on this colour.")
-@click.option("--verify", is_flag=True, help="Decode what was encoded, before it is written, and tell the PSNR.")
+@click.option("--background", metavar="COLOR", help="Flatten transparency onto this colour.")
+@click.option("--verify", is_flag=True, help="Decode each result before writing it, and print the PSNR.")
 @click.option(
     "--delete-originals", is_flag=True,
-    help="Delete each input when its .vaec file, read again, has decoded to the same size. There is no way back.",
+    help="Delete each input once its .vaec file has been read back and decoded to the same size. Cannot be undone.",
 )  # fmt: skip
 @file_options
 @codec_options
@@ -126,7 +150,8 @@ def main() -> None:
 def encode(ctx: click.Context, /, inputs: tuple[str, ...], **given: Any) -> None:
     """Encode pictures to .vaec files.
 
-    IN is a file, a folder (-r), a pattern or - for stdin. Metadata (ICC, EXIF, XMP) and transparency are kept.
+    IN is a file, a folder (with -r), a glob pattern, or - for stdin. Metadata (ICC, EXIF, XMP) and transparency are
+    kept.
     """
     names = ("quality", "target_bytes", "target_bpp", "target_psnr", "target_ssimulacra2", "lossless")
     rates = {name: given[name] for name in names}
@@ -135,20 +160,20 @@ def encode(ctx: click.Context, /, inputs: tuple[str, ...], **given: Any) -> None
         rates = {name: value for name, value in rates.items() if value != AUTO}
     if len(rates) > 1:
         raise click.UsageError(
-            "-q, the targets (--target-size, --target-bpp, ...) and --lossless exclude each other: give one"
+            "-q, the targets (--target-size, --target-bpp, ...) and --lossless cannot be combined: give only one"
         )
     from vaecodec.cli import conversion, pictures
     from vaecodec.codec import Codec
 
     pictures.check_colour(given["background"])
     if given["delete_originals"] and (given["dry_run"] or given["force"]):
-        raise click.UsageError("--delete-originals excludes -n/--dry-run and -f/--force")
+        raise click.UsageError("--delete-originals cannot be combined with -n/--dry-run or -f/--force")
     place = _placement(given, pictures.SUFFIX, picks=pictures.is_picture_name, is_output=pictures.is_vaec_name)
     jobs = _plan(ctx, inputs, place)
     for job in jobs:
         pictures.check_vaec_name(job.target)
     if given["delete_originals"] and any(STDIO in (job.source, job.target) for job in jobs):
-        raise click.UsageError("--delete-originals is for files: neither input nor output may be -")
+        raise click.UsageError("--delete-originals needs files: neither input nor output may be -")
     codec = Codec(given["model"], given["device"], given["tune"], given["engine"])
     options = conversion.EncodeOptions(
         rates, _kept(given), given["max_pixels"], given["auto_orient"], given["background"], given["verify"],
@@ -166,21 +191,30 @@ def encode(ctx: click.Context, /, inputs: tuple[str, ...], **given: Any) -> None
 
 @main.command(epilog=DECODE_EXAMPLES)
 @click.argument("inputs", nargs=-1, required=True, metavar="IN... [OUT]")
-@click.option("--format", metavar="NAME", help="png, webp, tiff, jpg, ...; else as the output is named, else png.")
+@click.option(
+    "--format", metavar="NAME",
+    help="Output format: png, webp, tiff, jpg, ... Default: from the name of the output, otherwise png.",
+)  # fmt: skip
 @click.option(
     "--crop", "box", type=pixel_box, metavar="LEFT,TOP,RIGHT,BOTTOM",
-    help="Only this part, in pixels; decodes no more than it needs.",
+    help="Decode only this rectangle, in pixels.",
 )  # fmt: skip
-@click.option("--scale", type=click.Choice(list(SCALES)), help="A preview, in about half of the time; 1/8 is quicker.")
-@click.option("--fit", "fit_px", type=click.IntRange(min=1), metavar="PX", help="No side longer than this.")
+@click.option(
+    "--scale", type=click.Choice(list(SCALES)), help="Decode a preview, in about half the time; 1/8 is faster still."
+)
+@click.option(
+    "--fit", "fit_px", type=click.IntRange(min=1), metavar="PX", help="Downscale so that no side is longer than PX."
+)
 @click.option(
     "-q", "--quality", type=click.IntRange(1, 100),
-    help="Of JPEG, WebP, AVIF and other lossy formats; JPEG's is by default what the .vaec file is worth.",
+    help="Quality of a lossy output format such as JPEG, WebP or AVIF. Default for JPEG: matches the .vaec file.",
 )  # fmt: skip
-@click.option("--subsampling", type=click.Choice(["4:2:0", "4:2:2", "4:4:4"]), help="Of JPEG's colour.")
-@click.option("--background", metavar="COLOR", help="Drop transparency: lay the picture on this colour.")
 @click.option(
-    "--keep-going", is_flag=True, help="Write damaged pictures, too, grey where damaged; the exit code tells."
+    "--subsampling", type=click.Choice(["4:2:0", "4:2:2", "4:4:4"]), help="Chroma subsampling of JPEG output."
+)
+@click.option("--background", metavar="COLOR", help="Flatten transparency onto this colour.")
+@click.option(
+    "--keep-going", is_flag=True, help="Write damaged pictures too, with grey tiles; the exit code reports the damage."
 )
 @file_options
 @codec_options
@@ -189,16 +223,16 @@ def encode(ctx: click.Context, /, inputs: tuple[str, ...], **given: Any) -> None
 def decode(ctx: click.Context, /, inputs: tuple[str, ...], **given: Any) -> None:
     """Decode .vaec files to pictures.
 
-    IN is a file, a folder (-r), a pattern or - for stdin.
+    IN is a file, a folder (with -r), a glob pattern, or - for stdin.
     """
     from vaecodec.cli import conversion, pictures
     from vaecodec.codec import Codec
 
     pictures.check_colour(given["background"])
     if given["fit_px"] and (given["box"] or given["scale"] or given["keep_going"]):
-        raise click.UsageError("--fit excludes --crop, --scale and --keep-going")
+        raise click.UsageError("--fit cannot be combined with --crop, --scale or --keep-going")
     if given["box"] and (given["scale"] or given["keep_going"] or given["auto_orient"]):
-        raise click.UsageError("--crop excludes --scale, --keep-going and --auto-orient")
+        raise click.UsageError("--crop cannot be combined with --scale, --keep-going or --auto-orient")
     wanted = (given["format"] or "").lower().lstrip(".")
     suffix, picks = f".{wanted or 'png'}", pictures.is_vaec_name
     place = _placement(given, suffix, picks=picks, is_output=lambda name: not picks(name))
@@ -217,12 +251,12 @@ def decode(ctx: click.Context, /, inputs: tuple[str, ...], **given: Any) -> None
     )
 
 
-@main.command()
+@main.command(epilog=INFO_EXAMPLES)
 @inputs_argument
 @console_options
 @click.pass_context
 def info(ctx: click.Context, /, inputs: tuple[str, ...]) -> None:
-    """Tell what .vaec files hold, without decoding them."""
+    """Print size, quality, tiles and metadata of .vaec files, without decoding them."""
 
     def look(path: str) -> Info:
         with reading():
@@ -231,15 +265,15 @@ def info(ctx: click.Context, /, inputs: tuple[str, ...]) -> None:
     _answer(ctx, inputs, look, reports.of_info)
 
 
-@main.command()
+@main.command(epilog=VERIFY_EXAMPLES)
 @inputs_argument
-@click.option("--deep", is_flag=True, help="Decode, too.")
+@click.option("--deep", is_flag=True, help="Also decode the files.")
 @max_pixels_option
 @codec_options
 @console_options
 @click.pass_context
 def verify(ctx: click.Context, /, inputs: tuple[str, ...], deep: bool, max_pixels: int, **given: Any) -> None:
-    """Check .vaec files: every checksum, and with --deep that they decode."""
+    """Check every checksum of .vaec files and, with --deep, that they decode."""
     from vaecodec import codec
 
     def look(path: str) -> Info:
@@ -251,16 +285,16 @@ def verify(ctx: click.Context, /, inputs: tuple[str, ...], deep: bool, max_pixel
     _answer(ctx, inputs, look, lambda path, _: Report("ok", f"{printable(path)}: {done}", {"deep": deep}))
 
 
-@main.command()
+@main.command(epilog=COMPARE_EXAMPLES)
 @click.argument("reference", metavar="REF")
 @click.argument("inputs", nargs=-1, required=True, metavar="IMG...")
 @codec_options
 @console_options
 @click.pass_context
 def compare(ctx: click.Context, /, reference: str, inputs: tuple[str, ...], model: str | None, **where: str) -> None:
-    """Measure how near pictures, .vaec or other, are to the picture REF.
+    """Measure how close pictures (.vaec or any other format) are to the picture REF.
 
-    PSNR, SSIMULACRA2 and bits per pixel; MS-SSIM if pytorch-msssim is installed.
+    Print PSNR, SSIMULACRA2 and bits per pixel, and MS-SSIM if pytorch-msssim is installed.
     """
     from vaecodec.cli import comparison, pictures
     from vaecodec.codec import Codec
@@ -280,8 +314,8 @@ def compare(ctx: click.Context, /, reference: str, inputs: tuple[str, ...], mode
     _answer(ctx, inputs, look, reports.of_comparison)
 
 
-@main.command()
-@click.option("--conformance", is_flag=True, help="Decode the conformance vectors, too: files with known pictures.")
+@main.command(epilog=DOCTOR_EXAMPLES)
+@click.option("--conformance", is_flag=True, help="Also decode the conformance vectors: files with known pictures.")
 @console_options
 @click.pass_context
 def doctor(ctx: click.Context, /, conformance: bool) -> None:
@@ -302,7 +336,7 @@ def _placement(
     given: dict[str, Any], suffix: str, *, picks: Callable[[str], bool], is_output: Callable[[str], bool]
 ) -> Placement:
     if given["force"] and given["skip_existing"]:
-        raise click.UsageError("-f/--force and --skip-existing exclude each other: give one")
+        raise click.UsageError("-f/--force and --skip-existing cannot be combined: give only one")
     names = ("output", "out_dir", "recursive", "force", "skip_existing")
     return Placement(suffix, picks, is_output, **{name: given[name] for name in names})
 
@@ -311,16 +345,16 @@ def _plan(ctx: click.Context, /, inputs: Sequence[str], place: Placement) -> lis
     jobs = plan(inputs, place)
     if any(job.target == STDIO for job in jobs):
         if ctx.ensure_object(Console).is_json:
-            raise click.UsageError("--json writes to stdout, where the output goes: give -o")
+            raise click.UsageError("--json and the output both go to stdout: give -o")
         if streams.is_terminal(sys.stdout):
-            raise click.UsageError("the output would go to the terminal: give -o, or redirect it")
+            raise click.UsageError("the output would go to the terminal: give -o, or redirect stdout")
     return jobs
 
 
 def _kept(given: dict[str, Any]) -> frozenset[str]:
     kept: frozenset[str] = given["metadata"]
     if given["strip"] and kept != frozenset(METADATA_KEYS.values()):
-        raise click.UsageError("--strip and --metadata exclude each other: give one")
+        raise click.UsageError("--strip and --metadata cannot be combined: give only one")
     return frozenset({"icc_profile"}) if given["strip"] else kept
 
 
@@ -330,7 +364,7 @@ def _convert(
 ) -> None:  # fmt: skip
     """Makes and writes the outputs of all jobs, and exits.
 
-    With `makes_plans` even a dry run makes them, to tell their sizes; `after` is called with input and output of each.
+    With `makes_plans` a dry run makes them too, to report their sizes. `after` is called with each input and output.
     """
     from vaecodec.cli import pictures
 
@@ -348,7 +382,7 @@ def _convert(
             times_ns = _times_ns(job.source) if given["preserve"] else None
             with product.content:
                 if not (given["dry_run"] or product.is_left_out):
-                    overwrites = given["force"] or job.is_skipped  # one that is there, and not whole
+                    overwrites = given["force"] or job.is_skipped  # the existing output is incomplete
                     write_output(job, product.content, overwrite=overwrites, times_ns=times_ns)
                     if after:
                         after(job.source, job.target)
@@ -356,15 +390,15 @@ def _convert(
 
     threads = given["jobs"]
     if threads > 1 and "torch" not in sys.modules:
-        # Each thread would start as many of torch's own as there are cores, and all of them would crawl.
+        # Otherwise each thread starts as many torch threads as there are cores, and all of them crawl.
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // threads)))
     ctx.exit(run(jobs, Task(lambda job: job.source, compute, finish), console=console, threads=threads))
 
 
 def _answer(
-    ctx: click.Context, inputs: Sequence[str], look: Callable[[str], Any], tell: Callable[[str, Any], Report]
+    ctx: click.Context, inputs: Sequence[str], look: Callable[[str], Any], report: Callable[[str, Any], Report]
 ) -> None:
-    """Looks at all files, prints what was found, and exits."""
+    """Inspects all files, prints a report on each, and exits."""
     found = {each.source: each for argument in inputs for each in expand(argument)}
 
     def compute(path: str) -> Any:
@@ -372,7 +406,7 @@ def _answer(
             raise refused
         return look(path)
 
-    ctx.exit(run(list(found), Task(str, compute, tell, answers=True), console=ctx.ensure_object(Console)))
+    ctx.exit(run(list(found), Task(str, compute, report, answers=True), console=ctx.ensure_object(Console)))
 
 
 def _source(path: str) -> sources.Source:

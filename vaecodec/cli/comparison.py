@@ -1,4 +1,4 @@
-"""How near two pictures are to each other."""
+"""Measures the similarity of two pictures: PSNR, SSIMULACRA2, MS-SSIM."""
 
 import math
 
@@ -11,15 +11,15 @@ _MS_SSIM_MIN_SIDE_PX = 161
 
 
 def compare(reference: pixels.Samples, samples: pixels.Samples) -> dict[str, float | None]:
-    """Measures how near a picture is to another.
+    """Measures how close a picture is to a reference.
 
     Args:
         reference: uint8 [H, W, C]; grey counts as RGB.
-        samples: likewise, of the same height and width.
+        samples: the same type, height and width.
 
     Returns:
-        "psnr_db" over RGB and alpha, None for equal pictures; "ssimulacra2" over RGB, None where a side has less than 8
-        pixels; "ms_ssim" over RGB, None where pytorch-msssim is not installed or a side has less than 161 pixels.
+        "psnr_db" over RGB and alpha, None for equal pictures; "ssimulacra2" over RGB, None if a side has less than 8
+        pixels; "ms_ssim" over RGB, None if pytorch-msssim is not installed or a side has less than 161 pixels.
 
     Raises:
         OutputError: the sizes differ (SIZE_DIFFERS).
@@ -35,7 +35,7 @@ def compare(reference: pixels.Samples, samples: pixels.Samples) -> dict[str, flo
 
 
 def finite(decibels: float) -> float | None:
-    """Returns decibels to 4 places, or None for infinity, which JSON lacks."""
+    """Returns decibels rounded to 4 places, or None for infinity, which JSON lacks."""
     return round(decibels, 4) if math.isfinite(decibels) else None
 
 

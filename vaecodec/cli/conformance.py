@@ -1,6 +1,6 @@
-"""The conformance vectors: files whose picture, or whose error, is known; and whether this installation agrees.
+"""Checks this installation against the conformance vectors: files whose picture, or whose error, is known.
 
-They lie in the package, or in tests/conformance of a checkout, whose README says what they are.
+They are in the installed package, or in tests/conformance of a checkout, whose README describes them.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from vaecodec.format import sources
 
 
 class Agreement(NamedTuple):
-    """How far a decoded picture is from the expected one: largest difference in levels, and how many samples differ."""
+    """How a decoded picture differs from the expected one: the largest difference in levels, the number of samples."""
 
     largest_difference: int
     differing_samples: int
@@ -25,16 +25,16 @@ class Agreement(NamedTuple):
 
 
 def folder() -> Path:
-    """Where the vectors lie: inside an installed package, or in a checkout."""
+    """The folder of the vectors, in the installed package or in a checkout."""
     inside = Path(__file__).parents[1] / "conformance"
     return inside if inside.exists() else Path(__file__).parents[2] / "tests" / "conformance"
 
 
 def manifest() -> dict[str, Any]:
-    """What is expected of the vectors: `model_id`, `format`, and by name the dicts `valid` and `invalid`.
+    """The expected results: `model_id`, `format`, and the dicts `valid` and `invalid` by vector name.
 
     Raises:
-        VaecModelError: (CONFORMANCE) it is not there.
+        VaecModelError: (CONFORMANCE) the manifest is missing.
     """
     try:
         found: dict[str, Any] = json.loads((folder() / "manifest.json").read_text())
@@ -52,8 +52,8 @@ def check_valid(codec: Codec, name: str, expected: dict[str, Any]) -> Agreement:
         expected: its entry in the manifest.
 
     Raises:
-        VaecMismatchError: (CONFORMANCE) something is not as expected, or the vector is not the published one.
-        VaecError: it does not decode.
+        VaecMismatchError: (CONFORMANCE) the result differs from the manifest, or the vector is not the published one.
+        VaecError: the vector does not decode.
     """
     data = _content(f"{name}.vaec", expected["sha256"])
     _content(f"{name}.png", expected["png_sha256"])
@@ -86,7 +86,7 @@ def check_invalid(codec: Codec, name: str, expected: dict[str, Any]) -> None:
         expected: its entry in the manifest.
 
     Raises:
-        VaecMismatchError: (CONFORMANCE) it decodes, or is refused with another error, or is not the published vector.
+        VaecMismatchError: (CONFORMANCE) it decodes, is refused with another error, or is not the published vector.
     """
     data, wanted = _content(f"{name}.vaec", expected["sha256"]), f"{expected['error']} {expected['code']}"
     try:
@@ -100,11 +100,11 @@ def check_invalid(codec: Codec, name: str, expected: dict[str, Any]) -> None:
 
 
 def check_all(codec: Codec) -> str:
-    """Checks every vector and returns what was found, in words.
+    """Checks every vector and returns a summary.
 
     Raises:
-        VaecModelError: (CONFORMANCE) the vectors are not there, or were made with other weights.
-        VaecMismatchError: (CONFORMANCE) some vectors do not agree; the message names each of them and says why.
+        VaecModelError: (CONFORMANCE) the vectors are missing, or were made with other weights.
+        VaecMismatchError: (CONFORMANCE) some vectors disagree; the message names each of them and the reason.
     """
     expected, failures, agreements = manifest(), list[str](), list[Agreement]()
     if codec.model and (model_id := codec.engine.model_id.hex()) != expected["model_id"]:

@@ -1,4 +1,4 @@
-"""Encoding and decoding one picture of the command line, from a file or stdin to what will be written."""
+"""Encodes and decodes one picture for the command line, from a file or stdin to an output that is not yet written."""
 
 import io
 import math
@@ -28,9 +28,9 @@ from vaecodec.runtime import files
 
 @dataclass(frozen=True)
 class Product:
-    """An output before it is written: a file to read from its beginning; `damage` says what is missing in it.
+    """An output before it is written: a file to read from its beginning. `damage` is what is missing in it.
 
-    `is_left_out` says that it is not worth being written.
+    `is_left_out` means that it is not worth writing.
     """
 
     content: BinaryIO
@@ -41,9 +41,9 @@ class Product:
 
 @dataclass(frozen=True)
 class EncodeOptions:
-    """How to encode; `rate` has at most one of quality and the targets of `Codec.encode`; none is the quality "auto".
+    """How to encode. `rate` holds at most one of quality and the targets of `Codec.encode`; none means quality "auto".
 
-    `is_saving` leaves lossy pictures alone that would grow; `effort` is that of `Codec.encode`.
+    `is_saving` skips lossy pictures that would grow; `effort` as in `Codec.encode`.
     """
 
     rate: Mapping[str, Any] = field(default_factory=dict)
@@ -57,17 +57,16 @@ class EncodeOptions:
 
     @property
     def needs_whole_picture(self) -> bool:
-        """Whether the picture must be in memory as a whole."""
+        """Whether the whole picture must be in memory."""
         return self.is_upright or self.background is not None or self.is_verified
 
 
 @dataclass(frozen=True)
 class DecodeOptions:
-    """How to decode, and into which of Pillow's formats; `box` or `scale` ask for less than the whole picture.
+    """How to decode, and into which Pillow format. `box` or `scale` select less than the whole picture.
 
-    `background` takes the place of transparency; `quality` and `subsampling` are those of the format;
-    `fit_px` is the longest side that the output may have; `is_thumbnail` lets it be a quarter shorter, where that is
-    quicker.
+    `background` replaces transparency; `quality` and `subsampling` are options of the format; `fit_px` is the longest
+    side that the output may have; `is_thumbnail` allows a quarter less where that is faster.
     """
 
     format: str = "PNG"
@@ -85,23 +84,23 @@ class DecodeOptions:
 
     @property
     def is_plain(self) -> bool:
-        """Whether nothing is asked for but the picture as it is stored."""
+        """Whether the output is the stored picture, unchanged."""
         is_whole = self.box is None and self.scale == 1 and self.fit_px is None
         return is_whole and not self.is_upright and self.background is None
 
 
 def encode(codec: Codec, options: EncodeOptions, source: str, target: str) -> Product:
-    """Encodes a picture file, or stdin; a big file by rows, if its kind and the options allow.
+    """Encodes a picture file, or stdin; a large file by rows, if its format and the options allow it.
 
     Args:
         codec: the codec.
-        options: how.
+        options: how to encode.
         source: path, or "-".
-        target: where the product will go, path or "-".
+        target: where the output will go, path or "-".
 
     Raises:
-        InputError: it cannot be read.
-        OutputError: the result does not decode to a picture of the same size and mode (VERIFY).
+        InputError: the source cannot be read.
+        OutputError: (VERIFY) the result does not decode to a picture of the same size and mode.
         VaecError: as `Codec.encode`.
     """
     start_s = time.perf_counter()
@@ -134,22 +133,22 @@ def encode(codec: Codec, options: EncodeOptions, source: str, target: str) -> Pr
 
 
 def delete_original(codec: Codec, source: str, target: str) -> None:
-    """Deletes a picture file after what was made of it has been read back from its place and decoded.
+    """Deletes a picture file after its output has been read back from the target and decoded.
 
     Raises:
-        OutputError: the original stays: (VERIFY) what was written does not decode to a picture of its size, (LOSES) it
-            holds more than a .vaec file can, such as further frames, or (DELETE) it cannot be deleted.
+        OutputError: the original is kept: (VERIFY) the output does not decode to a picture of its size, (LOSES) the
+            original holds more than a .vaec file can, such as further frames, or (DELETE) it cannot be deleted.
     """
     try:
         made = codec.decode(target, output="numpy", max_pixels=None).shape[:2]
         with pixels.open_image(source) as image:
-            wanted, lost = (image.height, image.width), originals.look(image, is_file=True)
+            wanted, lost = (image.height, image.width), originals.inspect(image, is_file=True)
     except (VaecError, OSError) as error:
-        raise OutputError(f"the original is kept: what was written cannot be read ({error})", code="VERIFY") from error
-    if made not in (wanted, wanted[::-1]):  # --auto-orient turns it
+        raise OutputError(f"the original is kept: the output cannot be read back ({error})", code="VERIFY") from error
+    if made not in (wanted, wanted[::-1]):  # --auto-orient may swap the sides
         raise OutputError(f"the original is kept: {wanted} pixels became {made}", code="VERIFY")
     if missing := (*lost.lost, *lost.lost_metadata):
-        message = f"the original is kept: a .vaec file has no place for its {', '.join(missing)}"
+        message = f"the original is kept: a .vaec file cannot hold its {', '.join(missing)}"
         raise OutputError(message, code="LOSES")
     try:
         os.remove(source)
@@ -162,13 +161,13 @@ def decode(codec: Codec, options: DecodeOptions, source: str, target: str) -> Pr
 
     Args:
         codec: the codec.
-        options: how.
+        options: how to decode.
         source: path, or "-".
-        target: where the product will go, path or "-".
+        target: where the output will go, path or "-".
 
     Raises:
-        InputError: it cannot be read.
-        OutputError: the format cannot hold the picture (SAVE), or the box is not within it (BOX).
+        InputError: the source cannot be read.
+        OutputError: (SAVE) the format cannot hold the picture, or (BOX) the box is not within the picture.
         VaecError: as `Codec.decode`.
     """
     start_s, damage = time.perf_counter(), None
@@ -196,23 +195,23 @@ def _spool(target: str) -> BinaryIO:
 
 
 def _is_regular(source: str) -> bool:
-    """Whether this is a file that can be read more than once; one that is not there is told when it is opened."""
+    """Whether this file can be read more than once; a missing file is reported when it is opened."""
     return source != STDIO and (os.path.isfile(source) or not os.path.exists(source))
 
 
 def _size_of(source: str) -> dict[str, int]:
-    """The input's bytes, for reports; of pipes and stdin nothing is known any more."""
+    """The size of the input in bytes, for reports; unknown for pipes and stdin."""
     return {"input_bytes": os.path.getsize(source)} if source != STDIO and os.path.isfile(source) else {}
 
 
 def _estimate(source: str) -> fidelity.Estimate | None:
-    """What a lossy picture is worth; None of another, and of what comes through a pipe, which can be read only once."""
+    """The estimated fidelity of a lossy picture; None for others, and for pipes, which can be read only once."""
     if not _is_regular(source):
         return None
     try:
         with pixels.open_image(source) as image:
             return fidelity.estimate(image, source)
-    except Exception:  # told when it is opened to be encoded
+    except Exception:  # reported when it is opened for encoding
         return None
 
 
@@ -221,11 +220,11 @@ def _facts_of(worth: fidelity.Estimate | None) -> dict[str, Any]:
 
 
 def _is_big_picture(source: str) -> bool:
-    """Whether memory is worth saving, and all of the file is one picture."""
+    """Whether the picture is large enough to save memory, and is the only one in the file."""
     try:
         with reading(), pixels.open_image(source) as image:
             return image.width * image.height >= pillow.BIG_PX and not getattr(image, "is_animated", False)
-    except VaecLimitError:  # Pillow's own limit, which need not hold for what is read without it
+    except VaecLimitError:  # Pillow's own limit, which does not apply to our row readers
         return True
 
 
@@ -238,12 +237,12 @@ def _encode_rows(codec: Codec, options: EncodeOptions, source: str, content: Bin
 
 
 def _encode_whole(codec: Codec, options: EncodeOptions, source: str, content: BinaryIO) -> dict[str, Any]:
-    """Returns what --verify has found."""
+    """Returns the result of --verify."""
     opened = source if _is_regular(source) else read_file(source)
     with open_picture(opened, max_pixels=options.max_pixels, upright=options.is_upright) as picture:
         image = picture if options.background is None else pixels.flatten_alpha(picture, options.background)
         if image is not picture:
-            pixels.tell_losses(picture, _dropped(options.kept))
+            pixels.warn_of_losses(picture, _dropped(options.kept))
         data = codec.encode(image, **_arguments(options))
         content.write(data)
         return {"psnr_db": _verified_psnr_db(codec, image, data)} if options.is_verified else {}
@@ -251,7 +250,7 @@ def _encode_whole(codec: Codec, options: EncodeOptions, source: str, content: Bi
 
 @contextmanager
 def _open_vaec(source: str) -> Iterator[BinaryIO]:
-    """A file, or what came on stdin, to be read more than once."""
+    """A file, or the contents of stdin, opened so that it can be read more than once."""
     with ExitStack() as opened:
         with reading():
             file = stdin() if source == STDIO else opened.enter_context(open(source, "rb"))
@@ -261,7 +260,7 @@ def _open_vaec(source: str) -> Iterator[BinaryIO]:
 
 
 def _decode_into(codec: Codec, options: DecodeOptions, file: BinaryIO, content: BinaryIO) -> dict[str, Any]:
-    """Decodes what was asked for and saves it; returns its width, height and mode."""
+    """Decodes and saves what the options select; returns its width, height and mode."""
     limit, start = options.max_pixels, file.tell()
     if options.quality is None and not options.is_plain:
         options = replace(options, quality=_quality_after(options.format, sources.info(file, max_pixels=limit)))
@@ -287,7 +286,7 @@ def _decode_into(codec: Codec, options: DecodeOptions, file: BinaryIO, content: 
 
 
 def _reduction(file: BinaryIO, side_px: int) -> int:
-    """The largest by which a preview may be reduced and still have a side of so many pixels."""
+    """The largest preview reduction whose longer side still has at least `side_px` pixels."""
     start = file.tell()
     header = sources.info(file, max_pixels=None).header
     file.seek(start)
@@ -315,23 +314,23 @@ def _arguments(options: EncodeOptions) -> dict[str, Any]:
 
 
 def _dropped(kept: frozenset[str]) -> dict[str, Any]:
-    """The metadata that is not kept, as arguments of the codec."""
+    """Arguments for the codec that drop the metadata that is not kept."""
     return dict.fromkeys(set(METADATA_KEYS) - kept)
 
 
 def _upright(image: Picture) -> Picture:
-    """The picture turned as its EXIF says, without that tag; as it is, EXIF included, where Pillow cannot read that."""
+    """The picture rotated as its EXIF says, without that tag; unchanged if Pillow cannot read its EXIF."""
     try:
         return ImageOps.exif_transpose(image)
     except Exception as error:  # Pillow's reader and writer of EXIF fail in many ways
-        warnings.warn(f"EXIF cannot be read ({error}): the picture is left as it is stored", UserWarning, stacklevel=2)
+        warnings.warn(f"EXIF cannot be read ({error}): the picture is not rotated", UserWarning, stacklevel=2)
         return image
 
 
 def _verified_psnr_db(codec: Codec, image: Picture, data: bytes) -> float | None:
-    """PSNR in dB of what was encoded, all samples counted; None where nothing was lost."""
+    """PSNR in dB of the encoded picture over all samples; None if it is lossless."""
     expected, decoded = pixels.to_samples(image), np.atleast_3d(codec.decode(data, output="numpy", max_pixels=None))
     if decoded.shape != expected.shape:
-        message = f"what was encoded decodes to samples of shape {decoded.shape}, must be {expected.shape}"
+        message = f"the encoded picture decodes to samples of shape {decoded.shape}, must be {expected.shape}"
         raise OutputError(message, code="VERIFY")
     return finite(pixels.psnr_db(expected, decoded))

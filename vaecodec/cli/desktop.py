@@ -1,4 +1,4 @@
-"""The commands for desktops: view, thumbnail, and desktop. `viewer` serves, `installation` places files."""
+"""The desktop commands: view, thumbnail and desktop. See `viewer` (the server) and `installation` (of files)."""
 
 import os
 from pathlib import Path
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("inputs", nargs=-1, required=True, metavar="FILE...")
 @click.option("--no-browser", is_flag=True, help="Only print the address.")
-@click.option("--until-closed", is_flag=True, help="End when the page has been closed, or not opened for a minute.")
+@click.option("--until-closed", is_flag=True, help="Exit when the page is closed, or was not opened within a minute.")
 @console_options
 @click.pass_context
 def view(ctx: click.Context, /, inputs: tuple[str, ...], no_browser: bool, until_closed: bool) -> None:
     """Show .vaec files in the browser: zoom, bytes, and originals to compare with.
 
-    Serves the viewer and the files named, only these, to this machine. Other pictures among them are the originals of
-    .vaec files of the same name.
+    Serves only the viewer and the given files, and only to this machine. Pictures in other formats are the originals of
+    .vaec files with the same name.
     """
     from vaecodec.cli.viewer import ViewerServer, web_folder
 
@@ -41,19 +41,19 @@ def view(ctx: click.Context, /, inputs: tuple[str, ...], no_browser: bool, until
             ctx.exit(exit_code([error], 1))
     try:
         server = ViewerServer(paths, web_folder(), ends_with_page=until_closed)
-    except OSError as error:  # a VaecError, too
+    except OSError as error:  # includes VaecError
         console.fail({"path": "viewer"}, error)
         ctx.exit(exit_code([error], 1))
     with server:
         report = Report("serving", server.url, {"url": server.url, "files": len(paths)})
-        console.report({"path": "viewer"}, report, is_answer=True, heard=())
+        console.report({"path": "viewer"}, report, is_answer=True, warned=())
         if not no_browser:
             click.launch(server.url)
         server.serve_forever()
 
 
 def _readable(path: str) -> str:
-    if os.path.exists(path) and not os.path.isfile(path):  # opening a pipe may wait for ever
+    if os.path.exists(path) and not os.path.isfile(path):  # opening a pipe could block forever
         raise InputError("is not a file")
     with reading(), open(path, "rb"):
         return path
@@ -64,15 +64,15 @@ def _readable(path: str) -> str:
 @click.argument("target", metavar="OUT")
 @click.option(
     "--size", "size_px", type=click.IntRange(1, 4096), default=256, show_default=True, metavar="PX",
-    help="No side longer than this.",
+    help="Longest side of the thumbnail.",
 )  # fmt: skip
 @max_pixels_option
 @console_options
 @click.pass_context
 def thumbnail(ctx: click.Context, /, source: str, target: str, size_px: int, max_pixels: int) -> None:
-    """Make a small PNG of a .vaec file, upright, for file managers; overwrites OUT.
+    """Make a small upright PNG of a .vaec file, for file managers; overwrites OUT.
 
-    Reads an eighth of a large picture, even if OUT then is up to a quarter smaller than it may be.
+    Large pictures are decoded at 1/8, even if OUT is then up to a quarter smaller than --size.
     """
     from vaecodec.cli import conversion
     from vaecodec.codec import Codec
@@ -99,14 +99,14 @@ def thumbnail(ctx: click.Context, /, source: str, target: str, size_px: int, max
 
 
 @click.command()
-@click.option("--install", "what", flag_value="install", help="Install, or bring up to date.")
-@click.option("--uninstall", "what", flag_value="uninstall", help="Remove what --install has put there, nothing else.")
+@click.option("--install", "what", flag_value="install", help="Install or update.")
+@click.option("--uninstall", "what", flag_value="uninstall", help="Remove what --install installed, and nothing else.")
 @console_options
 @click.pass_context
 def desktop(ctx: click.Context, /, what: str | None) -> None:
-    """Teach the desktop of your account .vaec files: their type, thumbnails, and to open them in the viewer.
+    """Integrate .vaec files into your desktop: file type, thumbnails, and the viewer on a double click.
 
-    For desktops that follow freedesktop.org, as those of Linux do; needs no root. Files go to $XDG_DATA_HOME, or
+    Works on desktops that follow freedesktop.org, such as those of Linux; needs no root. Files go to $XDG_DATA_HOME or
     ~/.local/share.
     """
     from vaecodec.cli import installation

@@ -27,17 +27,17 @@ _LEAST_PSNR_DB = 25.0
 
 
 class Check(NamedTuple):
-    """A name, and a function that returns what was found, or raises what is wrong."""
+    """A name, and a function that returns a finding or raises an error."""
 
     name: str
     look: Callable[[], str]
 
 
 def checks(*, with_vectors: bool = False) -> list[Check]:
-    """Returns all checks, from the ground up: one that fails usually fails those below it.
+    """Returns all checks, the most basic first: if one fails, those after it usually fail too.
 
     Args:
-        with_vectors: also decode the conformance vectors, which takes some seconds, with every engine on every device.
+        with_vectors: also decode the conformance vectors, with every engine on every device; takes some seconds.
     """
     packages = [Check(name, partial(version, name)) for name in (*PACKAGES, *(TORCH_PACKAGES if has_torch() else ()))]
     return [
@@ -64,7 +64,7 @@ def _plugin() -> str:
 def _webp() -> str:
     samples, codec = np.random.default_rng(0).integers(0, 256, (12, 18, 3), np.uint8), Codec(device="cpu")
     if not np.array_equal(codec.decode(codec.encode(samples, lossless=True), output="numpy"), samples):
-        raise VaecModelError("WebP without loss does not give samples back as they were", code="WEBP")
+        raise VaecModelError("lossless WebP does not reproduce its samples: reinstall Pillow", code="WEBP")
     return f"lossless, libwebp {features.version('webp')}"
 
 
@@ -73,14 +73,14 @@ def _weights() -> str:
 
 
 def _engine() -> str:
-    chosen = engines.choose("auto", "auto")
+    chosen = engines.select("auto", "auto")
     others = [place for place in _places() if place[0] != chosen.kind]
-    also = f"; also there: {', '.join(map(' on '.join, others))}" if others else ""
+    also = f"; also available: {', '.join(map(' on '.join, others))}" if others else ""
     return f"{chosen.kind}, because {chosen.reason}{also}"
 
 
 def _places() -> list[tuple[str, str]]:
-    """The engines that can be used here, and the devices that they can be used on."""
+    """The usable engines, each with a device that it can use."""
     found = [("native", "cpu")] if is_available() else []
     if has_torch():
         from vaecodec.model.torch_engine.engine import pick_device
@@ -90,7 +90,7 @@ def _places() -> list[tuple[str, str]]:
 
 
 def _codecs() -> dict[str, Codec]:
-    """A codec for each of these places, by its name."""
+    """A codec for each engine and device, by name."""
     return {" on ".join(place): Codec(device=place[1], engine=place[0]) for place in _places()}
 
 
@@ -98,22 +98,24 @@ def _exact_arithmetic() -> str:
     codecs = _codecs()
     for codec in codecs.values():
         codec.engine.self_test()
-    return f"{', '.join(codecs)}: as int64"
+    return f"{', '.join(codecs)}: equal to int64"
 
 
 def _round_trip() -> str:
-    """Encodes what only the network packs well, and decodes it everywhere."""
+    """Encodes a picture that only the network compresses well, and decodes it with every engine."""
     noise = np.random.default_rng(0).integers(0, 256, (12, 18, 3), np.uint8)
     samples = np.asarray(Image.fromarray(noise).resize((288, 192), Image.Resampling.BICUBIC))
     data = Codec(device="cpu").encode(samples)
     if {entry.mode for entry in sources.info(data).index} != {TileMode.LEARNED}:
-        raise VaecModelError("the network packs a smooth picture worse than WebP without loss does", code="ROUND_TRIP")
+        raise VaecModelError("the network compresses a smooth picture worse than lossless WebP", code="ROUND_TRIP")
     found = []
     for place, codec in _codecs().items():
         psnr_db = pixels.psnr_db(samples, codec.decode(data, output="numpy"))
         if psnr_db < _LEAST_PSNR_DB:
-            raise VaecModelError(f"PSNR by {place} is {psnr_db:.1f} dB, must be {_LEAST_PSNR_DB}", code="ROUND_TRIP")
-        found.append(f"{psnr_db:.1f} dB by {place}")
+            raise VaecModelError(
+                f"PSNR with {place} is {psnr_db:.1f} dB, must be at least {_LEAST_PSNR_DB}", code="ROUND_TRIP"
+            )
+        found.append(f"{psnr_db:.1f} dB with {place}")
     return f"{len(data)} bytes, {', '.join(found)}"
 
 

@@ -1,4 +1,4 @@
-"""Bits by block as a heat map over the picture they were spent on."""
+"""Draws bits per block as a heat map over the picture."""
 
 import contextlib
 
@@ -10,39 +10,39 @@ BLOCK_PX = 16
 HEAT = 0.7  # share of the colour; the rest is the picture in grey
 PERCENTILE = 99.0  # a few extreme blocks must not leave the rest of the map dark
 LEGEND_PX, FONT_PX, MARGIN_PX = 34, 14, 8
-LEGEND_MIN_PX = 260  # narrower maps have no room for one
-# Dark to light in even steps of brightness, so that the order shows without colour vision, too.
+LEGEND_MIN_PX = 260  # narrower maps have no room for a legend
+# Dark to light in even steps of brightness, so the order is visible without colour vision too.
 COLOURS = ((12, 10, 45), (92, 22, 118), (186, 50, 92), (243, 128, 42), (255, 238, 150))
 
 
 def heat_map(image: Image.Image, bits: NDArray[np.floating]) -> Image.Image:
-    """The picture in grey under its heat map, with a legend below where there is room for it.
+    """The picture in grey under its heat map, with a legend below if there is room for it.
 
     Args:
-        image: the picture, W x H pixels, any mode; the map is turned as its EXIF says, and has its ICC profile.
-        bits: [ceil(H / 16), ceil(W / 16)], bits a block of 16x16 pixels, at least 0.
+        image: the picture, W x H pixels, any mode; the map is rotated as its EXIF says, and keeps its ICC profile.
+        bits: [ceil(H / 16), ceil(W / 16)], bits per block of 16x16 pixels, at least 0.
 
     Returns:
-        An RGB image of W x H pixels, 34 higher with the legend. The lightest colour stands for the 99th percentile of
-        the blocks and all above.
+        An RGB image of W x H pixels, 34 higher with the legend. The lightest colour marks the 99th percentile of the
+        blocks and everything above.
 
     Raises:
-        ValueError: the shape of bits is not that of the picture's blocks.
+        ValueError: the shape of `bits` does not fit the picture.
     """
     blocks = -(-image.height // BLOCK_PX), -(-image.width // BLOCK_PX)
     if bits.shape != blocks:
-        raise ValueError(f"bits has shape {bits.shape}, {blocks} is that of {image.width} x {image.height} pixels")
+        raise ValueError(f"bits has shape {bits.shape}, must be {blocks} for {image.width} x {image.height} pixels")
     top = max(float(np.percentile(bits, PERCENTILE)), 1.0)
     heat = _colours(np.clip(bits / top, 0, 1)).repeat(BLOCK_PX, 0).repeat(BLOCK_PX, 1)[: image.height, : image.width]
     grey = np.asarray(image.convert("L"), np.float64)[..., None]
     mixed = Image.fromarray((HEAT * heat + (1 - HEAT) * grey).round().astype(np.uint8))
     mixed.info = image.info.copy()
     mixed = upright(mixed)
-    return _with_legend(mixed, f"{top:.0f} bits and more a block of {BLOCK_PX} x {BLOCK_PX}")
+    return _with_legend(mixed, f"{top:.0f} or more bits per block of {BLOCK_PX} x {BLOCK_PX}")
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """The picture as its EXIF turns it, with its ICC profile if that is for RGB, and no other metadata."""
+    """The picture rotated as its EXIF says, with its ICC profile if that is for RGB, and no other metadata."""
     icc_profile = image.info.get("icc_profile")
     with contextlib.suppress(Exception):  # Pillow's reader of EXIF fails in many ways
         image = ImageOps.exif_transpose(image)
@@ -51,7 +51,7 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def _colours(shares: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Colours [..., 3] of shares in 0..1, linear between those of COLOURS."""
+    """Colours [..., 3] for shares in 0..1, interpolated linearly in COLOURS."""
     anchors = np.linspace(0, 1, len(COLOURS))
     return np.stack([np.interp(shares, anchors, channel) for channel in zip(*COLOURS, strict=True)], -1)
 

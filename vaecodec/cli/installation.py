@@ -1,6 +1,6 @@
-"""Puts the files of share/ into the user's data folder, where desktops look for them, and takes them out again.
+"""Installs the files of share/ into the user's data folder, where desktops look for them, and removes them again.
 
-A record beside them tells what was put there, and nothing else is ever touched.
+A record next to them lists what was installed; nothing else is ever touched.
 """
 
 import hashlib
@@ -24,9 +24,9 @@ NAMES = (
     "applications/vaecodec-png.desktop",
 )
 RECORD = "vaecodec/desktop.json"
-# Those inside before those around them.
+# Inner folders before outer ones.
 _FOLDERS = ("mime/packages", "mime", "thumbnailers", "applications", "vaecodec", ".")
-# What makes desktops take note, where it is there; in folders of the data folder.
+# Programs, where installed, that make desktops notice changes, each with its folder in the data folder.
 REFRESHERS = (("update-mime-database", "mime"), ("update-desktop-database", "applications"))
 REFRESH_S = 60
 
@@ -38,10 +38,10 @@ def data_home() -> Path:
 
 
 def install(home: Path) -> list[str]:
-    """Installs, or brings up to date, and tells what could not be refreshed, in words.
+    """Installs or updates the files; returns messages about what could not be refreshed.
 
     Raises:
-        VaecError: (EXISTS) a file of such a name is there, but not by this command: nothing was changed.
+        VaecError: (EXISTS) such a file exists that this command did not install; nothing was changed.
         OSError: a file cannot be written.
     """
     record, program = _record(home), _program()
@@ -49,46 +49,48 @@ def install(home: Path) -> list[str]:
     for name, content in contents.items():
         found = _hash_of(home / name)
         if found not in (None, record["files"].get(name), _hash(content)):
-            raise VaecError(f"{home / name} is there, but not by this command: move it away", code="EXISTS")
+            raise VaecError(f"{home / name} exists, but this command did not install it: move it away", code="EXISTS")
     made = [name for name in _FOLDERS if name in record["folders"] or not (home / name).exists()]
     record = {"files": {name: _hash(content) for name, content in contents.items()}, "folders": made}
     for name in _FOLDERS:
         (home / name).mkdir(parents=True, exist_ok=True)
-    write_whole(home / RECORD, json.dumps(record, indent=1).encode())  # first: what is half installed can be taken out
+    write_whole(
+        home / RECORD, json.dumps(record, indent=1).encode()
+    )  # first, so that a partial installation can be removed
     for name, content in contents.items():
         write_whole(home / name, content)
     return _refresh(home)
 
 
 def uninstall(home: Path) -> list[str]:
-    """Removes what `install` has put there, and tells what is left and why, in words.
+    """Removes what `install` installed; returns messages about what is left, and why.
 
     Raises:
         OSError: a file cannot be removed.
     """
-    record, told = _record(home), []
+    record, messages = _record(home), []
     for name, expected in record["files"].items():
         found = _hash_of(home / name)
         if found == expected:
             (home / name).unlink()
         elif found is not None:
-            told.append(f"{home / name} has been changed since, and stays")
-    told += _refresh(home) if record["files"] else []
+            messages.append(f"{home / name} has been changed since, and is kept")
+    messages += _refresh(home) if record["files"] else []
     (home / RECORD).unlink(missing_ok=True)
     for name in record["folders"]:
-        with suppress(OSError):  # others have put something there, or it is gone
+        with suppress(OSError):  # it is not empty, or gone
             (home / name).rmdir()
-    return told
+    return messages
 
 
 def _share() -> Path:
-    """Where the files lie: inside an installed package, or beside it in a checkout."""
+    """The folder of the files: inside an installed package, or next to it in a checkout."""
     inside = Path(__file__).parents[1] / "share"
     return inside if inside.exists() else Path(__file__).parents[2] / "share"
 
 
 def _record(home: Path) -> dict[str, Any]:
-    """What was installed: hashes by name, and the folders that were made for it; nothing that cannot be ours."""
+    """What was installed: hashes by name, and the folders that were created; ignores names that are not ours."""
     try:
         found = json.loads((home / RECORD).read_text(encoding="utf-8"))
         files, folders = dict(found["files"]), list(found["folders"])
@@ -101,20 +103,20 @@ def _record(home: Path) -> dict[str, Any]:
 
 
 def _program() -> list[str]:
-    """The command of this installation, whose folder need not be on the desktop's PATH."""
+    """The command of this installation; its folder need not be on the desktop's PATH."""
     beside = Path(sys.executable).with_name("vaecodec")
     return [str(beside)] if beside.is_file() else [sys.executable, "-m", "vaecodec"]
 
 
 def _with_program(text: str, program: list[str]) -> str:
-    """A desktop file that starts this installation's program instead of the first one on the PATH."""
+    """The desktop file, changed to start this installation's program instead of the first one on the PATH."""
     command = " ".join(map(_quoted, program))
     text = re.sub(r"^Exec=vaecodec\b", lambda _: f"Exec={command}", text, flags=re.MULTILINE)
     return re.sub(r"^TryExec=.*", lambda _: f"TryExec={_escaped(program[0])}", text, flags=re.MULTILINE)
 
 
 def _quoted(argument: str) -> str:
-    """An argument of Exec, by the rules of the Desktop Entry Specification."""
+    """Quotes an argument of Exec, as the Desktop Entry Specification demands."""
     if re.fullmatch(r"[\w@+=:,./-]+", argument):
         return argument
     marked = re.sub(r'(["`$\\])', r"\\\1", argument).replace("%", "%%")
@@ -126,11 +128,11 @@ def _escaped(value: str) -> str:
 
 
 def _refresh(home: Path) -> list[str]:
-    told = []
+    messages = []
     for program, folder in REFRESHERS:
         found = shutil.which(program)
         if found is None:
-            told.append(f"{program} is not installed: desktops may take note only later")
+            messages.append(f"{program} is not installed: desktops may notice only later")
         elif (home / folder).is_dir():
             try:
                 done = subprocess.run(
@@ -139,12 +141,12 @@ def _refresh(home: Path) -> list[str]:
                 problem = done.stderr.strip() if done.returncode else ""
             except (OSError, subprocess.TimeoutExpired) as error:
                 problem = str(error)
-            told += [f"{program}: {problem}"] if problem else []
-    return told
+            messages += [f"{program}: {problem}"] if problem else []
+    return messages
 
 
 def _hash_of(path: Path) -> str | None:
-    """Of a file's content; None where there is none."""
+    """Hash of a file's content; None if there is no file."""
     try:
         return _hash(path.read_bytes())
     except FileNotFoundError:

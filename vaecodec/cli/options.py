@@ -1,4 +1,4 @@
-"""Options that several commands share, and the types of their values."""
+"""Options that several commands share, and their value types."""
 
 import math
 import re
@@ -19,10 +19,10 @@ METADATA_KEYS = {"icc": "icc_profile", "exif": "exif", "xmp": "xmp"}
 
 
 def byte_size(text: str) -> int:
-    """Returns the bytes of a size such as 60000, 60k, 1.5M, 60kB or 60KiB: k and M are decimal, Ki and Mi binary.
+    """Returns the bytes of a size such as 60000, 60k, 1.5M, 60kB or 60KiB. k and M are decimal, Ki and Mi binary.
 
     Raises:
-        click.BadParameter: it is not a size, or less than a byte.
+        click.BadParameter: the text is not a size, or the size is less than a byte.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kKM]?)(i?)B?", text)
     if not match or (match[3] and not match[2]):
@@ -37,12 +37,12 @@ def quality(text: str) -> int | str:
     """Returns a quality, 1 to 100, or AUTO.
 
     Raises:
-        click.BadParameter: it is neither.
+        click.BadParameter: the text is neither.
     """
     if text == AUTO:
         return AUTO
     if not re.fullmatch(r"\d{1,3}", text) or not 1 <= int(text) <= 100:
-        raise click.BadParameter(f"{text!r} is not a whole number from 1 to 100, nor auto.")
+        raise click.BadParameter(f"{text!r} is neither a whole number from 1 to 100 nor auto.")
     return int(text)
 
 
@@ -50,7 +50,7 @@ def positive(text: str) -> float:
     """Returns a finite number above 0.
 
     Raises:
-        click.BadParameter: it is not.
+        click.BadParameter: the text is not one.
     """
     try:
         number = float(text)
@@ -65,7 +65,7 @@ def pixel_box(text: str) -> tuple[int, int, int, int]:
     """Returns the four sides of a rectangle in pixels, as `Image.crop` takes them.
 
     Raises:
-        click.BadParameter: these are not four whole numbers, or it is empty.
+        click.BadParameter: the text is not four whole numbers, or the rectangle is empty.
     """
     numbers = [int(part) for part in text.split(",") if re.fullmatch(r" *\d{1,9} *", part)]
     if len(numbers) == len(text.split(",")) == 4:
@@ -79,7 +79,7 @@ def metadata_keys(text: str) -> frozenset[str]:
     """Returns Pillow's names of the metadata to keep: all, none, or a list such as icc,exif.
 
     Raises:
-        click.BadParameter: another word.
+        click.BadParameter: the text holds another word.
     """
     names = {"all": METADATA_KEYS.keys(), "none": set()}.get(text, set(text.split(",")))
     if not names <= METADATA_KEYS.keys():
@@ -87,7 +87,7 @@ def metadata_keys(text: str) -> frozenset[str]:
     return frozenset(METADATA_KEYS[name] for name in names)
 
 
-def _tell_console(field: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+def _set_console(field: str) -> Callable[[click.Context, click.Parameter, Any], None]:
     def callback(ctx: click.Context, param: click.Parameter, value: Any) -> None:
         if value:
             setattr(ctx.ensure_object(Console), field, value)
@@ -96,7 +96,7 @@ def _tell_console(field: str) -> Callable[[click.Context, click.Parameter, Any],
 
 
 def _together(*decorators: Callable[[Any], Any]) -> Callable[[Command], Command]:
-    """Makes one decorator of several options, in the order of the help page."""
+    """Combines several option decorators into one, in the order of the help page."""
 
     def decorate(command: Command) -> Command:
         for decorator in reversed(decorators):
@@ -106,47 +106,47 @@ def _together(*decorators: Callable[[Any], Any]) -> Callable[[Command], Command]
     return decorate
 
 
-# Taken before and after the name of the command.
+# Accepted both before and after the command name.
 console_options = _together(
-    click.option("-v", "--verbose", count=True, expose_value=False, callback=_tell_console("verbosity"),
-                 help="Tell more; twice: with tracebacks."),
-    click.option("--quiet", is_flag=True, expose_value=False, callback=_tell_console("is_quiet"),
-                 help="Tell only of errors and warnings."),
-    click.option("--json", is_flag=True, expose_value=False, callback=_tell_console("is_json"),
-                 help="One JSON object a file on stdout."),
-    click.option("--no-progress", is_flag=True, expose_value=False, callback=_tell_console("hides_progress"),
-                 help="No progress bar."),
+    click.option("-v", "--verbose", count=True, expose_value=False, callback=_set_console("verbosity"),
+                 help="Print more details; twice, also tracebacks."),
+    click.option("--quiet", is_flag=True, expose_value=False, callback=_set_console("is_quiet"),
+                 help="Print only errors and warnings."),
+    click.option("--json", is_flag=True, expose_value=False, callback=_set_console("is_json"),
+                 help="Print one JSON object per file on stdout."),
+    click.option("--no-progress", is_flag=True, expose_value=False, callback=_set_console("hides_progress"),
+                 help="Do not show a progress bar."),
 )  # fmt: skip
 codec_options = _together(
-    click.option("--model", metavar="PATH", help="A weights file instead of the built-in one."),
-    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ..."),
+    click.option("--model", metavar="PATH", help="Use this weights file instead of the built-in ones."),
+    click.option("--device", default="auto", show_default=True, help="Compute on auto, cpu, cuda, cuda:1, ..."),
     click.option(
         "--engine",
         type=click.Choice(["auto", "native", "torch"]),
         default="auto",
         show_default=True,
-        help="What computes: a small library for CPUs, or torch.",
+        help="Compute with the native CPU library or with torch.",
     ),
 )
 max_pixels_option = click.option(
     "--max-pixels", type=click.IntRange(min=1), default=DEFAULT_MAX_PIXELS, show_default=True, metavar="N",
-    help="Refuse larger pictures before they are decoded.",
+    help="Refuse larger pictures before decoding them.",
 )  # fmt: skip
 file_options = _together(
-    click.option("-o", "--output", metavar="PATH", help="The output of a single input; - is stdout."),
-    click.option("--out-dir", metavar="DIR", help="Folder for outputs; keeps the tree below an input folder."),
-    click.option("-r", "--recursive", is_flag=True, help="Take the files in folders."),
-    click.option("-f", "--force", is_flag=True, help="Overwrite outputs (never inputs)."),
-    click.option("--skip-existing", is_flag=True, help="Leave inputs alone whose output is there, and whole."),
-    click.option("-n", "--dry-run", is_flag=True, help="Only tell what would be written."),
-    click.option("-p", "--preserve", is_flag=True, help="Give the output the times of the input."),
+    click.option("-o", "--output", metavar="PATH", help="Write the output of a single input to PATH; - is stdout."),
+    click.option("--out-dir", metavar="DIR", help="Write outputs to DIR, keeping the tree below an input folder."),
+    click.option("-r", "--recursive", is_flag=True, help="Process the files in folders."),
+    click.option("-f", "--force", is_flag=True, help="Overwrite existing outputs (never inputs)."),
+    click.option("--skip-existing", is_flag=True, help="Skip inputs whose output exists and is complete."),
+    click.option("-n", "--dry-run", is_flag=True, help="Only print what would be written."),
+    click.option("-p", "--preserve", is_flag=True, help="Copy the timestamps of the input to the output."),
     click.option("-j", "--jobs", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
-                 help="Files at a time."),
+                 help="Process N files at a time."),
     max_pixels_option,
     click.option("--metadata", type=metadata_keys, default="all", show_default=True, metavar="NAMES",
-                 help="What to keep: all, none, or some of icc,exif,xmp."),
+                 help="Keep all metadata, none, or some of icc,exif,xmp."),
     click.option("--strip", is_flag=True,
-                 help="Keep no metadata but the ICC profile, which belongs to the colours (with --auto-orient, to keep"
-                 " photos upright)."),
-    click.option("--auto-orient", is_flag=True, help="Turn the pixels as EXIF says, and drop that tag."),
+                 help="Drop all metadata except the ICC profile, which defines the colours. Add --auto-orient to keep"
+                 " photos upright."),
+    click.option("--auto-orient", is_flag=True, help="Rotate the pixels as EXIF says, and drop the orientation tag."),
 )  # fmt: skip

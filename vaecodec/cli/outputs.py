@@ -1,4 +1,4 @@
-"""Where outputs go: which one belongs to which input, and how it is written without ever leaving half of one."""
+"""Where outputs go: pairs inputs with outputs, and writes each output atomically."""
 
 import glob
 import io
@@ -25,18 +25,18 @@ _PATTERN_MARK = re.compile(r"[*?\[]")
 
 @dataclass(frozen=True)
 class Placement:
-    """What the user said about outputs.
+    """The user's options about outputs.
 
     Attributes:
-        suffix: of outputs whose name is not given, with its dot.
-        picks: tells by its name whether a file found in a folder is an input.
-        is_output: tells by its name whether an existing file, given second of two, is meant as the output.
+        suffix: of outputs without a given name, with its dot.
+        picks: whether a file found in a folder is an input, by its name.
+        is_output: whether an existing file, given second of two, is meant as the output, by its name.
         output: the name of the only output; a folder means `out_dir`.
-        out_dir: folder for outputs, made if missing.
-        recursive: take the files in folders.
+        out_dir: folder for outputs, created if missing.
+        recursive: process the files in folders.
         force: overwrite.
-        skip_existing: leave inputs alone whose output is there.
-        has_recursive: whether there is an option to take the files in folders.
+        skip_existing: skip inputs whose output exists.
+        has_recursive: whether the command has the option -r.
     """
 
     suffix: str
@@ -52,7 +52,7 @@ class Placement:
 
 @dataclass(frozen=True)
 class Job:
-    """One input and its output; `refused` says why it must not run, `is_skipped` that its output is there."""
+    """One input and its output; `refused` is the reason it must not run, `is_skipped` means that its output exists."""
 
     source: str
     target: str
@@ -75,21 +75,21 @@ def plan(arguments: Sequence[str], place: Placement) -> list[Job]:
 
     Args:
         arguments: as on the command line: files, folders, patterns that the shell did not expand, "-" for stdin. The
-            second of two is the output if no such file exists, or if it is named like one.
+            second of two is the output if no such file exists, or if its name is that of an output.
         place: the other options.
 
     Returns:
-        A job for each input, each only once, in the order given and by name within folders. A job is refused if its
-        output is an input, the output of an earlier job, or exists and may not be overwritten.
+        One job per distinct input, in the given order, and by name within folders. A job is refused if its output is an
+        input, the output of an earlier job, or exists and must not be overwritten.
 
     Raises:
-        click.UsageError: the options contradict each other or the number of inputs.
+        click.UsageError: the options contradict each other or do not fit the number of inputs.
     """
     inputs, place = _split(list(arguments), place)
     look = partial(expand, recursive=place.recursive, picks=place.picks, has_recursive=place.has_recursive)
     found = {each.source: each for argument in inputs for each in look(argument)}
     if place.output is not None and len(found) > 1:
-        raise click.UsageError(f"{place.output!r} is one output for {len(found)} inputs: give --out-dir")
+        raise click.UsageError(f"there are {len(found)} inputs for the one output {place.output!r}: give --out-dir")
     roots = {each.root for each in found.values()} - {None}
     sources = {_identity(source) for source in found}
     taken: dict[object, str] = {}
@@ -108,13 +108,13 @@ def expand(
     picks: Callable[[str], bool] = lambda name: True,
     has_recursive: bool = False,
 ) -> Iterator[Found]:
-    """Yields the inputs that one argument names: itself, the files of a folder, or those that match a pattern.
+    """Yields the inputs that one argument names: itself, the files of a folder, or the files that match a pattern.
 
     Args:
         argument: as on the command line; an existing file is never a pattern.
-        recursive: take the files in folders.
-        picks: tells by its name whether a file found in a folder is an input; hidden ones never are, nor are pipes.
-        has_recursive: whether the command could have been asked to take the files in folders.
+        recursive: process the files in folders.
+        picks: whether a file found in a folder is an input, by its name; hidden files and pipes never are.
+        has_recursive: whether the command has the option -r.
     """
     if argument == STDIO:
         yield Found(argument)
@@ -122,7 +122,7 @@ def expand(
         if recursive:
             yield from _in_folder(argument, os.path.normpath(argument), picks)
         else:
-            advice = "-r takes the files in it" if has_recursive else f"name the files in it ({printable(argument)}/*)"
+            advice = "use -r to process its files" if has_recursive else f"name its files ({printable(argument)}/*)"
             yield Found(argument, refused=InputError(f"is a folder: {advice}"))
     elif not _is_pattern(argument):
         yield Found(argument)
@@ -140,16 +140,16 @@ def expand(
 
 
 def write_output(job: Job, data: bytes | BinaryIO, *, overwrite: bool, times_ns: tuple[int, int] | None = None) -> None:
-    """Writes an output: the whole of it under its name, or nothing. A new file has the permissions of the input.
+    """Writes an output atomically. A new file gets the permissions of the input.
 
     Args:
-        job: whose target to write, "-" for stdout.
-        data: its bytes, or a file that has them.
-        overwrite: whether a file of that name may be replaced.
-        times_ns: access and modification time to give it.
+        job: names the target, "-" for stdout.
+        data: bytes, or a file with the bytes.
+        overwrite: whether an existing file may be replaced.
+        times_ns: access and modification time of the new file.
 
     Raises:
-        OutputError: it exists (EXISTS), or cannot be written (OUTPUT).
+        OutputError: the file exists (EXISTS), or cannot be written (OUTPUT).
     """
     content = io.BytesIO(data) if isinstance(data, bytes) else data
     try:
@@ -160,7 +160,7 @@ def write_output(job: Job, data: bytes | BinaryIO, *, overwrite: bool, times_ns:
             os.makedirs(job.folder, exist_ok=True)
         path = Path(job.target)
         if path.exists() and not path.is_file():
-            with path.open("wb") as file:  # a device or a pipe: nothing there to replace
+            with path.open("wb") as file:  # a device or a pipe: there is nothing to replace
                 shutil.copyfileobj(content, file)
         else:
             with writing(path, overwrite=overwrite, times_ns=times_ns, mode=mode_of(job.source)) as file:
@@ -172,9 +172,9 @@ def write_output(job: Job, data: bytes | BinaryIO, *, overwrite: bool, times_ns:
 
 
 def _split(arguments: list[str], place: Placement) -> tuple[list[str], Placement]:
-    """Takes the output off the arguments if it stands there, and tells a file from a folder."""
+    """Separates the output from the inputs, and a file from a folder."""
     if place.output is not None and place.out_dir is not None:
-        raise click.UsageError("-o/--output and --out-dir exclude each other: give one")
+        raise click.UsageError("-o/--output and --out-dir cannot be combined: give only one")
     if place.output is place.out_dir is None and len(arguments) == 2 and _second_is_output(arguments, place):
         place = replace(place, output=arguments.pop())
     output = place.output
@@ -201,7 +201,7 @@ def _is_pattern(argument: str) -> bool:
 
 
 def _identity(path: str) -> object:
-    """What two names of one file have in common: upper and lower case, links."""
+    """A key that is equal for two names of one file, whether they differ by case or by links."""
     try:
         status = os.stat(path)
     except OSError:
@@ -210,10 +210,10 @@ def _identity(path: str) -> object:
 
 
 def _is_special(path: str) -> bool:
-    """Whether this is a pipe, a socket or a device: opening one may wait for ever, and nobody has named it."""
+    """Whether this is a pipe, a socket or a device: opening one that the user did not name might block forever."""
     try:
         return not stat.S_ISREG(os.stat(path).st_mode)
-    except OSError:  # told when it is opened
+    except OSError:  # reported when the file is opened
         return False
 
 
@@ -248,7 +248,10 @@ def _checked(job: Job, place: Placement, sources: set[object], taken: dict[objec
     target = _identity(job.target)
     first = taken.setdefault(target, job.source)
     if target in sources:
-        return replace(job, refused=OutputError(f"{printable(job.target)} is an input, and is kept", code="SAME_FILE"))
+        return replace(
+            job,
+            refused=OutputError(f"{printable(job.target)} is an input: inputs are never replaced", code="SAME_FILE"),
+        )
     if first != job.source:
         message = f"{printable(job.target)} is already the output of {printable(first)}"
         return replace(job, refused=OutputError(message, code="COLLISION"))
@@ -260,4 +263,4 @@ def _checked(job: Job, place: Placement, sources: set[object], taken: dict[objec
 
 
 def _exists(target: str) -> OutputError:
-    return OutputError(f"{printable(target)} exists: -f overwrites it", code="EXISTS")
+    return OutputError(f"{printable(target)} exists: use -f to overwrite it", code="EXISTS")

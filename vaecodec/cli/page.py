@@ -1,4 +1,4 @@
-"""One self-contained HTML page: pictures before and after coding under a slider, bytes, quality, rate map, crops."""
+"""One self-contained HTML page: pictures before and after coding with a slider, bytes, quality, rate map, crops."""
 
 import base64
 import io
@@ -16,7 +16,7 @@ from PIL import Image
 from vaecodec.cli.heatmap import heat_map, upright
 
 TEMPLATE = Path(__file__).with_name("page.html")
-SLIDER_MAX_PX = 1280  # wider or taller pictures are shown smaller, or the page becomes too large to send
+SLIDER_MAX_PX = 1280  # wider or taller pictures are downscaled, so the page stays small enough to send
 CROP_PX = (160, 120)
 CROPS = 2
 
@@ -24,16 +24,16 @@ Box = tuple[int, int, int, int]
 
 
 class Shown(NamedTuple):
-    """A picture as given and as its file shows it.
+    """A picture and its decoded .vaec file.
 
     Attributes:
         name: of the picture.
-        original: as given.
-        decoded: of the same size.
-        file_bytes: of the .vaec file.
-        quality: of the file.
-        psnr_db: of decoded; infinite if nothing was lost.
-        bits: [ceil(H / 16), ceil(W / 16)] bits a block.
+        original: the picture before coding.
+        decoded: the decoded picture, of the same size.
+        file_bytes: size of the .vaec file.
+        quality: of the .vaec file.
+        psnr_db: of `decoded`; infinite if lossless.
+        bits: [ceil(H / 16), ceil(W / 16)] bits per block.
     """
 
     name: str
@@ -46,12 +46,12 @@ class Shown(NamedTuple):
 
     @property
     def psnr_text(self) -> str:
-        """PSNR for people."""
+        """PSNR as text."""
         return f"{self.psnr_db:.2f} dB" if math.isfinite(self.psnr_db) else "exact"
 
 
 def render(shown: Sequence[Shown], *, title: str, version: str, model: str) -> str:
-    """The page: no script, font or picture of it comes from anywhere else.
+    """The page as HTML, without any external script, font or picture.
 
     Args:
         shown: the pictures, in order.
@@ -69,11 +69,11 @@ def render(shown: Sequence[Shown], *, title: str, version: str, model: str) -> s
 
 
 def slider(before: Image.Image, after: Image.Image, captions: tuple[str, str]) -> str:
-    """Two pictures of one size over each other, with a line between them that the reader moves: HTML.
+    """HTML of two pictures of equal size on top of each other, with a dividing line that the reader moves.
 
     Args:
         before: shown left of the line.
-        after: shown right of it.
+        after: shown right of the line.
         captions: of both.
     """
     left, right = map(escape, captions)
@@ -95,7 +95,7 @@ def _row(shown: Shown) -> str:
 
 def _section(shown: Shown) -> str:
     stored = _fitted(_opaque(shown.original))
-    heat = _figure(heat_map(stored, _pooled(shown.bits, stored.size)), "Where the bits of the file lie.")
+    heat = _figure(heat_map(stored, _pooled(shown.bits, stored.size)), "Where the bits of the file go.")
     original, decoded = (upright(_opaque(image)) for image in (shown.original, shown.decoded))
     before, after = _fitted(original), _fitted(decoded)
     scale = "" if before.size == original.size else f" Shown at {before.width} x {before.height} pixels."
@@ -115,7 +115,7 @@ def _section(shown: Shown) -> str:
 
 
 def _opaque(image: Image.Image) -> Image.Image:
-    """As RGB on white."""
+    """The picture as RGB on white."""
     if not image.has_transparency_data:
         return image.convert("RGB")
     sheet = Image.new("RGBA", image.size, "white")
@@ -133,7 +133,7 @@ def _fitted(image: Image.Image) -> Image.Image:
 
 
 def _pooled(bits: NDArray[np.floating], size: tuple[int, int]) -> NDArray[np.floating]:
-    """Bits a block of a picture that is shown smaller, W x H: as many as its 16x16 pixels stand for."""
+    """Bits per block of a picture downscaled to W x H: each block sums the bits of the pixels that it covers."""
     rows, columns = -(-size[1] // 16), -(-size[0] // 16)
     if bits.shape == (rows, columns):
         return bits
@@ -145,7 +145,7 @@ def _pooled(bits: NDArray[np.floating], size: tuple[int, int]) -> NDArray[np.flo
 
 
 def _busiest(image: Image.Image, size: tuple[int, int], count: int) -> list[Box]:
-    """Up to `count` boxes of a size, apart from each other, with the most detail; the whole of a smaller picture."""
+    """Up to `count` disjoint boxes of a size with the most detail; the whole picture if it is smaller."""
     width, height = min(size[0], image.width), min(size[1], image.height)
     grey = np.asarray(image.convert("L"), np.int64)
     detail = np.zeros_like(grey)
@@ -165,7 +165,7 @@ def _figure(image: Image.Image, caption: str) -> str:
 
 
 def _inline(image: Image.Image) -> str:
-    """The picture as a data address, without further loss."""
+    """The picture as a lossless data URL."""
     file = io.BytesIO()
     image.save(file, "WEBP", lossless=True, icc_profile=image.info.get("icc_profile"))
     return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"

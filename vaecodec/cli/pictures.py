@@ -1,4 +1,4 @@
-"""What the command line knows of picture files: opening and saving one, and telling formats by their names."""
+"""Picture files on the command line: opening, saving, and recognizing formats by file name."""
 
 import io
 import os
@@ -22,7 +22,7 @@ Picture = Image.Image
 VAEC = "VAEC"
 SUFFIX = ".vaec"
 
-# What -r takes from a folder. Pillow claims many more suffixes, of videos and of documents among them.
+# The suffixes that -r takes from a folder. Pillow claims many more, including those of videos and documents.
 _PICTURE_SUFFIXES = frozenset(
     f".{name}"
     for name in (
@@ -39,16 +39,16 @@ def read_file(source: str) -> bytes:
 
 
 def open_picture(source: str | bytes, *, max_pixels: int, upright: bool = False) -> Picture:
-    """Opens a picture that Pillow knows, and decodes it; the caller must close it.
+    """Opens and decodes a picture in any format that Pillow reads; the caller must close it.
 
     Args:
         source: a path, or the bytes of a file.
-        max_pixels: refuse larger ones before they are decoded.
-        upright: turn it as its EXIF orientation says, and drop that.
+        max_pixels: refuse larger pictures before decoding them.
+        upright: rotate the picture as its EXIF orientation says, and drop that tag.
 
     Raises:
-        InputError: it cannot be read or is not a picture.
-        VaecLimitError: it has more pixels.
+        InputError: the file cannot be read or is not a picture.
+        VaecLimitError: the picture has more than `max_pixels`.
     """
     with reading():
         image = pixels.open_image(io.BytesIO(source) if isinstance(source, bytes) else source)
@@ -68,14 +68,14 @@ def save_picture(image: Picture, format: str, *, kept: frozenset[str], quality: 
     """Returns the bytes of a picture file.
 
     Args:
-        image: the picture with its metadata in `info`, as decoded.
-        format: one of Pillow's.
-        kept: keys of the metadata to keep, as far as the format can.
-        quality: of formats that have one, 1 to 100; None is that of `pictures.pillow`.
-        subsampling: of JPEG's colour.
+        image: the decoded picture with its metadata in `info`.
+        format: Pillow's name of the format.
+        kept: keys of the metadata to keep, if the format can.
+        quality: 1 to 100, for formats that have one; None is the default of `pictures.pillow`.
+        subsampling: JPEG's chroma subsampling.
 
     Raises:
-        OutputError: the format cannot hold the picture (SAVE).
+        OutputError: (SAVE) the format cannot hold the picture.
     """
     file = io.BytesIO()
     image.info = {key: image.info[key] for key in kept if key in image.info}
@@ -85,18 +85,18 @@ def save_picture(image: Picture, format: str, *, kept: frozenset[str], quality: 
 
 
 def as_stored(image: Picture) -> Picture:
-    """A picture as a .vaec file without loss would show it, in mode, colours and metadata."""
+    """The picture with the mode, colours and metadata that a lossless .vaec file of it has."""
     return pixels.to_image(pixels.to_samples(image), pixels.metadata_of(image))
 
 
 def is_whole(target: str) -> bool:
-    """Whether an output that is there needs not be made again: a .vaec file with intact checksums, or any picture.
+    """Whether an existing output is complete: a .vaec file with intact checksums, or any readable picture.
 
-    A file that is neither, nor the beginning of one, is somebody else's, and is left alone, too.
+    A file that is neither, nor the beginning of one, belongs to somebody else and counts as complete too.
     """
     try:
         data = Path(target).read_bytes()
-    except OSError:  # told by whoever opens it next
+    except OSError:  # reported when the file is opened next
         return True
     try:
         if container.is_vaec(data):
@@ -117,7 +117,7 @@ def output_format(target: str | None, wanted: str | None) -> str:
 
     Args:
         target: name of the output, if the user gave one.
-        wanted: suffix without its dot, if the user gave one; PNG if neither says otherwise.
+        wanted: suffix without its dot, if the user gave one. PNG if neither is given.
 
     Raises:
         click.UsageError: Pillow cannot write the format, or the two contradict each other.
@@ -127,7 +127,9 @@ def output_format(target: str | None, wanted: str | None) -> str:
     suffix = os.path.splitext(target or "")[1].lower()
     by_option, by_target = known.get(f".{wanted}".lower()), known.get(suffix)
     if wanted and (by_option not in Image.SAVE or by_option == VAEC):
-        raise click.UsageError(f"--format is {wanted!r}, must be one that Pillow writes: png, webp, tiff, jpg, ...")
+        raise click.UsageError(
+            f"--format is {wanted!r}, must be a format that Pillow writes: png, webp, tiff, jpg, ..."
+        )
     if target and not wanted and suffix and (by_target not in Image.SAVE or by_target == VAEC):
         hint = "(of two names, the second is the output if there is no such file)"
         raise click.UsageError(f"output {target!r} must have the suffix of a format that Pillow writes {hint}")
@@ -156,18 +158,18 @@ def check_colour(colour: str | None) -> None:
 def check_quality(quality: int | None, subsampling: str | None, format: str) -> None:
     """Refuses a quality or subsampling for a format that has none; raises click.UsageError."""
     if quality is not None and format not in writers.LOSSY_FORMATS:
-        raise click.UsageError(f"-q is for lossy formats, {format} is none: leave it out, or give --format jpg")
+        raise click.UsageError(f"-q needs a lossy format, and {format} is lossless: omit -q, or give --format jpg")
     if subsampling is not None and format != "JPEG":
-        raise click.UsageError(f"--subsampling is for JPEG, the format is {format}: leave it out, or give --format jpg")
+        raise click.UsageError(f"--subsampling needs JPEG, the format is {format}: omit it, or give --format jpg")
 
 
 def is_picture_name(name: str) -> bool:
-    """Whether -r takes a file of this name for a picture."""
+    """Whether -r treats a file of this name as a picture."""
     return os.path.splitext(name)[1].lower() in _PICTURE_SUFFIXES
 
 
 def is_vaec_name(name: str) -> bool:
-    """Whether a file of this name should be a .vaec file."""
+    """Whether the name is that of a .vaec file."""
     return os.path.splitext(name)[1].lower() == SUFFIX
 
 
@@ -175,7 +177,7 @@ def load_samples(codec: Codec, source: str) -> tuple[pixels.Samples, int]:
     """Returns the samples uint8 [H, W, C] of a .vaec file or any other picture, and the size of the file in bytes.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: the file cannot be read.
         VaecError: as `Codec.decode`.
     """
     data = read_file(source)
@@ -187,7 +189,7 @@ def load_samples(codec: Codec, source: str) -> tuple[pixels.Samples, int]:
 
 @contextmanager
 def output_errors() -> Iterator[None]:
-    """Makes OutputError, with its code, of what is wrong with a picture that was decoded: no fault of an input."""
+    """Turns VaecImageError into OutputError with the same code: a decoded picture is no fault of the input."""
     try:
         yield
     except VaecImageError as error:

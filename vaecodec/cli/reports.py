@@ -1,4 +1,4 @@
-"""Results put into words for people and into fields for programs."""
+"""Formats results as text for people and as JSON fields for programs."""
 
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def of_job(job: Job, product: "Product | None", *, verbosity: int, is_planned: bool = False) -> Report:
-    """Returns the report on an output; without a product it was not made, as asked; or it is made to be told of."""
+    """Returns the report on an output. Without a product the output was skipped or planned, as requested."""
     arrow = f"{printable(job.source)} -> {printable(job.target)}"
     if product is None:
         status = "skipped" if job.is_skipped else "planned"
@@ -32,7 +32,7 @@ def of_job(job: Job, product: "Product | None", *, verbosity: int, is_planned: b
 
 
 def of_info(path: str, found: Info) -> Report:
-    """Returns the report on what a .vaec file holds."""
+    """Returns the report on the contents of a .vaec file."""
     header = found.header
     modes = Counter(entry.mode.name.lower() for entry in found.index)
     facts = {
@@ -61,7 +61,7 @@ def of_info(path: str, found: Info) -> Report:
 
 
 def of_comparison(path: str, facts: dict[str, Any]) -> Report:
-    """Returns the report on how near a picture is to the reference."""
+    """Returns the report on a comparison with the reference."""
     parts = [_decibels(facts["psnr_db"])]
     parts += [f"MS-SSIM {facts['ms_ssim']:.5f}"] if facts["ms_ssim"] is not None else []
     parts += [f"SSIMULACRA2 {facts['ssimulacra2']:.2f}"] if facts["ssimulacra2"] is not None else []
@@ -82,7 +82,7 @@ def _product_text(facts: dict[str, Any], verbosity: int) -> str:
 
 
 def _why(facts: dict[str, Any]) -> str:
-    """Where a quality was chosen for a lossy source."""
+    """The reason for an automatic quality, for a lossy source."""
     if "source_format" not in facts:
         return ""
     known = f" {facts['source_quality']}" if facts["source_quality"] is not None else ""

@@ -1,4 +1,4 @@
-"""Standard input, output and error of the command line: any of them may be closed, full, or a pipe nobody reads."""
+"""Standard input, output and error. Any of them may be closed, full, or a pipe that nobody reads."""
 
 import contextlib
 import errno
@@ -18,7 +18,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(SystemExit):
-    """A signal asks the program to end; `code` is the exit code that says so."""
+    """A signal requested the program to end; `code` is the exit code for it."""
 
 
 def stdin() -> BinaryIO:
@@ -34,26 +34,26 @@ def read_stdin() -> bytes:
 
 
 def write_stdout(content: BinaryIO) -> None:
-    """Writes what is in a file to standard output, all of it; raises OSError."""
+    """Writes all of a file to standard output; raises OSError."""
     with _delivering(sys.stdout) as stdout:
         shutil.copyfileobj(content, stdout.buffer)
         stdout.buffer.flush()
 
 
 def print_answer(text: str) -> None:
-    """Prints a line that was asked for on standard output; raises OSError."""
+    """Prints a line of the requested result on standard output; raises OSError."""
     with _delivering(sys.stdout) as stdout:
         click.echo(encodable(text, stdout))
 
 
 def say(text: str) -> None:
-    """Prints a line for people on standard error. If it cannot reach anybody, the work goes on."""
+    """Prints a line for people on standard error, and ignores failures to do so."""
     with contextlib.suppress(OSError), _delivering(sys.stderr) as stderr:
         click.echo(encodable(text, stderr), err=True)
 
 
 def encodable(text: str, stream: TextIO) -> str:
-    """The text with escapes for what the stream cannot print, such as names in another script than its code page's."""
+    """The text with escapes for characters that the stream cannot encode."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     try:
         return text.encode(encoding, "backslashreplace").decode(encoding)
@@ -70,13 +70,13 @@ def is_terminal(stream: TextIO | None) -> bool:
 def stopping_on_signals() -> Iterator[None]:
     """Makes Ctrl-C and SIGTERM raise `Stopped` in the main thread, so that everything is cleaned up on the way out.
 
-    Signals that the caller told the program to ignore (nohup, a job in the background) stay ignored.
+    Signals that were ignored at the start (nohup, a background job) stay ignored.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, _stop) for number in heard}
+    handled = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, _stop) for number in handled}
     try:
         yield
     finally:
@@ -90,7 +90,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def _delivering(stream: TextIO | None) -> Iterator[TextIO]:
-    """Drops what an error leaves in the stream's buffer: it would fail again, with another exit code, at the end."""
+    """Discards the stream's buffer after an error: flushing it at exit would fail again, with another exit code."""
     if stream is None:
         raise OSError(errno.EBADF, "it is closed")
     try:

@@ -1,4 +1,4 @@
-"""The train command: options to a recipe, a progress bar, what came of it. All else is in `vaecodec.training`."""
+"""The train command: options to a recipe, a progress bar, a report. Everything else is in `vaecodec.training`."""
 
 import sys
 import warnings
@@ -32,66 +32,71 @@ folder = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
 @click.command(epilog=EXAMPLES)
-@click.option("--data", type=folder, required=True, help="Folder of pictures or tar files of pictures, at any depth.")
+@click.option(
+    "--data", type=folder, required=True, help="Train on this folder of pictures, or of tar files of pictures."
+)
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
     required=True,
     metavar="PATH",
-    help="Weights file to write, .safetensors; checkpoint and logs go beside it into PATH with .run.",
+    help="Write the weights to PATH (.safetensors); checkpoint and logs go into a folder next to it, ending in .run.",
 )
 @click.option(
     "--init",
     default="default",
     show_default=True,
     metavar="START",
-    help="klt, default (the built-in weights), random, a weights file or a checkpoint.pt.",
+    help="Start from klt, default (the built-in weights), random, a weights file or a checkpoint.pt.",
 )
-@click.option("--minutes", type=positive, metavar="NUMBER", help="Length of the run in all; 60 by default.")
-@click.option("--steps", type=click.IntRange(min=1), metavar="N", help="Length of the run in steps instead.")
-@click.option("--resume", is_flag=True, help="Go on from the run's checkpoint, if there is one.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
-@click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Crops a step, in each process; 8.")
+@click.option(
+    "--minutes", type=positive, metavar="NUMBER", help="Total length of the run, resumed parts included. [60]"
+)
+@click.option("--steps", type=click.IntRange(min=1), metavar="N", help="Length of the run in steps instead of minutes.")
+@click.option("--resume", is_flag=True, help="Continue from the run's checkpoint, if there is one.")
+@click.option("--device", default="auto", show_default=True, help="Train on auto, cpu, cuda, cuda:1, ...")
+@click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Crops per step in each process. [8]")
 @click.option(
     "--patch",
     type=click.IntRange(min=64),
     metavar="PX",
-    help="Side of the crops, a multiple of 64; in the second half 64 more. 128.",
+    help="Side of the crops, a multiple of 64; 64 px more in the second half. [128]",
 )
-@click.option("--validation", type=folder, help="Pictures to measure rate and PSNR on now and then.")
+@click.option("--validation", type=folder, help="Measure rate and PSNR on these pictures from time to time.")
 @click.option(
-    "--tune", metavar="TUNE", help="What pictures are made for: eye, psnr, or a number from 0 (psnr) to 1 (eye). eye."
-)
-@click.option(
-    "--degrade", metavar="KIND", help="Learn to restore: noise:5-25 adds Gaussian noise of 5 to 25 levels to the input."
+    "--tune", metavar="TUNE", help="Optimize for eye (visual quality), psnr, or a mix from 0 (psnr) to 1 (eye). [eye]"
 )
 @click.option(
-    "--analysis-blocks", type=click.IntRange(1, 32), metavar="N", help="Deepen the start's analysis to N blocks."
+    "--degrade", metavar="KIND",
+    help="Train to restore: noise:5-25 adds Gaussian noise of 5 to 25 levels to the input.",
+)  # fmt: skip
+@click.option(
+    "--analysis-blocks", type=click.IntRange(1, 32), metavar="N", help="Deepen the analysis of the start to N blocks."
 )
 @click.option(
     "--hyper-prior", type=click.Choice(["logistics", "bottleneck"]),
-    help="Density of the hyper-latents while training: three logistics, or compressai's bottleneck. logistics.",
+    help="Density of the hyper-latents in training: a mixture of logistics, or compressai's bottleneck. [logistics]",
 )  # fmt: skip
-@click.option("--learning-rate", type=positive, metavar="NUMBER", help="0.001 by default.")
+@click.option("--learning-rate", type=positive, metavar="NUMBER", help="Peak learning rate of Adam. [0.001]")
 @click.option(
     "--finish-steps", type=click.IntRange(min=0), metavar="N",
-    help="Steps of the last stage, after the --minutes, which removes the grid of blocks; 200, or as many as were"
-    " trained. 0: none.",
+    help="Steps of the last stage, after the --minutes, which trains the deblocking filter; 0 skips it. [200, or as"
+    " many as were trained]",
 )  # fmt: skip
-@click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Of crops and noise; 1.")
+@click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Seed for crops and noise. [1]")
 @console_options
 @click.pass_context
 def train(ctx: click.Context, /, data: Path, out: Path, resume: bool, **given: Any) -> None:  # fmt: skip
     """Train the network, or fine-tune it on your own pictures, and write a weights file.
 
-    A run that was stopped, however hard, goes on with --resume; at most the last four minutes are lost.
+    Continue a stopped or killed run with --resume; at most the last four minutes are lost.
     """
     if given["minutes"] and given["steps"]:
-        raise click.UsageError("--minutes and --steps exclude each other: give one")
+        raise click.UsageError("--minutes and --steps cannot be combined: give only one")
     if out.suffix != WEIGHTS_SUFFIX:
         raise click.BadParameter(f"{out} must end in {WEIGHTS_SUFFIX}", param_hint="--out")
     if out.exists() and not resume:
-        raise click.BadParameter(f"{out} is there already: choose another name, or --resume", param_hint="--out")
+        raise click.BadParameter(f"{out} exists: choose another name, or give --resume", param_hint="--out")
     from vaecodec.training.loop import train as run
 
     console = ctx.ensure_object(Console)
@@ -105,7 +110,7 @@ def train(ctx: click.Context, /, data: Path, out: Path, resume: bool, **given: A
         console.fail(label, error)
         ctx.exit(exit_code([error], 1))
     if result.sha256 is not None:  # with torchrun, one process writes and reports
-        console.report(label, _report(out, result), is_answer=False, heard=())
+        console.report(label, _report(out, result), is_answer=False, warned=())
 
 
 def _recipe(data: Path, out: Path, given: dict[str, Any]) -> "Recipe":
@@ -132,7 +137,7 @@ def _report(out: Path, result: "Result") -> Report:
 
 @contextmanager
 def _warnings_to(console: Console) -> Iterator[None]:
-    """Tells warnings at once: a run may take days."""
+    """Prints warnings at once: a run may take days."""
     with warnings.catch_warnings():
         warnings.simplefilter("default", UserWarning)
         warnings.showwarning = lambda message, *_, **__: console.say(f"warning: {message}")

@@ -1,4 +1,4 @@
-"""The transcode command: a folder or bucket of pictures to .vaec files, here or on a Ray cluster, with a manifest."""
+"""The transcode command: encodes a folder or bucket of pictures, here or on a Ray cluster, with a manifest."""
 
 from collections import Counter
 from contextlib import closing
@@ -19,44 +19,47 @@ if TYPE_CHECKING:
 USAGE_CODES = {"PLACE", "OTHER_SETTINGS", "TARGET_TAKEN", "NO_RAY", "NO_CLUSTER", "NO_PLACE"}
 EXAMPLES = """\b
 Examples:
-  vaecodec transcode photos archive                one picture after the other, in this process
+  vaecodec transcode photos archive                one picture at a time, in this process
   vaecodec transcode photos archive --ray          workers on all processors of this machine
-  vaecodec transcode photos archive --ray auto     workers on the cluster of which this machine is a part
-  cat archive/manifest/*.jsonl                     what came of each picture
+  vaecodec transcode photos archive --ray auto     workers on the cluster that this machine belongs to
+  cat archive/manifest/*.jsonl                     the result for each picture
 """
 
 
 @click.command(epilog=EXAMPLES)
 @click.argument("source", metavar="SRC")
 @click.argument("target", metavar="DST")
-@click.option("-q", "--quality", type=click.IntRange(1, 100), default=75, show_default=True, help="As for encode.")
+@click.option("-q", "--quality", type=click.IntRange(1, 100), default=75, show_default=True,
+              help="Quality, 1 (smallest) to 100 (best).")  # fmt: skip
 @click.option(
     "--ray",
     "address",
     is_flag=False,
     flag_value="local",
     metavar="[ADDRESS]",
-    help="Spread the work by Ray Data (extra [dist]): on this machine, or on the cluster at ADDRESS.",
+    help="Distribute the work with Ray Data (extra [dist]) over this machine, or over the cluster at ADDRESS.",
 )
-@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="At most N; all processors if not given.")
+@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Use at most N workers. [all processors]")
 @click.option(
     "--gpu-share",
     type=click.FloatRange(min=0, min_open=True),
     metavar="SHARE",
-    help="Encode on GPUs: so much of one for each worker, such as 1 or 0.25.",
+    help="Encode on GPUs, with this share of one per worker, such as 1 or 0.25.",
 )
-@click.option("--model", metavar="PATH", help="A weights file instead of the built-in one, on every machine.")
+@click.option(
+    "--model", metavar="PATH", help="Use this weights file instead of the built-in ones; every machine must have it."
+)
 @max_pixels_option
 @console_options
 @click.pass_context
 def transcode(ctx: click.Context, /, source: str, target: str, **given: Any) -> None:  # fmt: skip
     """Encode all pictures of a folder, or of a bucket that fsspec can open (s3://bucket/photos), to .vaec files in DST.
 
-    DST/manifest/ tells of each picture its size, bits per pixel and PSNR, or why it failed. A run that was stopped goes
-    on when it is started again: what is done is skipped, what failed is tried again.
+    DST/manifest/ records the size, bits per pixel and PSNR of each picture, or why it failed. Run the same command
+    again to continue a stopped run: finished pictures are skipped, failed ones are tried again.
     """
     if given["address"] is None and (given["workers"] or given["gpu_share"]):
-        raise click.UsageError("--workers and --gpu-share are for Ray: give --ray, too (or use encode -j)")
+        raise click.UsageError("--workers and --gpu-share need Ray: also give --ray (or use encode -j)")
     from vaecodec.cli.pictures import is_picture_name
     from vaecodec.cli.transcoding import run
 
@@ -65,7 +68,7 @@ def transcode(ctx: click.Context, /, source: str, target: str, **given: Any) -> 
         work = _work(source, target, given)
         plan = run.plan(work, is_picture_name)
         records = run.run(plan, work.target, _answers(plan.jobs, work, given))
-        counts = _tell(console, records, len(plan.jobs) + len(plan.refused))
+        counts = _print_reports(console, records, len(plan.jobs) + len(plan.refused))
     except VaecError as error:
         if error.code in USAGE_CODES:
             raise click.UsageError(str(error)) from error
@@ -99,8 +102,8 @@ def _answers(jobs: "Sequence[Job]", work: "Work", given: dict[str, Any]) -> "Ite
     return cluster.answers(jobs, work, where)
 
 
-def _tell(console: Console, records: "Generator[Record]", total: int) -> Counter[str]:
-    """Tells what came of each picture, as it comes; returns how many came to what."""
+def _print_reports(console: Console, records: "Generator[Record]", total: int) -> Counter[str]:
+    """Prints the result for each picture as it arrives; returns the number of pictures per status."""
     counts: Counter[str] = Counter()
     with console.progress(total) as advance, closing(records):
         for record in records:
@@ -109,7 +112,7 @@ def _tell(console: Console, records: "Generator[Record]", total: int) -> Counter
             if record["status"] == "failed":
                 console.fail(label, VaecError(record["message"], code=record["code"]))
             else:
-                console.report(label, _report(record), is_answer=False, heard=record.get("warnings", ()))
+                console.report(label, _report(record), is_answer=False, warned=record.get("warnings", ()))
             advance()
     return counts
 

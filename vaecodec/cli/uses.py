@@ -1,4 +1,4 @@
-"""The commands beside coding: sample, map and html. `codec.explore`, `heatmap` and `page` do the work."""
+"""The commands sample, map and html. `codec.explore`, `heatmap` and `page` do the work."""
 
 import os
 import re
@@ -20,8 +20,28 @@ if TYPE_CHECKING:
 
 Made = tuple[bytes, dict[str, Any]]
 
+SAMPLE_EXAMPLES = """\b
+Examples:
+  vaecodec sample -o out.png
+  vaecodec sample --size 768x512 --seed 7 --temperature 0.5 -o out.png
+"""
+MAP_EXAMPLES = """\b
+Examples:
+  vaecodec map photo.png -q 50 -o map.png
+  vaecodec map photo.vaec -o map.png
+"""
+HTML_EXAMPLES = """\b
+Examples:
+  vaecodec html a.png b.png -q 40 -o page.html
+"""
+
 quality_option = click.option(
-    "-q", "--quality", type=click.IntRange(1, 100), default=75, show_default=True, help="1 (small) to 100 (fine)."
+    "-q",
+    "--quality",
+    type=click.IntRange(1, 100),
+    default=75,
+    show_default=True,
+    help="Quality, 1 (smallest) to 100 (best).",
 )
 force_option = click.option("-f", "--force", is_flag=True, help="Overwrite the output (never an input).")
 
@@ -30,7 +50,7 @@ def picture_size(text: str) -> tuple[int, int]:
     """Returns (width, height) of a size such as 512x512.
 
     Raises:
-        click.BadParameter: the text has another form.
+        click.BadParameter: the text is not a size.
     """
     match = re.fullmatch(r"(\d{1,9})x(\d{1,9})", text)
     if not match:
@@ -38,23 +58,24 @@ def picture_size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-@click.command()
-@click.option("--size", type=picture_size, default="512x512", show_default=True, metavar="WxH", help="In pixels.")
+@click.command(epilog=SAMPLE_EXAMPLES)
+@click.option("--size", type=picture_size, default="512x512", show_default=True, metavar="WxH",
+              help="Size of the picture in pixels.")  # fmt: skip
 @click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The same one, the same picture."
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed: equal seeds, equal pictures."
 )
 @click.option(
     "--temperature", type=click.FloatRange(min=0), default=1.0, show_default=True, metavar="NUMBER",
-    help="1: as the model believes; lower: tamer; 0: the most probable.",
+    help="1 samples the model's distribution; lower values are smoother; 0 takes the most probable symbols.",
 )  # fmt: skip
-@click.option("-o", "--output", required=True, metavar="PATH", help="Picture file to write; - is stdout, as PNG.")
+@click.option("-o", "--output", required=True, metavar="PATH", help="Write the picture to PATH; - is stdout, as PNG.")
 @quality_option
 @force_option
 @codec_options
 @console_options
 @click.pass_context
 def sample(ctx: click.Context, /, output: str, force: bool, **given: Any) -> None:
-    """Draw a picture that nobody took: what the model believes pictures look like."""
+    """Sample a picture from the model's prior."""
     from vaecodec.cli import pictures
     from vaecodec.codec import Codec
 
@@ -70,9 +91,9 @@ def sample(ctx: click.Context, /, output: str, force: bool, **given: Any) -> Non
     _make_one(ctx, [], output, force, make)
 
 
-@click.command(name="map")
+@click.command(name="map", epilog=MAP_EXAMPLES)
 @click.argument("source", metavar="IN")
-@click.option("-o", "--output", required=True, metavar="PATH", help="Picture file to write; - is stdout, as PNG.")
+@click.option("-o", "--output", required=True, metavar="PATH", help="Write the picture to PATH; - is stdout, as PNG.")
 @quality_option
 @force_option
 @max_pixels_option
@@ -80,9 +101,9 @@ def sample(ctx: click.Context, /, output: str, force: bool, **given: Any) -> Non
 @console_options
 @click.pass_context
 def rate_map(ctx: click.Context, /, source: str, output: str, force: bool, **given: Any) -> None:
-    """Show where the bits of a picture go: a heat map over it, by blocks of 16x16 pixels.
+    """Draw a heat map of where the bits of a picture go, in blocks of 16x16 pixels.
 
-    IN is a picture, a .vaec file (-q does not matter then), or - for stdin.
+    IN is a picture, a .vaec file (then -q has no effect), or - for stdin.
     """
     from vaecodec.cli import pictures
     from vaecodec.cli.heatmap import heat_map
@@ -100,10 +121,11 @@ def rate_map(ctx: click.Context, /, source: str, output: str, force: bool, **giv
     _make_one(ctx, [source], output, force, make)
 
 
-@click.command()
+@click.command(epilog=HTML_EXAMPLES)
 @click.argument("inputs", nargs=-1, required=True, metavar="IMG...")
-@click.option("-o", "--output", required=True, metavar="PATH", help="HTML file to write; - is stdout.")
-@click.option("--title", default="vaecodec: before and after", show_default=True, metavar="TEXT", help="Of the page.")
+@click.option("-o", "--output", required=True, metavar="PATH", help="Write the page to PATH; - is stdout.")
+@click.option("--title", default="vaecodec: before and after", show_default=True, metavar="TEXT",
+              help="Title of the page.")  # fmt: skip
 @quality_option
 @force_option
 @max_pixels_option
@@ -111,7 +133,7 @@ def rate_map(ctx: click.Context, /, source: str, output: str, force: bool, **giv
 @console_options
 @click.pass_context
 def html(ctx: click.Context, /, inputs: tuple[str, ...], output: str, force: bool, title: str, **given: Any) -> None:
-    """Make one self-contained page of pictures before and after: slider, bytes, quality, rate map, crops."""
+    """Write one self-contained page that compares pictures before and after: slider, bytes, rate map, crops."""
     from vaecodec.cli import page
     from vaecodec.codec import Codec
 
@@ -127,12 +149,12 @@ def html(ctx: click.Context, /, inputs: tuple[str, ...], output: str, force: boo
 
 
 def _make_one(ctx: click.Context, inputs: Sequence[str], output: str, force: bool, make: Callable[[], Made]) -> None:
-    """Makes and writes one output of any number of inputs, and exits."""
+    """Makes and writes one output from any number of inputs, and exits."""
     console = ctx.ensure_object(Console)
     if output == STDIO and console.is_json:
-        raise click.UsageError("--json writes to stdout, where the output goes: give -o")
+        raise click.UsageError("--json and the output both go to stdout: give -o")
     if output == STDIO and streams.is_terminal(sys.stdout):
-        raise click.UsageError("the output would go to the terminal: give -o, or redirect it")
+        raise click.UsageError("the output would go to the terminal: give -o, or redirect stdout")
     if os.path.isdir(output):
         raise click.BadParameter(f"{output!r} is a folder, must be a file.", param_hint="-o")
     place = Placement("", lambda _: False, lambda _: False, output=output, force=force, has_recursive=False)
@@ -153,7 +175,7 @@ def _make_one(ctx: click.Context, inputs: Sequence[str], output: str, force: boo
 
 
 def _coded(codec: "Codec", source: str, quality: int, max_pixels: int) -> tuple[Any, bytes]:
-    """A picture as it is shown, and its .vaec file: the source itself, if it is one."""
+    """A picture and its .vaec file, which is the source itself if that is one."""
     from vaecodec.cli import pictures
     from vaecodec.format import container
 

@@ -1,8 +1,8 @@
-"""Serves the viewer page and named files on 127.0.0.1 to one reader's browser, and nothing else to anybody else.
+"""Serves the viewer page and the given files on 127.0.0.1 to one user's browser, and nothing else to anybody else.
 
-Every address is a key of a table that is made at the start: what is not in it does not exist, whatever its name. It
-begins with a secret that no other page knows, and the Host header must be this machine's own, so that a page whose
-name resolves to 127.0.0.1 (DNS rebinding) is turned away. The viewer's scripts decode; no file is decoded here.
+Addresses are looked up in a table that is built at the start, never on the disk. Each begins with a secret that no
+other page knows, and the Host header must name this machine, which keeps out pages whose name resolves to 127.0.0.1
+(DNS rebinding). The viewer's scripts decode; this module does not.
 """
 
 import json
@@ -30,7 +30,7 @@ TYPES = {
     ".svg": "image/svg+xml",
     ".wasm": "application/wasm",
 }
-DATA = "application/octet-stream"  # of weights and of pictures, which browsers then show nowhere by themselves
+DATA = "application/octet-stream"  # for weights and pictures; browsers do not display it by themselves
 POLICY = (
     "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; connect-src 'self'; style-src 'self';"
     " img-src 'self' blob:; base-uri 'none'; form-action 'none'"
@@ -40,24 +40,24 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
-    # Only this page may read what is served, and the page may use threads.
+    # Only this page may read the responses; and the page may use threads.
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Embedder-Policy": "require-corp",
 }
 METHODS = ("GET", "HEAD")
-TIMEOUT_S = 30  # of a client that says nothing, or takes nothing
+TIMEOUT_S = 30  # for clients that send or read nothing
 BLOCK_BYTES = 1 << 18
 BEAT_S = 1.0
-PATIENCE_S = 60.0  # for the page to be opened
-GRACE_S = 5.0  # for it to be loaded again
+PATIENCE_S = 60.0  # time for the page to be opened
+GRACE_S = 5.0  # time for it to be reloaded
 
 
 def web_folder() -> Path:
-    """Where the viewer lies: inside an installed package, or beside it in a checkout.
+    """Returns the folder of the viewer: inside an installed package, or next to it in a checkout.
 
     Raises:
-        VaecError: (VIEWER_MISSING) it, or the decoder for browsers, has not been built.
+        VaecError: (VIEWER_MISSING) the viewer or the decoder for browsers has not been built.
     """
     inside = Path(__file__).parents[1] / "web"
     folder = inside if inside.exists() else Path(__file__).parents[2] / "web"
@@ -69,18 +69,18 @@ def web_folder() -> Path:
 
 
 class ViewerServer(ThreadingHTTPServer):
-    """The server; bound when it is made, answers in `serve_forever`.
+    """The server: the constructor binds the port, `serve_forever` answers.
 
     Args:
-        files: paths of the files that may be read.
-        folder: with viewer/ and dist/, as `web_folder` finds it.
-        ends_with_page: stop when no page is open any more.
+        files: paths of the files to serve.
+        folder: contains viewer/ and dist/; see `web_folder`.
+        ends_with_page: stop when no page is open any longer.
 
     Raises:
         OSError: no port can be opened.
     """
 
-    daemon_threads = True  # a client that hangs does not hold the program
+    daemon_threads = True  # a hanging client does not keep the process alive
 
     def __init__(self, files: Sequence[str], folder: Path, *, ends_with_page: bool = False) -> None:
         super().__init__((ADDRESS, 0), _Handler)
@@ -96,12 +96,12 @@ class ViewerServer(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """What to open in a browser."""
+        """The address to open in a browser."""
         return f"http://{ADDRESS}:{self.port}{self.root}{PAGE}?list=files.json"
 
 
 class _Alive:
-    """Counts the pages that are open, and calls `stop` when there has been none for a while."""
+    """Counts open pages, and calls `stop` when there has been none for a while."""
 
     def __init__(self, stop: Callable[[], None]) -> None:
         self._stop, self._pages, self._lock = stop, 0, threading.Lock()
@@ -128,7 +128,7 @@ class _Handler(BaseHTTPRequestHandler):
     server_version, sys_version = "vaecodec", ""
 
     def parse_request(self) -> bool:
-        """Refuses here whatever is not a plain request of the page itself."""
+        """Refuses everything but plain requests from the page itself."""
         if not super().parse_request():
             return False
         if self.headers.get_all("Host", []) not in [[host] for host in self.server.hosts]:
@@ -152,10 +152,10 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._refuse(HTTPStatus.NOT_FOUND)
 
-    do_HEAD = do_GET  # noqa: N815 -- http.server calls it so
+    do_HEAD = do_GET  # noqa: N815 -- the name that http.server calls
 
     def _name(self) -> str | None:
-        """What is asked for, behind the secret; addresses are compared as they came, nothing in them is resolved."""
+        """The part of the address after the secret; addresses are compared verbatim, without resolving anything."""
         path, root = self.path.partition("?")[0].encode(), self.server.root.encode()
         is_known = secrets.compare_digest(path[: len(root)], root)
         return path[len(root) :].decode() if is_known else None
@@ -171,14 +171,14 @@ class _Handler(BaseHTTPRequestHandler):
             if not stat.S_ISREG(status.st_mode):
                 self._refuse(HTTPStatus.NOT_FOUND)
                 return
-            left = status.st_size  # of a file that grows meanwhile, no more than was announced
+            left = status.st_size  # if the file grows meanwhile, no more than announced
             self._head(HTTPStatus.OK, kind, left)
             while self.command == "GET" and left and (data := file.read(min(left, BLOCK_BYTES))):
                 self.wfile.write(data)
                 left -= len(data)
 
     def _beat(self, alive: _Alive) -> None:
-        """Writes a byte now and then until the page has gone."""
+        """Writes a byte every second until the page is gone."""
         self._head(HTTPStatus.OK, DATA)
         if self.command == "GET":
             alive.count(1)
@@ -213,18 +213,18 @@ class _Handler(BaseHTTPRequestHandler):
         return False
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """What the base class finds wrong, with the same headers as everything else."""
+        """Sends the base class's errors with the same headers as everything else."""
         self._refuse(HTTPStatus(code))
 
     def handle(self) -> None:
-        """Ends quietly when whoever asked has gone away."""
+        """Ends quietly when the client has disconnected."""
         with suppress(OSError):
             super().handle()
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing: the secret would stand in it."""
+        """Logs nothing, because the log would contain the secret."""
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    """Opens a file; also a name that has become a pipe meanwhile, for whose writer `open` would wait."""
+    """Opens a file without blocking, even if its name has become a pipe that has no writer."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))

@@ -1,4 +1,4 @@
-"""Pictures to .vaec bytes and back: `Codec`, and functions that do the same without one."""
+"""Encodes pictures to .vaec bytes and decodes them: `Codec`, and module-level functions that do the same."""
 
 from vaecodec.codec.codec import Codec as Codec
 from vaecodec.codec.functions import decode as decode

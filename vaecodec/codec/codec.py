@@ -1,4 +1,4 @@
-"""Pictures to .vaec bytes and back: the pipeline of all of a picture, with the weights loaded once."""
+"""Encodes pictures to .vaec bytes and decodes them: the whole pipeline, with the weights loaded once."""
 
 import functools
 import os
@@ -63,23 +63,23 @@ Box = tuple[int, int, int, int]
 
 
 class Codec:
-    """Encodes and decodes with one set of weights on one device. Stateless after construction; any thread may use it.
+    """Encodes and decodes with one set of weights on one device. Stateless after construction and thread-safe.
 
     Args:
-        model: path of a weights file; None is the built-in ones.
+        model: path of a weights file; None uses the built-in weights.
         device: "auto" (CUDA if torch is loaded and has it, else CPU) or a torch device such as "cpu" or "cuda:1".
-        tune: which of the built-in weights encode: "eye" looks best at equal bytes, "psnr" has the least squared error.
-            Files name theirs, and decode with either.
-        engine: what computes. "native" is a small library for CPUs, without torch; "torch" is for GPUs, too; "auto" is
-            what the environment variable VAECODEC_ENGINE says, else the native one on CPUs if it is installed.
+        tune: which built-in weights encode: "eye" looks best at equal bytes, "psnr" has the lowest squared error.
+            Files name their weights, so decoding does not depend on it.
+        engine: "native" is a small library for CPUs, without torch; "torch" also runs on GPUs; "auto" follows the
+            environment variable VAECODEC_ENGINE, or else uses the native engine on CPUs if it is installed.
 
     Raises:
         VaecImageError: (ARGUMENT) there is no such tune or engine.
 
-    The weights are loaded at the first picture that needs them. Torch's global settings stay as they are, with one
-    exception: a process that was forked while torch was loaded gets one torch thread, as workers of torch's DataLoader
-    do, because torch would wait for the parent's threads for ever.
-    A picture for which the device's memory does not suffice is computed in parts, then on the CPU, with a warning.
+    The weights are loaded with the first picture that needs them. Torch's global settings stay unchanged, with one
+    exception: a process that was forked while torch was loaded gets one torch thread, as in torch's DataLoader workers,
+    because torch would wait forever for the parent's threads.
+    If the device has too little memory for a picture, it is computed in parts, and then on the CPU, with a warning.
 
     Example:
         >>> codec = vaecodec.Codec()
@@ -101,17 +101,26 @@ class Codec:
 
     @property
     def engine(self) -> Engine:
-        """What encodes: the loaded weights.
+        """The engine that encodes, with its weights loaded.
 
         Raises:
-            VaecModelError: they are missing, damaged, or for a device that is not there.
-            VaecResourceError: neither the device nor the computer has memory for them.
+            VaecModelError: the weights are missing or damaged, or the device does not exist.
+            VaecResourceError: neither the device nor the computer has enough memory for them.
+
+        Example:
+            >>> Codec().engine.arch.latent_channels
+            384
         """
         return self._engine(self.tune)
 
     @property
     def explore(self) -> "Explorer":
-        """What latents give besides pictures: features, bits by place, blends, draws from the prior."""
+        """Other uses of the latents: features, rate maps, interpolation, samples from the prior.
+
+        Example:
+            >>> Codec().explore.features("photo.png").y.shape
+            (384, 32, 48)
+        """
         from vaecodec.tiling.explore import Explorer  # deferred: coding pictures does not need it
 
         return Explorer(self)
@@ -138,33 +147,34 @@ class Codec:
 
         Args:
             image: Pillow image, path, bytes of a picture file, open binary file, uint8 array [H, W] or [H, W, C] (C: 1
-                L, 2 LA, 3 RGB, 4 RGBA), or uint8 torch tensor [C, H, W]. Alpha is kept losslessly.
-            quality: 1 (smallest) to 100 (about 43 dB on photographs); 75 if neither it nor a target is given.
-            target_bytes: the largest quality whose file, metadata included, fits into this many bytes.
-            target_bpp: the same in bits per pixel.
-            target_psnr: the smallest quality whose picture has at least this PSNR in dB (alpha does not count).
-            target_ssimulacra2: the smallest quality with at least this score: at 90 nobody sees a
-                difference in place, at 80 side by side; 70 is high quality, 50 medium. Alpha does not count. The
-                picture is held in memory, some 200 bytes a pixel, and must have 8 pixels a side.
+                L, 2 LA, 3 RGB, 4 RGBA), or uint8 torch tensor [C, H, W]. Alpha is stored losslessly.
+            quality: 1 (smallest) to 100 (about 43 dB on photographs); 75 if neither a quality nor a target is given.
+            target_bytes: use the highest quality whose file, metadata included, fits into this many bytes.
+            target_bpp: use the highest quality whose file has at most this many bits per pixel.
+            target_psnr: use the lowest quality that reaches this PSNR in dB, not counting alpha.
+            target_ssimulacra2: use the lowest quality that reaches this score, not counting alpha: at 90 nobody sees a
+                difference when swapped in place, at 80 side by side; 70 is high quality, 50 medium. The picture is held
+                in memory, at about 200 bytes per pixel, and must have at least 8 pixels a side.
             lossless: keep every sample; needs no weights.
-            effort: 1 to 9. From 7 on, symbols are refined against the decoder in 100, 300 and 1000 steps, each of which
-                takes two to five times as long as a usual encoding, and which need torch. Weights for the eye then
-                spend 2 % fewer bits at 7 and 4 % at 8 for what is seen, weights for PSNR 1 %. All below encode alike.
-            max_pixels: refuse larger pictures before their pixels are read; None only leaves the format's limit, 2^28.
-            exif: bytes, or a `PIL.Image.Exif`, in the place of what the image carries; None drops it.
-            icc_profile: the same, bytes.
-            xmp: the same, bytes or a str.
+            effort: 1 to 9. At 7, 8 and 9, symbols are refined against the decoder in 100, 300 and 1000 steps, using
+                torch; each step takes two to five times as long as a normal encoding. For the same visual quality, eye
+                weights then spend 2 % fewer bits at 7 and 4 % at 8; psnr weights 1 %. 1 to 6 encode alike.
+            max_pixels: refuse larger pictures before reading their pixels; None leaves only the format's limit, 2^28.
+            exif: bytes or a `PIL.Image.Exif` that replaces the image's own EXIF; None drops it.
+            icc_profile: bytes that replace the image's own profile; None drops it.
+            xmp: bytes or a str that replaces the image's own XMP; None drops it.
 
         Returns:
-            The .vaec file.
+            The bytes of the .vaec file.
 
         Raises:
             VaecImageError: the picture's mode, size or type cannot be encoded, or an argument is out of range.
-            VaecLimitError: it has more pixels than allowed.
+            VaecLimitError: the picture has more pixels than allowed.
             VaecTargetError: no quality from 1 to 100 meets the target.
             VaecModelError: the weights cannot be loaded.
             VaecResourceError: memory ran out.
-            VaecUnsupportedError: (WEBP_MISSING) Pillow was built without WebP, which samples without loss need.
+            VaecUnsupportedError: (WEBP_MISSING) Pillow was built without WebP, which lossless tiles need.
+            OSError: the file cannot be read.
 
         Example:
             >>> data = Codec().encode("photo.png", target_bpp=0.5, exif=None)
@@ -199,27 +209,27 @@ class Codec:
         icc_profile: IccProfile = KEEP,
         xmp: Xmp = KEEP,
     ) -> Info:
-        """Encode a picture of any size into a file: the same bytes as `encode` returns, from less memory.
+        """Encode a picture of any size into a file: the same bytes as from `encode`, with less memory.
 
-        Memory is needed for two rows of tiles, that is 2048 rows of the picture.
+        Holds two rows of tiles in memory, which are 2048 rows of the picture.
 
         Args:
-            source: as for `encode`; or anything like `pixels.Rows`, which is closed afterwards. Arrays (memory-mapped
-                ones, and those of zarr and h5py, too), PGM and PPM files are read by rows; PNG, JPEG and TIFF files of
-                more than 16 megapixels as well, where pyvips is installed (extra [big]); other files are decoded by
-                Pillow as a whole, which takes up to 4 bytes a pixel.
-            target: path of the .vaec file, which is written whole or not at all; or an open binary file.
-            quality: as for `encode`; so are the keywords that have the same names. Each attempt of the search for a
-                target reads the picture again.
-            overwrite: whether a file of that name may be replaced. A new one has the source's permissions.
+            source: as for `encode`; or an object like `pixels.Rows`, which is closed afterwards. Arrays (including
+                memory-mapped, zarr and h5py arrays), PGM and PPM files are read by rows. So are PNG, JPEG and TIFF
+                files of more than 16 megapixels, if pyvips is installed (extra [big]). Pillow decodes other files as a
+                whole, which takes up to 4 bytes per pixel.
+            target: path of the .vaec file, written atomically; or an open binary file.
+            quality: as for `encode`, like all keywords of the same names. Every attempt of the search for a target
+                reads the picture again.
+            overwrite: whether an existing file may be replaced. A new file gets the source's permissions.
 
         Returns:
-            What `vaecodec.info` tells of the file.
+            The result of `vaecodec.info` for the file.
 
         Raises:
             VaecImageError: (SAME_FILE) the target is the source.
             VaecError: as `encode`.
-            OSError: a file cannot be read or written; FileExistsError if it may not be replaced.
+            OSError: a file cannot be read or written; FileExistsError if the target exists and `overwrite` is False.
 
         Example:
             >>> Codec().encode_file("map.tif", "map.vaec", 60).file_bytes
@@ -257,15 +267,15 @@ class Codec:
         return_errors: bool = False,
         **options: Unpack[EncodeOptions],
     ) -> list[Any]:
-        """Encode several pictures, of any sizes, on a CPU as many at once as the engine has threads.
+        """Encode several pictures, of any sizes; on a CPU, as many at a time as the engine has threads.
 
         Args:
             images: as for `encode`.
-            quality: as for `encode`, as are **options.
-            return_errors: put a VaecError or OSError in the place of its file, rather than raise the first.
+            quality: as for `encode`, like **options.
+            return_errors: return a VaecError or OSError in place of its file, instead of raising the first one.
 
         Returns:
-            The files, in the order of the pictures.
+            The files as bytes, in the order of the pictures.
 
         Example:
             >>> files = Codec().encode_batch(["a.png", "b.png"], 60)
@@ -280,7 +290,7 @@ class Codec:
         new_tiles: Callable[[int], list[Tile] | SpooledTiles],
         refining_steps: int,
     ) -> Attempt[Assembled]:
-        """One encoding of a picture, None without loss; `new_tiles` makes room for a number of tiles."""
+        """Encodes a picture once; quality None is lossless. `new_tiles` returns storage for a number of tiles."""
         height, width, channels = rows.shape
         model_id = NO_MODEL if quality is None else self.engine.model_id
         header = Header.of_picture(channels, width, height, model_id, quality or QUALITY_MAX)
@@ -294,7 +304,7 @@ class Codec:
             modes = [tiles[number].mode for number in range(colour)]
             is_plain = all(mode in (TileMode.LEARNED, TileMode.SOLID) for mode in modes)
             may_be_plain = colour > 1 and 2 * sum(mode.is_learned for mode in modes) <= colour
-        if may_be_plain:  # then as a whole, for what repeats from tile to tile
+        if may_be_plain:  # try larger tiles, for content that repeats from tile to tile
             exact = replace(header, tile_log2=plain_tile_log2_for(width, height), deblocking_cut=0)
             exact_tiles = new_tiles(exact.tile_count)
             encode_plain(rows, exact, exact_tiles)
@@ -349,14 +359,17 @@ class Codec:
             source: the .vaec file: bytes, a path, or an open binary file.
             output: "pil" (a Pillow image with its metadata in `info`), "numpy" (uint8 [H, W] or [H, W, C]) or "torch"
                 (uint8 [C, H, W] on this codec's device).
-            scale: 1, or 1/2, 1/4 or 1/8 for a preview of that scale, sides rounded up, in about half the time, at 1/8
-                in a fifth to an eighth: an approximation of the reduced picture.
-            max_pixels: refuse larger pictures before anything is allocated for them.
+            scale: 1, or 1/2, 1/4 or 1/8 for a preview, with sides rounded up: an approximation of the downscaled
+                picture. It takes about half the time, at 1/8 a fifth to an eighth.
+            max_pixels: refuse larger pictures before allocating anything for them.
             on_error: "partial" shows damaged tiles in grey and warns, instead of raising.
+
+        Returns:
+            The picture, as `output` says.
 
         Raises:
             VaecError: the file is damaged, too large, or needs other weights or a newer version; see `vaecodec.errors`.
-            OSError: it cannot be read.
+            OSError: the file cannot be read.
 
         Example:
             >>> Codec().decode("photo.vaec", output="numpy", scale=1 / 8).shape
@@ -383,28 +396,29 @@ class Codec:
         """Decode a .vaec file of any size into a picture file.
 
         Args:
-            source: the .vaec file, as for `decode`; of one that is seekable only what is needed is read.
-            target: path of the picture file, which is written whole or not at all; or an open binary file.
-            format: Pillow's name of the format, such as "PNG"; None takes it from the suffix of the target. TIFF,
-                and from 16 megapixels on PNG, PGM and PPM, are written by rows; otherwise Pillow collects the picture
-                in memory, 4 bytes a pixel, and writes it, without loss where the format can.
-            quality: of JPEG, WebP, AVIF and other lossy formats, 1 to 100. If it is not given, JPEG has the one that
-                keeps what the .vaec file shows; others are lossless or near it.
-            subsampling: of JPEG's colour, "4:2:0", "4:2:2" or "4:4:4"; by default the first, the last from 96 on.
+            source: the .vaec file, as for `decode`. If it is seekable, only the necessary parts are read.
+            target: path of the picture file, written atomically; or an open binary file.
+            format: Pillow's name of the format, such as "PNG"; None takes it from the suffix of the target. TIFF is
+                written by rows, as are PNG, PGM and PPM from 16 megapixels up. Other pictures are collected in memory,
+                at 4 bytes per pixel, and written by Pillow, losslessly if the format can.
+            quality: 1 to 100, for JPEG, WebP, AVIF and other lossy formats. By default, JPEG gets the quality that
+                matches the .vaec file; other formats are lossless or nearly so.
+            subsampling: JPEG's chroma subsampling, "4:2:0", "4:2:2" or "4:4:4". The default is "4:2:0", and "4:4:4"
+                from quality 96 up.
             max_pixels: as for `decode`.
-            overwrite: whether a file of that name may be replaced. A new one has the source's permissions.
-            exif: as for `encode`, in the place of what the .vaec file carries.
-            icc_profile: likewise.
-            xmp: likewise.
+            overwrite: whether an existing file may be replaced. A new file gets the source's permissions.
+            exif: as for `encode`; replaces the EXIF of the .vaec file.
+            icc_profile: as for `encode`.
+            xmp: as for `encode`.
 
         Returns:
-            What `vaecodec.info` tells of the source.
+            The result of `vaecodec.info` for the source.
 
         Raises:
-            VaecImageError: (SUFFIX, FORMAT) there is no such format, (SAVE) it cannot hold the picture, (SAME_FILE) the
+            VaecImageError: (SUFFIX, FORMAT) there is no such format; (SAVE) it cannot hold the picture; (SAME_FILE) the
                 target is the source.
             VaecError: as `decode`.
-            OSError: a file cannot be read or written; FileExistsError if it may not be replaced.
+            OSError: a file cannot be read or written; FileExistsError if the target exists and `overwrite` is False.
 
         Example:
             >>> Codec().decode_file("map.vaec", "map.tif").header.width
@@ -425,7 +439,7 @@ class Codec:
                 start = output.tell() if output.seekable() else 0
 
                 def write(engine: Engine | None) -> None:
-                    if output.seekable():  # where memory did not suffice on another device, all begins anew
+                    if output.seekable():  # a previous attempt may have run out of memory on another device
                         output.seek(start)
                         output.truncate()
                     with closing(writers.open_sink(
@@ -461,17 +475,20 @@ class Codec:
         output: Output = "pil",
         max_pixels: int | None = DEFAULT_MAX_PIXELS,
     ) -> Any:
-        """Decode a rectangle of a picture from the tiles that it touches: equal to the crop of the whole picture.
+        """Decode a rectangle of a picture, reading only the tiles that it touches: equal to a crop of the whole.
 
         Args:
             source: as for `decode_file`.
             box: (left, top, right, bottom) in pixels, within the picture, as Pillow's `Image.crop` takes it.
             output: as for `decode`.
-            max_pixels: as for `decode`; it limits the whole picture.
+            max_pixels: as for `decode`; limits the whole picture.
+
+        Returns:
+            The rectangle, as `output` says.
 
         Raises:
-            VaecImageError: (BOX) the box is empty or reaches beyond the picture.
-            VaecError: as `decode`, of the tiles that are needed.
+            VaecImageError: (BOX) the box is empty or extends beyond the picture.
+            VaecError: as `decode`, for the tiles that are needed.
             OSError: the file cannot be read.
 
         Example:
@@ -518,11 +535,11 @@ class Codec:
         """Decode several files: small ones of equal size go through the network together, others as in `encode_batch`.
 
         Args:
-            files: as for `decode`, as are the other options.
-            return_errors: put a VaecError or OSError in the place of its picture, rather than raise the first.
+            files: as for `decode`.
+            return_errors: return a VaecError or OSError in place of its picture, instead of raising the first one.
             output: as for `decode`.
             scale: as for `decode`.
-            max_pixels: as for `decode`, of each.
+            max_pixels: as for `decode`; limits each picture.
             on_error: as for `decode`.
 
         Returns:
@@ -572,10 +589,10 @@ class Codec:
         return self.present(picture, metadata, wanted.output)
 
     def _decode_alike(self, streams: dict[int, Bitstream], wanted: Presentation) -> dict[int, Any]:
-        """Pictures, or errors, of those that can be decoded with others, unless memory does not suffice for that."""
+        """Pictures, or errors, of the files that can be decoded together; empty if memory does not suffice for that."""
         done = dict[int, Any]()
         if sum(map(decoding.is_single, streams.values())) < 2:
-            return done  # before the weights are loaded, which may not be needed at all
+            return done  # without loading the weights, which may not be needed at all
         arrays = self._arrays(wanted.output)
         with translated_errors():
             tunes = {self._tune_of(each.header) for each in streams.values() if decoding.is_single(each)}
@@ -592,14 +609,14 @@ class Codec:
     # --- what both directions share ---
 
     def run(self, work: Callable[[Engine], Result], of: Header | None = None, kind: str | None = None) -> Result:
-        """The work done by the engine that encodes, or by the one of a file.
+        """Does the work with the engine that encodes, or with the one that a file needs.
 
-        If the memory of its device does not suffice, its twin on the CPU does it, with a warning.
+        If its device runs out of memory, the same weights do it on the CPU, with a warning.
 
         Args:
-            work: what to do.
-            of: the header of the file, if it is about one.
-            kind: of engine, if not the codec's.
+            work: the function to call.
+            of: the header of the file, for work on a file.
+            kind: kind of engine, if not the codec's own.
         """
         tune = self.tune if of is None else self._tune_of(of)
         engine = self._engine(tune, kind)
@@ -608,7 +625,7 @@ class Codec:
         return first_that_fits(lambda: work(engine), lambda: work(self._engine_on_cpu(tune, kind)))
 
     def engine_of(self, header: Header, modes: Sequence[TileMode]) -> Engine | None:
-        """The engine, if a tile needs it.
+        """The engine for a file; None if no tile is learned.
 
         Raises:
             VaecModelError: (MODEL_MISSING) the file names other weights.
@@ -618,14 +635,14 @@ class Codec:
         engine = self._engine(self._tune_of(header))
         if engine.model_id != header.model_id:
             raise VaecModelError(
-                f"the file was encoded with the model {header.model_id.hex()}, this is {engine.model_id.hex()}"
-                f" ({self.model or 'built in'}): pass model= (--model) the weights file whose SHA-256 starts with it",
+                f"the file needs the model {header.model_id.hex()}, but {engine.model_id.hex()} is loaded"
+                f" ({self.model or 'built in'}): pass the weights file with that SHA-256 prefix as model= (--model)",
                 code="MODEL_MISSING",
             )
         return engine
 
     def present(self, samples: Any, metadata: dict[str, bytes], output: Output) -> Any:
-        """A picture [H, W, C], an array or already a tensor, as the caller wants it."""
+        """Converts a picture [H, W, C], an array or a tensor, to the requested output."""
         if output == "pil":
             return pixels.to_image(samples, metadata)
         if output == "torch":
@@ -634,7 +651,7 @@ class Codec:
         return samples[..., 0] if samples.shape[2] == 1 else samples
 
     def _run_for(self, header: Header, modes: Sequence[TileMode], work: Callable[[Engine | None], Result]) -> Result:
-        """The work done with the engine that a file needs, or without one if no tile is learned."""
+        """Does the work with the engine that a file needs, or with None if no tile is learned."""
         return work(None) if self.engine_of(header, modes) is None else self.run(work, of=header)
 
     def _batch(self, work: Callable[[Any], Any], items: Iterable[Any], *, return_errors: bool) -> list[Any]:
@@ -645,7 +662,7 @@ class Codec:
         )
 
     def _tune_of(self, header: Header) -> str:
-        """Of the built-in weights that a file names, if it does."""
+        """The tune of the built-in weights that a file names, or else that of this codec."""
         return (built_in_tune(header.model_id) if self.model is None else None) or self.tune
 
     def _engine(self, tune: str, kind: str | None = None) -> Engine:
@@ -663,27 +680,27 @@ class Codec:
         return engines.cached(self.model, tune, "cpu", kind or self.kind)
 
     def _arrays(self, output: Output) -> Any:
-        """The kind of arrays that pictures come out as: tensors never leave their device."""
+        """The array type of the output; tensors never leave their device."""
         if output != "torch":
             return NumpyArrays()
-        from vaecodec.model.torch_engine.engine import TorchArrays  # torch loads only for those who ask for it
+        from vaecodec.model.torch_engine.engine import TorchArrays  # loads torch only if it is needed
 
         return TorchArrays(self.device)
 
 
 def _refinement(steps: int, kind: str) -> tuple[str, Refine | None]:
-    """The kind of engine that encodes with so many steps of refinement, and what refines.
+    """The kind of engine that encodes with this many refinement steps, and the function that refines.
 
     Raises:
-        VaecImageError: (ARGUMENT) the kind asked for cannot.
+        VaecImageError: (ARGUMENT) the requested kind cannot refine.
     """
     if not steps:
         return kind, None
     if kind == "native":
-        raise VaecImageError("effort from 7 on needs torch: engine must be 'auto' or 'torch'", code="ARGUMENT")
+        raise VaecImageError("effort 7 and up needs torch: engine must be 'auto' or 'torch'", code="ARGUMENT")
 
     def refined(engine: Any, y: Any, inside: tuple[slice, slice], samples: pixels.Samples, quality: int) -> Any:
-        from vaecodec.model.torch_engine.refine import refine  # torch loads only for those who ask for it
+        from vaecodec.model.torch_engine.refine import refine  # loads torch only if it is needed
 
         return refine(engine, y, inside, samples, quality, steps)
 
@@ -700,9 +717,9 @@ def _empty_tiles(count: int) -> list[Tile]:
 
 
 def _check_distinct(source: object, target: object) -> None:
-    """Refuses to write a file over the one it is made of: what is lost could never be had again."""
+    """Refuses to overwrite the source, since lossy coding cannot be undone."""
     if files.is_same(source, target):
-        message = f"target is the source, {files.path_of(target)!r}, must be another file: originals are kept"
+        message = f"the target is the source, {files.path_of(target)!r}: choose another file"
         raise VaecImageError(message, code="SAME_FILE")
 
 

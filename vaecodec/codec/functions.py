@@ -1,4 +1,4 @@
-"""Functions like the methods of `Codec`, for those who need no codec of their own: weights stay loaded all the same."""
+"""Module-level functions that mirror the methods of `Codec`; the weights stay loaded between calls."""
 
 import inspect
 from collections.abc import Callable
@@ -27,7 +27,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class DecodeHere(DecodeOptions, total=False):
-    """Keywords of `decode`, but for `output`."""
+    """Keywords of `decode`, except `output`."""
 
     model: Model
     device: str
@@ -35,7 +35,7 @@ class DecodeHere(DecodeOptions, total=False):
 
 
 class RegionHere(RegionOptions, total=False):
-    """Keywords of `decode_region`, but for `output`."""
+    """Keywords of `decode_region`, except `output`."""
 
     model: Model
     device: str
@@ -43,7 +43,7 @@ class RegionHere(RegionOptions, total=False):
 
 
 def _like(method: Callable[..., Any]) -> Callable[[Function], Function]:
-    """Lets a function show the arguments and documentation of a method beside its own, to `help` and to tools."""
+    """Gives a function the signature and documentation of a method in addition to its own."""
 
     def decorate(function: Function) -> Function:
         signature = inspect.signature(method)
@@ -68,7 +68,7 @@ def encode(
     engine: str = "auto",
     **options: Unpack[EncodeOptions],
 ) -> bytes:
-    """Encode a picture, by `Codec(model, device, tune, engine).encode`."""
+    """Encode a picture, with `Codec(model, device, tune, engine).encode`."""
     return Codec(model, device, tune, engine).encode(image, quality, **options)
 
 
@@ -84,7 +84,7 @@ def encode_file(
     engine: str = "auto",
     **options: Unpack[EncodeFileOptions],
 ) -> Info:
-    """Encode a picture of any size into a file, by `Codec(model, device, tune, engine).encode_file`."""
+    """Encode a picture of any size into a file, with `Codec(model, device, tune, engine).encode_file`."""
     return Codec(model, device, tune, engine).encode_file(source, target, quality, **options)
 
 
@@ -100,7 +100,7 @@ def decode(source: sources.Source, *, output: Literal["torch"], **options: Unpac
 def decode(
     source: sources.Source, *, model: Model = None, device: str = "auto", engine: str = "auto", **options: Any
 ) -> Any:
-    """Decode a picture, by `Codec(model, device, engine=engine).decode`."""
+    """Decode a picture, with `Codec(model, device, engine=engine).decode`."""
     return Codec(model, device, engine=engine).decode(source, **options)
 
 
@@ -114,7 +114,7 @@ def decode_file(
     engine: str = "auto",
     **options: Unpack[DecodeFileOptions],
 ) -> Info:
-    """Decode a file of any size into a picture file, by `Codec(model, device, engine=engine).decode_file`."""
+    """Decode a file of any size into a picture file, with `Codec(model, device, engine=engine).decode_file`."""
     return Codec(model, device, engine=engine).decode_file(source, target, **options)
 
 
@@ -134,7 +134,7 @@ def decode_region(
 def decode_region(
     source: sources.Source, box: Box, *, model: Model = None, device: str = "auto", engine: str = "auto", **options: Any
 ) -> Any:
-    """Decode a rectangle of a picture, by `Codec(model, device, engine=engine).decode_region`."""
+    """Decode a rectangle of a picture, with `Codec(model, device, engine=engine).decode_region`."""
     return Codec(model, device, engine=engine).decode_region(source, box, **options)
 
 
@@ -147,18 +147,18 @@ def verify(
     device: str = "auto",
     engine: str = "auto",
 ) -> Info:
-    """Check every CRC of a file, and with `deep` decode it, too.
+    """Check every CRC of a file and, with `deep`, also decode it.
 
     Args:
-        source: as for `decode`; so are the other options.
-        deep: decode it, too.
+        source: as for `decode`, like the other options.
+        deep: also decode the file.
 
     Returns:
-        What `vaecodec.info` tells of it.
+        The result of `vaecodec.info` for the file.
 
     Raises:
         VaecError: the file is damaged, has more than `max_pixels`, or (deep) needs other weights.
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
 
     Example:
         >>> vaecodec.verify("photo.vaec", deep=True).header.width

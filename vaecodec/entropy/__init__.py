@@ -1,1 +1,1 @@
-"""Integers in, bytes out: probability tables, the entropy coder, and packing without loss (no torch)."""
+"""Entropy coding: probability tables, the rANS coder, and lossless tiles (no torch)."""

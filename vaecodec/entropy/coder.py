@@ -1,7 +1,7 @@
-"""The entropy coder: integer symbols <-> the payload of a learned tile, by rANS; engines may have a quicker one.
+"""The entropy coder: integer symbols <-> the payload of a learned tile, with rANS; engines may have a faster one.
 
-The arithmetic is that of constriction's `AnsCoder`; docs/format.md states it completely. What this file adds is the
-order of the symbols, the escape, the end check, and that nothing but VaecCorruptError comes out of bad bytes.
+The arithmetic is that of constriction's `AnsCoder`; docs/format.md specifies it completely. This file adds the order of
+the symbols, the escape and the end check, and raises nothing but VaecCorruptError for bad bytes.
 """
 
 from collections.abc import Sequence
@@ -24,14 +24,14 @@ def encode(passes: Sequence[Pass]) -> bytes:
     """Codes all symbols of a tile.
 
     Args:
-        passes: In the order in which the decoder will read them.
+        passes: in the order in which the decoder will read them.
 
     Returns:
         The payload: one or more little-endian 32-bit words, at most 0.1 % and 16 bytes longer than `ideal_bits` says.
 
     Raises:
-        TypeError: indexes or symbols are not of an integer dtype.
-        ValueError: An index or a symbol is out of range, or shapes differ.
+        TypeError: indexes or symbols do not have an integer dtype.
+        ValueError: an index or a symbol is out of range, or shapes differ.
     """
     ans = constriction.stream.stack.AnsCoder(np.array([SENTINEL], np.uint32))
     for tables, indexes, symbols in reversed(passes):
@@ -41,46 +41,46 @@ def encode(passes: Sequence[Pass]) -> bytes:
 
 
 class Decoder:
-    """Reads the passes of one payload in the order in which `encode` was given them; not to be shared by threads.
+    """Reads the passes of one payload in the order in which `encode` got them; not thread-safe.
 
-    However damaged the payload, each call takes time in proportion to the number of symbols asked for.
+    Each call takes time proportional to the number of requested symbols, even if the payload is damaged.
 
     Args:
-        payload: What `encode` returned.
+        payload: the result of `encode`.
 
     Raises:
-        VaecCorruptError: code CODER_WORDS, if payload is empty or not a whole number of words; code CODER_STATE, if no
-            encoder can have written its last word.
+        VaecCorruptError: (CODER_WORDS) the payload is empty or not a whole number of words; (CODER_STATE) no encoder
+            can have written its last word.
     """
 
     def __init__(self, payload: bytes | memoryview) -> None:
         data = memoryview(payload).tobytes()
         if not data or len(data) % _BYTES_PER_WORD:
             raise VaecCorruptError(
-                f"payload has {len(data)} bytes; a positive multiple of {_BYTES_PER_WORD} is allowed",
+                f"payload has {len(data)} bytes, must have a positive multiple of {_BYTES_PER_WORD}",
                 code="CODER_WORDS",
             )
         try:
             self._ans = constriction.stream.stack.AnsCoder(np.frombuffer(data, "<u4").astype(np.uint32))
         except ValueError as error:
             raise VaecCorruptError(
-                "payload ends with the word 0; any other word is allowed", code="CODER_STATE"
+                "payload ends with the word 0, which no encoder writes", code="CODER_STATE"
             ) from error
 
     def read(self, tables: Tables, indexes: IntArray) -> npt.NDArray[np.int32]:
         """Decodes the next pass.
 
         Args:
-            tables: The tables of this pass.
-            indexes: int [n], which row of the tables codes each symbol.
+            tables: the tables of this pass.
+            indexes: int [n], the table index of each symbol.
 
         Returns:
-            int32 [n]: the symbols, each from -2047 to 2047, and 0 in rows below tables.first_coded_row.
+            int32 [n]: the symbols, each from -2047 to 2047, and 0 for indexes below tables.first_coded_row.
 
         Raises:
-            VaecCorruptError: code ESCAPE_RANGE, if an escaped symbol has a value that needs no escape.
-            TypeError: indexes are not of an integer dtype.
-            ValueError: An index is out of range, or there is not one dimension.
+            VaecCorruptError: (ESCAPE_RANGE) an escaped symbol has a value that needs no escape.
+            TypeError: indexes do not have an integer dtype.
+            ValueError: an index is out of range, or the array is not one-dimensional.
         """
         tables.check(indexes)
         order, sizes = _by_row(tables, indexes)
@@ -98,13 +98,13 @@ class Decoder:
         """Checks that exactly the symbols of the encoder have been read.
 
         Raises:
-            VaecCorruptError: code CODER_END, if words are left or the coder's state is not the one it started from.
+            VaecCorruptError: (CODER_END) words are left, or the state is not the initial one.
         """
         words, state = self._ans.pos()
         # As long as words are left, the state is 2**32 or more.
         if state != SENTINEL:
             raise VaecCorruptError(
-                f"payload ends with {words} words left and state {state:#x}; 0 and {SENTINEL:#x} is allowed",
+                f"payload ends with {words} words left and state {state:#x}, must be 0 and {SENTINEL:#x}",
                 code="CODER_END",
             )
 
@@ -113,15 +113,15 @@ class Decoder:
         needless = np.flatnonzero(np.abs(values) <= radius)
         if needless.size:
             raise VaecCorruptError(
-                f"escaped symbol has the value {values[needless[0]]}; "
-                f"a magnitude of {radius[needless[0]] + 1} to {ESCAPE_LIMIT} is allowed",
+                f"escaped symbol has the value {values[needless[0]]}, "
+                f"must have a magnitude of {radius[needless[0]] + 1} to {ESCAPE_LIMIT}",
                 code="ESCAPE_RANGE",
             )
         return values
 
 
 def _push(ans: Any, tables: Tables, indexes: IntArray, symbols: IntArray) -> None:
-    """Codes one pass backwards: what is pushed last is popped first."""
+    """Codes one pass backwards, because the last symbol pushed is popped first."""
     order, sizes = _by_row(tables, indexes)
     symbols = symbols[order]
     columns, escaped = tables.columns(indexes[order], symbols)
@@ -133,13 +133,13 @@ def _push(ans: Any, tables: Tables, indexes: IntArray, symbols: IntArray) -> Non
 
 
 def _by_row(tables: Tables, indexes: IntArray) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Sorts a pass by row, keeping the order within a row.
+    """Sorts a pass by table row, keeping the order within a row.
 
     Returns:
-        order: int [m], where the symbols of the coded rows stand, by ascending row.
-        sizes: int [tables.rows], how many symbols of each row are coded; 0 for rows that are skipped.
+        order: int [m], positions of the symbols of coded rows, by ascending row.
+        sizes: int [tables.rows], number of coded symbols per row; 0 for skipped rows.
     """
-    # numpy sorts integers of 8 and 16 bits in linear time: to sort the skipped ones too is quicker than to find them.
+    # numpy sorts 8- and 16-bit integers in linear time, so sorting the skipped ones too is faster than finding them.
     narrow = indexes.astype(np.min_scalar_type(tables.rows - 1), copy=False)
     sizes = np.bincount(narrow, minlength=tables.rows)
     skipped = sizes[: tables.first_coded_row].sum()
@@ -148,7 +148,7 @@ def _by_row(tables: Tables, indexes: IntArray) -> tuple[npt.NDArray[np.intp], np
 
 
 def _models(tables: Tables) -> tuple[Any, ...]:
-    """Returns constriction's model of each row; two threads that ask first may both build them, which harms nobody."""
+    """Returns constriction's model of each row. Two threads may both build them at first, which is harmless."""
     models = _MODELS.get(tables)
     if models is None:
         models = tuple(_model(row[: 2 * r + 2]) for row, r in zip(tables.counts, tables.radius, strict=True))
@@ -157,11 +157,11 @@ def _models(tables: Tables) -> tuple[Any, ...]:
 
 
 def _model(counts: npt.NDArray[np.int64]) -> Any:
-    """Makes constriction reproduce the counts exactly.
+    """Returns a constriction model that reproduces the counts exactly.
 
-    It gives each of the n symbols one part of 2**24 and shares out the 2**24 - n others in proportion to the weights.
-    The counts less one are weights that sum to just that number: the factor of proportion is 1, and every partial sum
-    is an integer, exact in float64.
+    constriction gives each of the n symbols one part of 2**24, and distributes the other 2**24 - n parts in proportion
+    to the weights. The counts minus one are weights that sum to exactly that number, so the factor is 1, and every
+    partial sum is an integer, exact in float64.
     """
     return constriction.stream.model.Categorical((counts - 1).astype(np.float64), lazy=False, perfect=False)
 

@@ -1,4 +1,4 @@
-"""Samples without loss: lossless WebP through Pillow, the zlib tiles of older files, and tiles of one colour."""
+"""Lossless tiles: WebP through Pillow, zlib in older files, and tiles of one colour."""
 
 import inspect
 import io
@@ -23,15 +23,15 @@ UP = 2
 PLANES = 4
 """Filter bit, for three channels only, before LEFT and UP: R - G, G, B - G instead of R, G, B, plane after plane."""
 
-# Of WebP's encoder: what Pillow takes by default. More effort takes ten times as long for 3 % fewer bytes.
+# Pillow's defaults for WebP's encoder. More effort takes ten times as long for 3 % fewer bytes.
 _METHOD, _EFFORT = 4, 80
 
-# As libwebp numbers them: no memory for the encoder, or for what it has written.
+# libwebp's error numbers: out of memory in the encoder, or for its output.
 _SHORTAGES = ("encoding error 1", "encoding error 2")
 _DECODER_BYTES = 16  # a pixel
 
-# RIFF, the length of what follows, WEBP, VP8L, the length of its data; its signature, 0x2f; and 14 bits each of width
-# and height less one, one bit for alpha, three for the version.
+# RIFF, the remaining length, WEBP, VP8L, the length of its data, its signature 0x2f; then 14 bits each for width - 1
+# and height - 1, one bit for alpha, three for the version.
 _HEAD = struct.Struct("<4sI4s4sIBI")
 
 
@@ -39,10 +39,10 @@ _HEAD = struct.Struct("<4sI4s4sIBI")
 
 
 def pack(samples: Samples) -> bytes:
-    """Compresses a tile as a WebP file without loss.
+    """Compresses a tile to a lossless WebP file.
 
     Args:
-        samples: uint8 [h, w, c], no dimension 0, c 1 (written as grey RGB) or 3, at most 16383 a side.
+        samples: uint8 [h, w, c], not empty, c = 1 (written as grey RGB) or 3, at most 16383 pixels a side.
 
     Returns:
         The payload, hardly ever longer than raw + 300 bytes, where raw = h * w * c.
@@ -56,50 +56,50 @@ def pack(samples: Samples) -> bytes:
 
 
 def quick_size(samples: Samples, *, is_thorough: bool = False) -> int:
-    """About how many bytes `pack` would take, in a tenth of the time, or thoroughly in a quarter; raises as `pack`.
+    """Estimates the size of `pack` in bytes, in a tenth of its time, or a quarter if thorough; raises as `pack`.
 
-    Only the thorough one predicts samples from their neighbours: waves and gradients take a hundred times less then.
+    Only the thorough estimate predicts samples from their neighbours, which shrinks waves and gradients a hundredfold.
     """
     return len(_webp(samples, method=int(is_thorough), effort=_EFFORT))
 
 
 def unpack(payload: bytes | memoryview, shape: tuple[int, int, int]) -> Samples:
-    """Decompresses a WebP tile; never allocates more than shape demands.
+    """Decompresses a WebP tile; never allocates more than the shape requires.
 
     Args:
-        payload: What `pack` returned.
+        payload: the result of `pack`.
         shape: (h, w, c) of the tile, each at least 1.
 
     Returns:
         uint8 [h, w, c].
 
     Raises:
-        VaecCorruptError: code WEBP, if it is no lossless WebP file of one RGB picture of this size, or is damaged.
+        VaecCorruptError: (WEBP) the payload is not a lossless WebP file of one RGB picture of this size, or is damaged.
         VaecUnsupportedError: (WEBP_MISSING) Pillow was built without WebP.
         ValueError: shape has no samples.
     """
     _check_webp()
     height, width, channels = shape
     if min(shape) < 1:
-        raise ValueError(f"shape is {shape}; each dimension must be at least 1")
+        raise ValueError(f"shape is {shape}, each dimension must be at least 1")
     data = memoryview(payload).tobytes()
     if len(data) < _HEAD.size:
-        raise _corrupt(f"{len(data)} bytes are no WebP file; at least {_HEAD.size} are one", "WEBP")
+        raise _corrupt(f"a WebP file must have at least {_HEAD.size} bytes, this has {len(data)}", "WEBP")
     riff, after_8, webp, vp8l, after_20, signature, sizes = _HEAD.unpack_from(data)
     if (riff, webp, vp8l, signature) != (b"RIFF", b"WEBP", b"VP8L", 0x2F):
-        raise _corrupt("a WebP file without loss and nothing else is allowed", "WEBP")
+        raise _corrupt("must be a lossless WebP file", "WEBP")
     if after_8 != len(data) - 8 or after_20 + after_20 % 2 != len(data) - 20:
-        raise _corrupt(f"the WebP file says that it has {after_8 + 8} bytes; it has {len(data)}", "WEBP")
+        raise _corrupt(f"the WebP file declares {after_8 + 8} bytes but has {len(data)}", "WEBP")
     if (sizes & 0x3FFF, sizes >> 14 & 0x3FFF, sizes >> 28) != (width - 1, height - 1, 0):
         raise _corrupt(f"the WebP file must have {width} x {height} pixels and no alpha", "WEBP")
     try:
         with Image.open(io.BytesIO(data), formats=("WEBP",)) as image:
             samples = np.asarray(image)
     except (OSError, ValueError, SyntaxError, EOFError) as error:
-        bytearray(_DECODER_BYTES * height * width)  # libwebp does not say if memory ran out; this does
+        bytearray(_DECODER_BYTES * height * width)  # raises MemoryError; libwebp does not report a lack of memory
         raise _corrupt(f"the WebP file is damaged ({error})", "WEBP") from error
     if samples.shape != (height, width, 3):
-        raise _corrupt(f"the WebP file decodes to {samples.shape}, {(height, width, 3)} is allowed", "WEBP")
+        raise _corrupt(f"the WebP file decodes to {samples.shape}, must be {(height, width, 3)}", "WEBP")
     return samples[..., :channels]
 
 
@@ -112,18 +112,18 @@ def _webp(samples: Samples, *, method: int, effort: int) -> bytes:
         _save(Image.fromarray(colours), file, "WEBP", lossless=True, method=method, quality=effort, exact=True)
     except ValueError as error:
         if str(error) in _SHORTAGES:
-            raise MemoryError("WebP without loss") from error
+            raise MemoryError("lossless WebP") from error
         raise
     return file.getvalue()
 
 
-# Pillow's own, without what our plugin does for paths of .vaec files.
+# Pillow's own function, without the wrapper of our plugin.
 _save = inspect.unwrap(Image.Image.save)
 
 
 def _check_webp() -> None:
     if not features.check("webp"):
-        message = "this Pillow was built without WebP, which samples without loss need: install Pillow from PyPI"
+        message = "Pillow was built without WebP, which lossless tiles need: install Pillow from PyPI"
         raise VaecUnsupportedError(message, code="WEBP_MISSING")
 
 
@@ -131,13 +131,13 @@ def _check_webp() -> None:
 
 
 def is_solid(samples: Samples) -> bytes | None:
-    """Finds the colour of a tile that has only one.
+    """Returns the colour of a tile that has only one.
 
     Args:
-        samples: uint8 [h, w, c], no dimension 0.
+        samples: uint8 [h, w, c], not empty.
 
     Returns:
-        The c samples of any pixel if all pixels are equal, else None.
+        The c samples of a pixel if all pixels are equal, otherwise None.
 
     Raises:
         TypeError: samples is not uint8.
@@ -145,12 +145,12 @@ def is_solid(samples: Samples) -> bytes | None:
     """
     _check_samples(samples)
     colour = samples[0, 0]
-    is_one = (samples[0] == colour).all() and (samples == colour).all()  # most pictures differ in their first row
+    is_one = (samples[0] == colour).all() and (samples == colour).all()  # most pictures vary in their first row
     return colour.tobytes() if is_one else None
 
 
 def unpack_zlib(payload: bytes | memoryview, shape: tuple[int, int, int]) -> Samples:
-    """Decompresses a zlib tile, as older files have them; never allocates more than shape demands.
+    """Decompresses a zlib tile of an older file; never allocates more than the shape requires.
 
     Args:
         payload: of the tile.
@@ -160,17 +160,17 @@ def unpack_zlib(payload: bytes | memoryview, shape: tuple[int, int, int]) -> Sam
         uint8 [h, w, c].
 
     Raises:
-        VaecCorruptError: code ZLIB, if the filter byte is unknown or the stream is damaged, unfinished, followed by
-            other bytes, or not exactly as long as shape demands.
+        VaecCorruptError: (ZLIB) the filter byte is unknown, or the stream is damaged, incomplete, followed by other
+            bytes, or does not have exactly the length for the shape.
         ValueError: shape has no samples.
     """
     height, width, channels = shape
     if min(shape) < 1:
-        raise ValueError(f"shape is {shape}; each dimension must be at least 1")
+        raise ValueError(f"shape is {shape}, each dimension must be at least 1")
     data = memoryview(payload).tobytes()
     highest = _highest_filter(channels)
     if not data or data[0] > highest:
-        raise _corrupt(f"filter byte is {data[:1].hex() or 'missing'}; 00 to {highest:02x} is allowed")
+        raise _corrupt(f"filter byte is {data[:1].hex() or 'missing'}, must be 00 to {highest:02x}")
     residual = np.frombuffer(_inflated(data[1:], size_bytes=math.prod(shape)), np.uint8)
     bits = data[0]
     return _unfiltered(residual.reshape((channels, height, width) if bits & PLANES else shape), bits)
@@ -181,7 +181,7 @@ def _highest_filter(channels: int) -> int:
 
 
 def _axes(bits: int) -> tuple[int, int]:
-    """Which axes of a residual count rows and columns."""
+    """The axes of a residual that are its rows and columns."""
     return (1, 2) if bits & PLANES else (0, 1)
 
 
@@ -200,20 +200,18 @@ def _unfiltered(residual: Samples, bits: int) -> Samples:
 def _inflated(stream: bytes, *, size_bytes: int) -> bytes:
     inflater = zlib.decompressobj()
     try:
-        # One byte more than expected tells a stream that is too long; no limit at all would let it fill the memory.
+        # One byte more than expected detects a stream that is too long; without a limit it could fill the memory.
         data = inflater.decompress(stream, size_bytes + 1)
     except zlib.error as error:
-        raise _corrupt(f"zlib stream is damaged ({error}); an intact one is allowed") from error
+        raise _corrupt(f"zlib stream is damaged ({error})") from error
     if len(data) > size_bytes:
-        raise _corrupt(f"zlib stream holds more than {size_bytes} bytes; exactly {size_bytes} is allowed")
+        raise _corrupt(f"zlib stream holds more than {size_bytes} bytes, must hold exactly {size_bytes}")
     if not inflater.eof:
-        raise _corrupt(
-            f"zlib stream breaks off after {len(data)} bytes of data; {size_bytes} and a checksum is allowed"
-        )
+        raise _corrupt(f"zlib stream ends after {len(data)} bytes of data, must have {size_bytes} and a checksum")
     if len(data) < size_bytes:
-        raise _corrupt(f"zlib stream holds {len(data)} bytes; exactly {size_bytes} is allowed")
+        raise _corrupt(f"zlib stream holds {len(data)} bytes, must hold exactly {size_bytes}")
     if inflater.unused_data:
-        raise _corrupt(f"zlib stream is followed by {len(inflater.unused_data)} bytes; 0 is allowed")
+        raise _corrupt(f"zlib stream is followed by {len(inflater.unused_data)} bytes, must be followed by none")
     return data
 
 
@@ -223,6 +221,6 @@ def _corrupt(message: str, code: str = "ZLIB") -> VaecCorruptError:
 
 def _check_samples(samples: Samples) -> None:
     if samples.dtype != np.uint8:
-        raise TypeError(f"samples has dtype {samples.dtype}; uint8 is allowed")
+        raise TypeError(f"samples has dtype {samples.dtype}, must be uint8")
     if samples.ndim != 3 or not samples.size:
-        raise ValueError(f"samples has shape {samples.shape}; [h, w, c] with no dimension 0 is allowed")
+        raise ValueError(f"samples has shape {samples.shape}, must be [h, w, c] and not empty")

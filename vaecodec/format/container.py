@@ -1,7 +1,7 @@
 """The .vaec container: header, tile index, payloads and metadata to and from bytes.
 
-`docs/format.md` specifies it, and a test compares that page with the layouts below. `write` and the readers share each
-rule (`checks`), so what is written can be read. Nothing is allocated from a field that has not passed its checks.
+`docs/format.md` specifies it, and a test compares that page with the layouts in `records`. The writer and the readers
+share every check, so what is written can be read. Nothing is allocated from a field before its checks have passed.
 """
 
 import io
@@ -83,15 +83,20 @@ Report: TypeAlias = Callable[[VaecError], None]
 
 
 def is_vaec(prefix: bytes) -> bool:
-    """Whether a file that begins with these bytes, at least 4, claims to be .vaec, of any version."""
+    """Whether a file that starts with these bytes (at least 4) claims to be .vaec, of any version.
+
+    Example:
+        >>> is_vaec(b"not a .vaec file")
+        False
+    """
     return prefix[: len(MAGIC)] == MAGIC
 
 
 class Assembled:
-    """A complete file in parts, not yet joined.
+    """A complete file as a sequence of byte strings.
 
     Attributes:
-        info: what `read_info` will find in it.
+        info: the result of `read_info` for this file.
     """
 
     def __init__(self, front: bytes, tiles: Sequence[Tile], tail: bytes, info: Info) -> None:
@@ -107,7 +112,7 @@ class Assembled:
 
 
 def write(header: Header, tiles: Sequence[Tile], metadata: Mapping[str, bytes] | None = None) -> bytes:
-    """Makes the bytes of a file; `read` is its inverse. Arguments and errors are those of `assemble`."""
+    """Returns the bytes of a file; `read` is the inverse. Arguments and errors as for `assemble`."""
     return b"".join(assemble(header, tiles, metadata))
 
 
@@ -116,12 +121,12 @@ def assemble(header: Header, tiles: Sequence[Tile], metadata: Mapping[str, bytes
 
     Args:
         header: size, format and model of the image.
-        tiles: one for each of `header.boxes()`, in that order; asked for now, and again when the file is written.
+        tiles: one for each of `header.boxes()`, in that order; read now, and again when the file is written.
         metadata: any of icc_profile, exif and xmp, stored as given.
 
     Raises:
-        VaecFormatError: a field, a tile or a metadata key that no reader would accept.
-        VaecLimitError: an image or a metadata item larger than the format allows.
+        VaecFormatError: no reader would accept a field, a tile or a metadata key.
+        VaecLimitError: the image or a metadata item is larger than the format allows.
     """
     check_size(header.width, header.height, max_pixels=None)
     fields = asdict(header) | {"magic": MAGIC, "version": VERSION, "flags_incompat": 0, "reserved": 0}
@@ -155,12 +160,12 @@ def read_info(file: BinaryIO, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) ->
     """Reads and checks header, tile index and metadata, and skips the payloads.
 
     Args:
-        file: seekable, standing where the .vaec data begins, which must reach to the end of the file. Where it stands
-            afterwards is unspecified.
-        max_pixels: as in `check_size`.
+        file: seekable, positioned at the start of the .vaec data, which must extend to the end of the file. Its
+            position afterwards is unspecified.
+        max_pixels: as for `check_size`.
 
     Raises:
-        VaecError: of the class and code that docs/format.md lists for the check that failed.
+        VaecError: with the class and code that docs/format.md lists for the failed check.
     """
     return _read_info(file, max_pixels, _raise)
 
@@ -168,17 +173,17 @@ def read_info(file: BinaryIO, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) ->
 def read(
     data: bytes | bytearray | memoryview, *, max_pixels: int | None = DEFAULT_MAX_PIXELS, partial: bool = False
 ) -> Bitstream:
-    """Take a file apart and check everything that does not need a payload decoded.
+    """Parses a file and checks everything except the content of the payloads.
 
     Args:
         data: the whole file.
-        max_pixels: as in `check_size`.
-        partial: keep what is left of a damaged file. A tile that is cut off or fails its CRC becomes None, with one
-            error in `damage` that names it; damaged metadata is dropped, and that and a file cut short are noted there
-            too. Errors of header and index are raised all the same.
+        max_pixels: as for `check_size`.
+        partial: keep what is left of a damaged file. A tile that is cut off or fails its CRC becomes None, and an error
+            in `damage` names it. Damaged metadata is dropped. Dropped metadata and truncation are recorded in `damage`
+            too. Errors in header and index are still raised.
 
     Raises:
-        VaecError: of the class and code that docs/format.md lists for the check that failed.
+        VaecError: with the class and code that docs/format.md lists for the failed check.
     """
     damage: list[VaecError] = []
     report: Report = damage.append if partial else _raise
@@ -224,7 +229,7 @@ def _external(file: BinaryIO, place: int, index: Sequence[IndexEntry]) -> str:
 
 
 def _parse_header(head: bytes) -> tuple[Header, dict[str, Any]]:
-    """Checks what can be checked before anything else is read."""
+    """Makes the checks that need only the header."""
     if not is_vaec(head):
         raise VaecFormatError(f"magic is {head[:4].hex()!r}, must be {MAGIC.hex()!r}", code="BAD_MAGIC")
     if len(head) < HEADER.size_bytes:
@@ -253,10 +258,10 @@ def read_tile(file: BinaryIO, number: int, entry: IndexEntry, report: Report) ->
     """Reads a payload and checks its CRC.
 
     Args:
-        file: standing where the payload begins.
+        file: positioned at the start of the payload.
         number: of the tile.
-        entry: what the index says about it.
-        report: told what is wrong with it; if this does not raise, the tile is None.
+        entry: its entry in the index.
+        report: called with an error of the tile; if it does not raise, the tile is None.
     """
     what = f"payload of tile {number}"
     try:
@@ -281,7 +286,7 @@ def _write_metadata(metadata: Mapping[str, bytes]) -> bytes:
 
 
 def _read_metadata(file: BinaryIO, left_bytes: int, report: Report) -> dict[str, bytes]:
-    """Reads the chunks that fill the last `left_bytes` of the file; after a failed CRC alone it goes on to the next."""
+    """Reads the chunks in the last `left_bytes` of the file; only after a failed CRC does it continue with the next."""
     metadata: dict[str, bytes] = {}
     seen: list[bytes] = []
     try:
@@ -322,7 +327,7 @@ def _check_length(found_bytes: int, file_bytes: int, index_end: int, report: Rep
     if found_bytes < index_end:
         raise VaecTruncatedError(f"{found}, must have {index_end} for its tile index", code="SHORT_FILE")
     if found_bytes > file_bytes:
-        # How many it has is not told, since of a longer file only one byte more may have been read.
+        # The message omits the actual length, because only one byte beyond `file_bytes` may have been read.
         message = f"file has more than {file_bytes} bytes (file_bytes), must end there"
         raise VaecFormatError(message, code="TRAILING_DATA")
     if found_bytes < file_bytes:
@@ -330,7 +335,7 @@ def _check_length(found_bytes: int, file_bytes: int, index_end: int, report: Rep
 
 
 def _record_crc(record: bytes, content: bytes | bytearray) -> int:
-    """CRC-32 of a record without its last field, where this CRC is stored, and of the content that follows."""
+    """CRC-32 of a record without its last field, which stores this CRC, and of the content that follows."""
     return zlib.crc32(content, zlib.crc32(record[:-4]))
 
 

@@ -1,4 +1,4 @@
-"""The payload of a tile that a model of another library decodes: which model, and its strings."""
+"""The payload of a tile that a model of another library decodes: the model's identity and its strings."""
 
 import struct
 from typing import NamedTuple
@@ -15,15 +15,15 @@ _HEAD = struct.Struct("<32sIBBBB")  # of the model, of its tables, library, leng
 
 
 class External(NamedTuple):
-    """What another library's model makes of a tile.
+    """A tile as encoded by another library's model.
 
     Attributes:
-        model_sha256: of the model's parameters: 32 bytes.
-        tables_crc: CRC-32 of its tables, which each machine computes for itself.
-        name: of the model, 1 to 64 printable ASCII characters without a space.
-        shape: what its decoder asks for, mostly the size of the hyper-latents.
-        strings: in its own order.
-        library: the one that it belongs to.
+        model_sha256: SHA-256 of the model's parameters, 32 bytes.
+        tables_crc: CRC-32 of its tables, which each machine computes by itself.
+        name: name of the model, 1 to 64 printable ASCII characters without a space.
+        shape: shape argument of its decoder, usually the size of the hyper-latents.
+        strings: its strings, in its own order.
+        library: the library that it belongs to.
     """
 
     model_sha256: bytes
@@ -34,7 +34,7 @@ class External(NamedTuple):
     library: str = LIBRARIES[0]
 
     def pack(self) -> bytes:
-        """The payload."""
+        """Returns the payload."""
         name = self.name.encode("ascii")
         counts = len(name), len(self.shape), len(self.strings)
         head = _HEAD.pack(self.model_sha256, self.tables_crc, LIBRARIES.index(self.library), *counts)
@@ -46,8 +46,8 @@ class External(NamedTuple):
         """The inverse of `pack`.
 
         Raises:
-            VaecCorruptError: (EXTERNAL) no encoder wrote it.
-            VaecUnsupportedError: (EXTERNAL_LIBRARY) it belongs to a library that this version does not know.
+            VaecCorruptError: (EXTERNAL) no encoder writes such a payload.
+            VaecUnsupportedError: (EXTERNAL_LIBRARY) this version does not know the library.
         """
         sha256, tables_crc, library, name_bytes, dimensions, strings = _HEAD.unpack_from(payload)
         if library >= len(LIBRARIES):
@@ -72,7 +72,7 @@ class External(NamedTuple):
 
 
 def told_by(start: bytes) -> str:
-    """What the first bytes of a payload, `PREFIX_BYTES` or fewer, tell of the model; nothing is checked yet."""
+    """Describes the model from the first bytes of a payload, at most `PREFIX_BYTES`, without checking them."""
     if len(start) < _HEAD.size:
         return ""
     sha256, _, library, name_bytes, _, _ = _HEAD.unpack_from(start)
@@ -81,15 +81,15 @@ def told_by(start: bytes) -> str:
 
 
 def is_name(text: str) -> bool:
-    """Whether a model may have this name in a file."""
+    """Whether a file can hold this name of a model."""
     return 0 < len(text) <= MAX_NAME and all("!" <= character <= "~" for character in text)
 
 
 def unsupported(tile: Tile) -> VaecUnsupportedError:
-    """The error of a decoder that has no such model: what it is, and how to give it.
+    """The error of a decoder that lacks the model: names the model, and how to decode with it.
 
     Raises:
-        VaecCorruptError, VaecUnsupportedError: as `External.unpack`.
+        VaecCorruptError, VaecUnsupportedError: as in `External.unpack`.
     """
     model = External.unpack(tile.payload)
     return VaecUnsupportedError(

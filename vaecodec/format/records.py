@@ -1,6 +1,6 @@
-"""The records of the .vaec container: layouts, the values that fields may have, the parts of a file, and every check.
+"""The records of the .vaec container: layouts, allowed values, the parts of a file, and every check.
 
-Writer and readers share the checks, so that what is written can be read.
+The writer and the readers share the checks, so what is written can be read.
 """
 
 import struct
@@ -24,7 +24,7 @@ VERSION = 1
 HAS_METADATA = 0b1
 MAX_SIDE = 2**18
 MAX_AREA = 2**28
-DEFAULT_MAX_PIXELS = 178_956_970  # Pillow, too, refuses larger images unless told otherwise
+DEFAULT_MAX_PIXELS = 178_956_970  # Pillow's own default limit
 MAX_CHUNKS = 16
 MAX_METADATA_BYTES = 8 * 2**20
 CHUNK_TYPES = {  # type in the file: (Pillow's name, or ours, limit in bytes)
@@ -68,7 +68,7 @@ HEADER = Layout(
     header_crc="I",
 )
 NO_MODEL = bytes(4)
-"""The model_id of a file without learned tiles whose encoder has looked at no weights."""
+"""The model_id of a file without learned tiles whose encoder had no weights."""
 
 TILE_LOG2_MAX = 12
 
@@ -88,7 +88,7 @@ CHUNK = Layout(type="4s", length="I", crc="I")
 
 
 class PixelFormat(IntEnum):
-    """Channels of the image, 8 bits each: the values of the header field, under Pillow's names."""
+    """Channels of the image, 8 bits each: values of the header field, with Pillow's mode names."""
 
     L = 0
     RGB = 1
@@ -97,7 +97,7 @@ class PixelFormat(IntEnum):
 
     @classmethod
     def from_mode(cls, mode: str) -> Self:
-        """Returns the format that stores a Pillow mode as it is; raises VaecImageError (MODE) where there is none."""
+        """Returns the format that stores a Pillow mode unchanged; raises VaecImageError (MODE) if there is none."""
         if mode not in cls.__members__:
             raise VaecImageError(f"image mode is {mode!r}, must be one of {', '.join(cls.__members__)}", code="MODE")
         return cls[mode]
@@ -119,10 +119,10 @@ class PixelFormat(IntEnum):
 
 
 class TileMode(IntEnum):
-    """How a payload becomes samples: by the model, with a correction or not, or without it.
+    """How a tile is coded: by the model, with or without a correction, or without the model.
 
-    Encoders write WEBP where older ones wrote ZLIB. EXTERNAL is for a model of another library; modes of this kind
-    count down from 15, those of the format's own from 0 up.
+    Encoders write WEBP where earlier ones wrote ZLIB. EXTERNAL is for models of other libraries; modes of this kind are
+    numbered downwards from 15, the format's own modes upwards from 0.
     """
 
     LEARNED = 0
@@ -144,7 +144,7 @@ class TileMode(IntEnum):
 
 
 class TileBox(NamedTuple):
-    """Where a tile lies in the image, in pixels, and how many samples a pixel of its plane has."""
+    """The position of a tile in the image, in pixels, and the number of channels of its plane."""
 
     plane: Literal["colour", "alpha"]
     top: int
@@ -155,12 +155,12 @@ class TileBox(NamedTuple):
 
     @property
     def raw_bytes(self) -> int:
-        """Bytes of the tile's samples before coding."""
+        """Size of the uncompressed samples in bytes."""
         return self.height * self.width * self.channels
 
 
 class Tile(NamedTuple):
-    """A coded tile; `content_crc` is the CRC-32 of its integer latents, if it is learned, or of its raw samples."""
+    """A coded tile; `content_crc` is the CRC-32 of its integer latents if learned, otherwise of its raw samples."""
 
     mode: TileMode
     payload: bytes
@@ -168,7 +168,7 @@ class Tile(NamedTuple):
 
 
 class IndexEntry(NamedTuple):
-    """What the tile index says about a tile."""
+    """The entry of a tile in the index."""
 
     mode: TileMode
     payload_bytes: int
@@ -177,12 +177,12 @@ class IndexEntry(NamedTuple):
 
 
 def tile_log2_for(width: int) -> int:
-    """What encoders choose: rows of tiles are held in memory, so wide pictures have lower ones."""
+    """The tile size that encoders choose: smaller for wide pictures, because rows of tiles are held in memory."""
     return 10 if width <= WIDEST_WITH_LARGE_TILES else 9
 
 
 def plain_tile_log2_for(width: int, height: int) -> int:
-    """What encoders choose where no tile is learned: what repeats all over a picture is best told once."""
+    """The tile size that encoders choose if no tile is learned: large, so that repeated content is coded once."""
     if width > 1 << TILE_LOG2_MAX:
         return tile_log2_for(width)
     return max(10, min(TILE_LOG2_MAX, (max(width, height) - 1).bit_length()))
@@ -198,8 +198,8 @@ class Header:
         height: pixels, 1 to 2**18, and width * height at most 2**28.
         model_id: first 4 bytes of the SHA-256 of the weights file.
         quality: 1 to 100.
-        tile_log2: 8 to 12; a tile has 2**tile_log2 pixels a side, less at the right and bottom edges of the image.
-        deblocking_cut: 0 to 64, how many 64ths of its smoothing the deblocking filter leaves out.
+        tile_log2: 8 to 12; a tile has 2**tile_log2 pixels a side, fewer at the right and bottom edges of the image.
+        deblocking_cut: 0 to 64, how many 64ths of its smoothing the deblocking filter omits.
     """
 
     pixel_format: PixelFormat
@@ -248,9 +248,9 @@ class Header:
 class Info:
     """A file without its payloads; `metadata` has some of the keys icc_profile, exif and xmp.
 
-    `external` names the model of another library that the file needs, if it does.
+    `external` names the model of another library that the file needs, if any.
 
-    Consoles show a line of it, and notebooks a small table, instead of every byte of its metadata.
+    Its repr is one line, and a small table in notebooks, without the bytes of the metadata.
     """
 
     header: Header
@@ -287,7 +287,7 @@ class Info:
 
 @dataclass(frozen=True)
 class Bitstream:
-    """A whole file, taken apart; only after a partial read may tiles be None, and `damage` then says why."""
+    """A parsed file. Only after a partial read may tiles be None; `damage` then holds the errors."""
 
     header: Header
     tiles: tuple[Tile | None, ...]
@@ -304,11 +304,11 @@ def check_size(width: int, height: int, *, max_pixels: int | None = DEFAULT_MAX_
     Args:
         width: pixels.
         height: pixels.
-        max_pixels: the caller's limit on width * height; None leaves the limits of the format.
+        max_pixels: the caller's limit on width * height; None applies only the limits of the format.
 
     Raises:
-        VaecFormatError: a side below 1 (ZERO_DIM).
-        VaecLimitError: beyond the format (FORMAT_DIM) or beyond `max_pixels` (MAX_PIXELS).
+        VaecFormatError: (ZERO_DIM) a side is below 1.
+        VaecLimitError: (FORMAT_DIM) the size exceeds the format's limits, or (MAX_PIXELS) `max_pixels`.
     """
     found = f"width x height is {width} x {height}"
     if width < 1 or height < 1:
@@ -320,7 +320,7 @@ def check_size(width: int, height: int, *, max_pixels: int | None = DEFAULT_MAX_
 
 
 def check_fields(fields: Mapping[str, Any], *names: str) -> None:
-    """Refuses a header with a field outside its rule: the error and code that `records.HEADER_RULES` has for it."""
+    """Refuses a header field outside its range, with the error and code of its entry in `HEADER_RULES`."""
     for name in names:
         allowed, error, code = HEADER_RULES[name]
         if fields[name] not in allowed:
@@ -334,14 +334,14 @@ def _in_words(allowed: range) -> str:
 
 
 def check_crc(what: str, found: int, stored: int, *, code: str, tile: int | None = None) -> None:
-    """Refuses what does not have the CRC-32 that is stored for it (VaecChecksumError with this code)."""
+    """Raises VaecChecksumError with this code if a computed CRC-32 differs from the stored one."""
     if found != stored:
         message = f"CRC-32 of {what} is {found:#010x}, must be {stored:#010x}: the file is damaged"
         raise VaecChecksumError(message, code=code, tile=tile)
 
 
 def check_tile(number: int, box: TileBox, mode: int, payload_bytes: int) -> None:
-    """Refuses an index entry that no encoder writes: its mode (TILE_MODE) or its payload's length (TILE_LEN)."""
+    """Refuses an index entry with an invalid mode (TILE_MODE) or payload length (TILE_LEN)."""
     if mode not in tuple(TileMode) or (TileMode(mode).is_for_colour and box.plane == "alpha"):
         message = f"mode of {box.plane} tile {number} is {mode}, must be 0 to 4 or 15, of alpha 1 to 3"
         raise VaecFormatError(message, code="TILE_MODE", tile=number)
@@ -360,11 +360,11 @@ def check_tile(number: int, box: TileBox, mode: int, payload_bytes: int) -> None
 
 
 def check_chunk(kind: bytes, data_bytes: int, seen: Collection[bytes]) -> None:
-    """Refuses a metadata chunk by its type or length (META, META_LIMIT), given the types before it."""
+    """Refuses a metadata chunk with an invalid type or length (META, META_LIMIT), given the preceding types."""
     if not set(kind) <= set(_CHUNK_ALPHABET):
         raise VaecFormatError(f"metadata chunk type is {kind!r}, must be of A-Z, 0-9 and _", code="META")
     if kind in CHUNK_TYPES and kind in seen:
-        raise VaecFormatError(f"metadata chunk {kind!r} comes twice, must come once", code="META")
+        raise VaecFormatError(f"metadata chunk {kind!r} occurs twice, must occur once", code="META")
     if len(seen) == MAX_CHUNKS:
         raise VaecLimitError(f"metadata has more than {MAX_CHUNKS} chunks", code="META_LIMIT")
     if kind in CHUNK_TYPES and data_bytes > CHUNK_TYPES[kind][1]:

@@ -1,4 +1,4 @@
-"""Where .vaec data comes from: bytes, a path or an open binary file; and what can be told of it without its pixels."""
+"""Sources of .vaec data (bytes, a path or an open binary file), and `info`, which reads everything but the pixels."""
 
 import io
 import os
@@ -17,17 +17,17 @@ Source = bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO
 
 @contextmanager
 def open_binary(source: Source) -> Iterator[BinaryIO]:
-    """A seekable binary file over the source; closed afterwards only if it was opened here.
+    """Opens the source as a seekable binary file; closes it afterwards only if it was opened here.
 
     Raises:
-        VaecFormatError: (SOURCE) the source is none of bytes, path, file.
+        VaecFormatError: (SOURCE) the source is neither bytes nor a path nor a file.
         OSError: the file cannot be read.
     """
     if isinstance(source, bytes | bytearray | memoryview):
         yield io.BytesIO(source)
     elif isinstance(source, str | os.PathLike):
         with open(source, "rb") as file:
-            yield file if file.seekable() else io.BytesIO(_claimed(file))  # a pipe can be read once only
+            yield file if file.seekable() else io.BytesIO(_claimed(file))  # a pipe can be read only once
     elif hasattr(source, "read"):
         seekable = getattr(source, "seekable", None)
         yield source if seekable and seekable() else io.BytesIO(_claimed(source))
@@ -38,10 +38,10 @@ def open_binary(source: Source) -> Iterator[BinaryIO]:
 
 
 def read_all(source: Source) -> bytes:
-    """The bytes of the source, from a file's present position on; raises as `open_binary`.
+    """The bytes of the source, starting at a file's current position; raises as `open_binary`.
 
-    No more than can matter: of a file that is longer than its header says one byte more, and of one that is no .vaec
-    file only the beginning, so that neither a huge file nor a device without end fills the memory before it is refused.
+    Reads at most one byte more than the header says, and only the first bytes of a file that is not .vaec, so that
+    neither a huge file nor an endless device fills the memory before it is refused.
     """
     if isinstance(source, bytes):
         return source
@@ -50,7 +50,7 @@ def read_all(source: Source) -> bytes:
 
 
 def _claimed(file: BinaryIO) -> bytes:
-    """What `read_all` returns, of a file that may be a pipe or a device."""
+    """Implements `read_all` for a file, which may be a pipe or a device."""
     parts = [file.read(HEADER.size_bytes)]
     if len(parts[0]) == HEADER.size_bytes and container.is_vaec(parts[0]):
         left_bytes = HEADER.unpack(parts[0])["file_bytes"] + 1 - HEADER.size_bytes
@@ -63,9 +63,17 @@ def _claimed(file: BinaryIO) -> bytes:
 def info(source: Source, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> Info:
     """Header, tile index and metadata of a .vaec file; reads neither payloads nor weights, and needs no torch.
 
+    Args:
+        source: bytes, a path or an open binary file.
+        max_pixels: refuse larger pictures; None applies only the format's limits.
+
     Raises:
-        VaecError: the header, index or metadata is not valid, or the picture has more than `max_pixels`.
+        VaecError: the header, index or metadata is invalid, or the picture has more than `max_pixels`.
         OSError: the file cannot be read.
+
+    Example:
+        >>> vaecodec.info("photo.vaec").header.quality
+        60
     """
     with open_binary(source) as file:
         return container.read_info(file, max_pixels=max_pixels)

@@ -1,4 +1,4 @@
-"""Tiles that are not held in memory: those of an open file, read when asked for, and those of a file in the making."""
+"""Tiles that are not held in memory: those of an open file, read on access, and those of a file being written."""
 
 import io
 import itertools
@@ -13,7 +13,7 @@ from vaecodec.runtime.files import spool
 
 
 class _Tiles(Sequence[Tile]):
-    """Tiles that are fetched one by one."""
+    """A sequence of tiles that are fetched one by one."""
 
     def _fetch(self, number: int) -> Tile:
         raise NotImplementedError
@@ -23,22 +23,22 @@ class _Tiles(Sequence[Tile]):
     @overload
     def __getitem__(self, number: slice) -> list[Tile]: ...
     def __getitem__(self, number: int | slice) -> Tile | list[Tile]:
-        where = range(len(self))[number]  # as a list counts from the end, and raises IndexError
+        where = range(len(self))[number]  # handles negative numbers and raises IndexError, like a list
         return self._fetch(where) if isinstance(where, int) else [self._fetch(each) for each in where]
 
 
 class StoredTiles(_Tiles):
-    """The tiles of an open .vaec file; each is read, and its CRC checked, when it is asked for.
+    """The tiles of an open .vaec file; each is read, and its CRC checked, on access.
 
     Args:
-        file: seekable, standing where the .vaec file begins.
+        file: seekable, positioned at the start of the .vaec data.
         max_pixels: as for `check_size`.
 
     Attributes:
         info: header, index and metadata of the file.
 
     Raises:
-        VaecError: at first as `container.read_info`; for a tile, as `container.read`.
+        VaecError: on construction as `container.read_info`; on access to a tile as `container.read`.
     """
 
     def __init__(self, file: BinaryIO, *, max_pixels: int | None) -> None:
@@ -50,7 +50,7 @@ class StoredTiles(_Tiles):
 
     @property
     def modes(self) -> list[TileMode]:
-        """Of every tile."""
+        """The mode of every tile."""
         return [entry.mode for entry in self.info.index]
 
     def __len__(self) -> int:
@@ -62,11 +62,11 @@ class StoredTiles(_Tiles):
 
 
 class SpooledTiles(_Tiles):
-    """Tiles of a file in the making; their payloads lie in a `files.spool`.
+    """Tiles of a file being written; their payloads are in a `files.spool`.
 
     Args:
-        count: how many; they are empty until they are set.
-        target: the file that they are for, if it has a name.
+        count: number of tiles; they are empty until they are set.
+        target: path of the file that they are for, if it has one.
     """
 
     def __init__(self, count: int, target: str | os.PathLike[str] | None = None) -> None:
@@ -82,7 +82,7 @@ class SpooledTiles(_Tiles):
         return Tile(place.mode, self._spool.read(place.payload_bytes), place.content_crc)
 
     def __setitem__(self, number: int, tile: Tile) -> None:
-        """Sets a tile. The bytes of the one before are not used again, which only rare pictures need."""
+        """Sets a tile. The space of a replaced tile is not reused; replacements are rare."""
         offset = self._spool.seek(0, io.SEEK_END)
         self._spool.write(tile.payload)
         self._places[number] = _Place(tile.mode, offset, len(tile.payload), tile.content_crc)
@@ -93,7 +93,7 @@ class SpooledTiles(_Tiles):
 
 
 class _Place(NamedTuple):
-    """Where a payload lies in the spool, and what else there is to its tile."""
+    """The position of a payload in the spool, and the other fields of its tile."""
 
     mode: TileMode
     offset: int

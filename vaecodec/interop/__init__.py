@@ -1,1 +1,1 @@
-"""Faces to other libraries' worlds."""
+"""Interfaces to other libraries."""

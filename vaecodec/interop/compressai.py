@@ -1,4 +1,4 @@
-"""compressai's world: the network as one of its models, for its tools and losses; and its models in .vaec files.
+"""Interface to compressai: the network as one of its models, for its tools and losses; its models in .vaec files.
 
 `python -m vaecodec.interop.compressai` is `python -m compressai.utils.eval_model` with the network among its models.
 """
@@ -64,21 +64,21 @@ STRIDE_PX = LATENT_STRIDE * HYPER_STRIDE
 
 @register_model(NAME)
 class VaeModel(CompressionModel):
-    """The network of a weights file as compressai knows models: train it, measure it, export it.
+    """The network of a weights file as a compressai model: train it, measure it, export it.
 
-    `forward` is the training view, differentiable. `compress` and `decompress` are the codec, with integer tables from
-    a weights file: that of `from_weights`, or one that `update` has made of what was trained.
+    `forward` is the differentiable model for training. `compress` and `decompress` are the codec, with integer tables
+    from a weights file: that of `from_weights`, or one that `update` has made from the trained network.
 
     Args:
         architecture: widths and depths.
-        quality: 1 to 100, at which everything is done; set it at any time.
-        hyper_prior: density of the hyper-latents while training: logistics, or bottleneck (compressai's).
+        quality: the quality to work at, 1 to 100; can be set at any time.
+        hyper_prior: density of the hyper-latents in training: logistics, or bottleneck (compressai's).
 
     Attributes:
-        network: what is trained.
+        network: the trainable network.
 
     Raises:
-        VaecImageError: (ARGUMENT) there is no such quality.
+        VaecImageError: (ARGUMENT) the quality is not allowed.
 
     Example:
         >>> model = VaeModel.from_weights(quality=40)
@@ -97,16 +97,16 @@ class VaeModel(CompressionModel):
     ) -> None:
         super().__init__()
         self.network = TrainingModel(architecture, hyper_prior)
-        # Tensors, so that a checkpoint is all that `from_state_dict` needs.
+        # Tensors, so that `from_state_dict` needs nothing but a checkpoint.
         self.register_buffer("widths", torch.tensor(astuple(architecture)))
         self.register_buffer("stated_quality", torch.tensor(0))
-        self.register_buffer("weights_file", torch.zeros(0, dtype=torch.uint8))  # bytes of one
-        self.register_buffer("weights_of", torch.tensor(0))  # checksum of the parameters that it was made of
+        self.register_buffer("weights_file", torch.zeros(0, dtype=torch.uint8))  # its bytes
+        self.register_buffer("weights_of", torch.tensor(0))  # checksum of the parameters that it was made from
         self.quality = quality
         self._ready: tuple[object, Engine] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_ready": None}  # copies and other processes make their own
+        return self.__dict__ | {"_ready": None}  # copies and other processes load their own
 
     @classmethod
     def from_weights(
@@ -116,7 +116,7 @@ class VaeModel(CompressionModel):
         """The model of a weights file, or of the built-in one of a tune, ready to code and to be trained on.
 
         Raises:
-            VaecModelError: as `weights.load`.
+            VaecModelError: as in `weights.load`.
         """
         data = weights.read(None if path is None else Path(path), tune)
         stored = weights.parse(data)
@@ -127,7 +127,7 @@ class VaeModel(CompressionModel):
 
     @classmethod
     def from_state_dict(cls, state_dict: Mapping[str, Tensor]) -> Self:
-        """The model of a checkpoint: its architecture, quality and density are in it."""
+        """The model of a checkpoint, which holds architecture, quality and density."""
         network = {name.removeprefix("network."): values for name, values in state_dict.items()}
         architecture = Architecture(*state_dict["widths"].tolist())
         model = cls(architecture, int(state_dict["stated_quality"]), hyper_prior_kind(network))
@@ -135,7 +135,7 @@ class VaeModel(CompressionModel):
         return model
 
     def load_state_dict(self, state_dict: dict[str, Tensor], strict: bool = True) -> Any:
-        """As of any module; the weights file in it may have any length."""
+        """As for any module, but the weights file in it may have any length."""
         if (data := state_dict.get("weights_file")) is not None:
             self.weights_file = self.weights_file.new_empty(data.shape)
         return super().load_state_dict(state_dict, strict=strict)
@@ -153,12 +153,12 @@ class VaeModel(CompressionModel):
 
     @property
     def lmbda(self) -> float:
-        """What compressai's `RateDistortionLoss` takes for this quality."""
+        """The value of lambda for this quality, as compressai's `RateDistortionLoss` takes it."""
         return float(rd_lambda(torch.tensor(quality_level(self.quality))))
 
     @property
     def downsampling_factor(self) -> int:
-        """Pixels a hyper-latent."""
+        """Pixels per hyper-latent."""
         return STRIDE_PX
 
     def forward(self, x: Tensor, quality: Sequence[int] | None = None) -> dict[str, Any]:
@@ -166,7 +166,7 @@ class VaeModel(CompressionModel):
 
         Args:
             x: [B, 3, H, W] in 0..1.
-            quality: of each picture, instead of the model's: to train one network for all of them.
+            quality: one per picture, instead of the model's, to train one network for all qualities.
         """
         qualities = [self.quality] * len(x) if quality is None else quality
         level = torch.tensor([quality_level(each) for each in qualities], dtype=torch.float32, device=x.device)
@@ -176,12 +176,12 @@ class VaeModel(CompressionModel):
         return {"x_hat": pictures[:, :, :height, :width], "likelihoods": likelihoods}
 
     def aux_loss(self) -> Tensor:
-        """Of the bottleneck's quantiles; 0 where there are none."""
+        """The loss of the bottleneck's quantiles; 0 if there are none."""
         return self.network.hyper_prior.auxiliary_loss() + torch.zeros((), requires_grad=True)
 
     @torch.no_grad()
     def compress(self, x: Tensor) -> dict[str, Any]:
-        """Strings of pictures: the payloads of their tiles in .vaec files, and a byte each for the header's deblocking.
+        """Encodes pictures to strings: tile payloads as in .vaec files, and a byte each for the header's deblocking.
 
         Args:
             x: [B, 3, H, W] in 0..1, H and W multiples of 16. Each picture is one tile, however large.
@@ -190,7 +190,7 @@ class VaeModel(CompressionModel):
             "strings", [payloads, deblocking cuts], and "shape", rows and columns of latents.
 
         Raises:
-            VaecModelError: (TABLES) there are no tables, or the parameters have changed since they were made.
+            VaecModelError: (TABLES) there are no tables, or the parameters have changed since.
         """
         engine, quality = self._engine(), self.quality
         samples = (x.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().contiguous().numpy()
@@ -206,11 +206,11 @@ class VaeModel(CompressionModel):
 
     @torch.no_grad()
     def decompress(self, strings: Sequence[Sequence[bytes]], shape: Sequence[int]) -> dict[str, Tensor]:
-        """Pictures "x_hat" [B, 3, H, W] in 0..1, of what `compress` gave at the same quality.
+        """Pictures "x_hat" [B, 3, H, W] in 0..1, from the result of `compress` at the same quality.
 
         Raises:
             VaecCorruptError: a string is damaged.
-            VaecModelError: (TABLES) as `compress`.
+            VaecModelError: (TABLES) as in `compress`.
         """
         engine, (rows, columns), quality = self._engine(), shape, self.quality
         pictures = []
@@ -227,19 +227,19 @@ class VaeModel(CompressionModel):
         self, scale_table: object = None, force: bool = False, update_quantiles: bool = False, *,
         pictures: Pictures | str | Path | None = None, calibration: Calibration | None = None,
     ) -> bool:  # fmt: skip
-        """Make the integer tables that `compress` needs: they are measured, so it wants pictures.
+        """Measures the integer tables that `compress` needs, on pictures.
 
-        Without pictures nothing happens: compressai's tools call it so, and tables that are there are kept.
+        Without pictures, as compressai's tools call it, it does nothing and keeps existing tables.
 
         Args:
-            scale_table: not looked at, as the next two.
-            force: of compressai's tables.
-            update_quantiles: likewise.
-            pictures: a folder of some, or `Pictures`.
+            scale_table: ignored, as the next two; for compatibility.
+            force: ignored.
+            update_quantiles: ignored.
+            pictures: a folder of pictures, or `Pictures`.
             calibration: how much to measure.
 
         Returns:
-            Whether it has made tables.
+            Whether tables were made.
         """
         if pictures is None:
             return False
@@ -252,10 +252,10 @@ class VaeModel(CompressionModel):
         return True
 
     def export(self, path: str | Path) -> str:
-        """Write the weights file that `compress` works with, for `vaecodec --model`; returns its SHA-256 in hex.
+        """Writes the weights file that `compress` uses, for `vaecodec --model`; returns its SHA-256 in hex.
 
         Raises:
-            VaecModelError: (TABLES) as `compress`.
+            VaecModelError: (TABLES) as in `compress`.
         """
         data = self._stored()
         write_whole(Path(path), data)
@@ -266,7 +266,7 @@ class VaeModel(CompressionModel):
         self.weights_of.fill_(_checksum(self.network.parameters()))
 
     def _stored(self) -> bytes:
-        """The bytes of a weights file that is what has been trained."""
+        """The bytes of the weights file, if it matches the trained parameters."""
         if not self.weights_file.numel():
             raise VaecModelError(f"the model has no tables yet: {_UPDATE}", code="TABLES")
         if _checksum(self.network.parameters()) != int(self.weights_of):
@@ -274,12 +274,12 @@ class VaeModel(CompressionModel):
         return self.weights_file.cpu().numpy().tobytes()
 
     def _engine(self) -> Engine:
-        """The weights file at work, on the model's device."""
+        """An engine for the weights file, on the model's device."""
         device = str(self.widths.device)
         state = device, self.weights_file.data_ptr(), [(each.data_ptr(), each._version) for each in self.parameters()]
         if self._ready is None or self._ready[0] != state:
             loaded = weights.parse(self._stored())
-            self._ready = state, engines.load(loaded, device, engines.choose("auto", device).kind)
+            self._ready = state, engines.load(loaded, device, engines.select("auto", device).kind)
         return self._ready[1]
 
 
@@ -294,7 +294,7 @@ def _checksum(tensors: Iterator[Tensor]) -> int:
 
 
 def _padded(x: Tensor) -> Tensor:
-    """Pictures [B, 3, H, W] with sides of a multiple of 64, their edge repeated."""
+    """Pictures [B, 3, H, W] padded to sides that are multiples of 64, by repeating the edge."""
     height, width = x.shape[2:]
     return F.pad(x, (0, -width % STRIDE_PX, 0, -height % STRIDE_PX), mode="replicate")
 
@@ -313,21 +313,33 @@ zoo.image.model_architectures[NAME] = VaeModel
 
 # --- compressai's models in .vaec files -------------------------------------------------------------------------------
 
-DERIVED = ("_quantized_cdf", "_offset", "_cdf_length", "scale_table")  # of entropy models: what `update` computes
-FAILURES = RuntimeError, ValueError, TypeError, IndexError, KeyError, AssertionError  # of models given wrong strings
+DERIVED = (
+    "_quantized_cdf",
+    "_offset",
+    "_cdf_length",
+    "scale_table",
+)  # buffers of entropy models that `update` computes
+FAILURES = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    IndexError,
+    KeyError,
+    AssertionError,
+)  # raised by models for wrong strings
 
 
 class Container:
     """Any model of compressai as a codec of .vaec files.
 
-    Files hold the model's strings, its name and the hash of its parameters. A machine that does not compute the same
-    integers as the encoder is told so (LATENT_CRC, TABLES): entropy parameters of these models are float. Decode with
-    the version of torch, the device and the number of threads that encoded, or expect this error.
+    Files hold the model's strings, its name and the hash of its parameters. The entropy parameters of these models
+    are floats: a machine that computes other integers than the encoder raises an error (LATENT_CRC, TABLES). To avoid
+    it, decode with the version of torch, the device and the number of threads that encoded.
 
     Args:
-        model: updated, on any device; put into eval mode. One picture at a time: threads need models of their own.
-        name: as in compressai's zoo; for people, a decoder compares the hash.
-        quality: the model's, in its own scale; for people.
+        model: a model after `update`, on any device; is put into eval mode. Not thread-safe: use one model per thread.
+        name: name in compressai's zoo; for people only, a decoder compares the hash.
+        quality: the model's quality on its own scale; for people only.
 
     Raises:
         VaecImageError: (ARGUMENT) the name or the quality cannot be stored, or the model needs no such container.
@@ -356,17 +368,17 @@ class Container:
         self._identity = _Identity.of(model)
 
     def encode(self, image: readers.Source, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> bytes:
-        """Encode a picture: colour by the model, alpha without loss.
+        """Encodes a picture: colour with the model, alpha losslessly.
 
-        Pictures of more than 4096 pixels a side are coded in parts that do not know each other.
+        Pictures of more than 4096 pixels a side are coded in independent parts.
 
         Args:
-            image: as for `Codec.encode`; L pictures are coded as grey RGB.
-            max_pixels: likewise.
+            image: as in `Codec.encode`; L pictures are coded as grey RGB.
+            max_pixels: as in `Codec.encode`.
 
         Raises:
-            VaecImageError, VaecLimitError: as `Codec.encode`.
-            VaecModelError: (EXTERNAL_SHAPE) the model's strings need a shape that a file has no place for.
+            VaecImageError, VaecLimitError: as in `Codec.encode`.
+            VaecModelError: (EXTERNAL_SHAPE) the model's strings need a shape that a file cannot hold.
             VaecMismatchError: (LATENT_CRC) the model does not decode its own strings.
         """
         with translated_errors(), closing(readers.open_rows(image, max_pixels=max_pixels)) as rows:
@@ -383,15 +395,15 @@ class Container:
     def decode(
         self, source: sources.Source, *, output: str = "pil", max_pixels: int | None = DEFAULT_MAX_PIXELS
     ) -> Any:
-        """Decode a picture that this model has encoded.
+        """Decodes a picture that this model has encoded.
 
         Args:
             source: the .vaec file: bytes, a path, or an open binary file.
             output: "pil", or "numpy": uint8 [H, W, C].
-            max_pixels: as for `Codec.decode`.
+            max_pixels: as in `Codec.decode`.
 
         Raises:
-            VaecModelError: (MODEL_MISSING) it was another model.
+            VaecModelError: (MODEL_MISSING) another model encoded it.
             VaecMismatchError: (TABLES, LATENT_CRC) this machine computes other integers than the one that encoded.
             VaecError: the file is damaged, or too large.
         """
@@ -458,13 +470,13 @@ class Container:
         return rgb if box.channels == 3 else ((rgb.sum(2, keepdims=True, dtype=np.uint16) + 1) // 3).astype(np.uint8)
 
     def _run(self, strings: Sequence[bytes], shape: tuple[int, ...]) -> tuple[Tensor, int]:
-        """What the model decodes, [1, 3, H, W], and the CRC-32 of its integers."""
+        """The decoded picture [1, 3, H, W], and the CRC-32 of its integers."""
         with torch.no_grad(), _tapped(self.model, "dequantize") as seen:
             x_hat = self.model.decompress([[each] for each in strings], torch.Size(shape))["x_hat"]
         return x_hat, seen.crc()
 
     def _shape(self, size: Sequence[int]) -> tuple[int, ...]:
-        """Of a picture's strings, as models of compressai have it."""
+        """The shape argument of compressai's models for a picture of this size."""
         factor = getattr(self.model, "downsampling_factor", STRIDE_PX)
         return tuple(math.ceil(n / STRIDE_PX) * STRIDE_PX // factor for n in size[:2])
 
@@ -474,7 +486,7 @@ class Container:
 
 
 class _Identity(NamedTuple):
-    """SHA-256 of a model's parameters and buffers but its tables, and the CRC-32 of these."""
+    """SHA-256 of a model's parameters and buffers without its tables, and the CRC-32 of the tables."""
 
     sha256: bytes
     tables_crc: int
@@ -493,27 +505,27 @@ class _Identity(NamedTuple):
 
 
 class _Seen:
-    """The integers that pass through entropy models, those of each by themselves: what is first differs by model.
+    """Checksums of the integers that pass through entropy models; one each, because their order differs by model.
 
     Attributes:
-        crcs: CRC-32 of int32, little-endian, by name of the entropy model.
+        crcs: CRC-32 of the little-endian int32, by name of the entropy model.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
         self.crcs = dict.fromkeys(names, 0)
 
     def add(self, name: str, symbols: Tensor) -> None:
-        """The next symbols of an entropy model."""
+        """Adds the next symbols of an entropy model."""
         self.crcs[name] = zlib.crc32(symbols.detach().cpu().numpy().astype("<i4").tobytes(), self.crcs[name])
 
     def crc(self) -> int:
-        """Of all of them, in the order of their names."""
+        """The CRC-32 of all CRC-32s, sorted by name."""
         return zlib.crc32(b"".join(crc.to_bytes(4, "little") for _, crc in sorted(self.crcs.items())))
 
 
 @contextmanager
 def _tapped(model: CompressionModel, method: str) -> Iterator[_Seen]:
-    """See the integers that a model encodes, in `quantize`, or has decoded, in `dequantize`."""
+    """Observes the integers that a model encodes, in `quantize`, or has decoded, in `dequantize`."""
     found = dict(_entropy_models(model))
     seen = _Seen(list(found))
 

@@ -1,4 +1,4 @@
-"""A numcodecs codec, "vaec": chunks of pictures in zarr arrays of version 2, and wherever else numcodecs is asked.
+"""A numcodecs codec, "vaec": for picture chunks in zarr arrays of version 2, and wherever else numcodecs is used.
 
 numcodecs finds it by the entry point of the installed package. docs/desktop.md tells how to use it.
 """
@@ -16,12 +16,12 @@ from vaecodec.model.architecture import DEFAULT_TUNE
 
 
 class Vaec(NumCodec):
-    """Codes arrays of pictures, with loss unless `lossless`.
+    """Codes arrays that are pictures; lossy unless `lossless`.
 
     Args:
         quality: 1 (smallest) to 100.
-        lossless: keep every sample; `quality` then says nothing.
-        tune: "eye" or "psnr", as `vaecodec.Codec` has it.
+        lossless: keep every sample; `quality` is then ignored.
+        tune: "eye" or "psnr", as in `vaecodec.Codec`.
 
     Example:
         >>> codec = numcodecs.get_codec({"id": "vaec", "quality": 60})
@@ -38,7 +38,7 @@ class Vaec(NumCodec):
         """Returns the .vaec file of a picture.
 
         Args:
-            buf: uint8 [H, W] or [H, W, C], C from 1 to 4; axes of length 1 may stand before these.
+            buf: uint8 [H, W] or [H, W, C], C from 1 to 4; axes of length 1 may come first.
 
         Raises:
             VaecImageError: the array is none of these.
@@ -47,7 +47,7 @@ class Vaec(NumCodec):
         return encode(picture_of(np.asarray(buf)), tune=self.tune, **rate)
 
     def decode(self, buf: Any, out: Any = None) -> Any:
-        """Returns the samples, uint8 [H, W] or [H, W, C]; or puts them into `out`, of as many bytes.
+        """Returns the samples, uint8 [H, W] or [H, W, C]; or copies them into `out`, which must have the same size.
 
         Raises:
             VaecError: the file is damaged, or larger than the default limit of `vaecodec.decode`.
@@ -56,10 +56,10 @@ class Vaec(NumCodec):
 
 
 def picture_of(chunk: NDArray[Any]) -> NDArray[np.uint8]:
-    """The one picture of a chunk, without its axes of length 1 in front.
+    """The single picture of a chunk, without leading axes of length 1.
 
     Raises:
-        VaecImageError: (SHAPE) there are several.
+        VaecImageError: (SHAPE) there is more than one.
     """
     shape = chunk.shape
     while len(shape) > 3 or (len(shape) == 3 and shape[2] > 4):

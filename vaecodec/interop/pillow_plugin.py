@@ -1,12 +1,12 @@
 """The Pillow plugin: `Image.open` and `Image.save` for .vaec files, registered when this module is imported.
 
-Opening reads header, tile index and metadata and allocates no pixels; loading and saving go through `vaecodec.codec`,
-which is imported only then. Whatever is wrong with a file or an image comes as an OSError, mostly a VaecError, because
-that is what users of Pillow catch. Pixels are shown as stored: EXIF orientation is left to `ImageOps.exif_transpose`.
+Opening reads header, tile index and metadata and allocates no pixels. Loading and saving import `vaecodec.codec` and go
+through it. All faults of files and images are raised as OSError, mostly as VaecError, because that is what users of
+Pillow catch. Pixels are shown as stored: EXIF orientation is left to `ImageOps.exif_transpose`.
 
-`Image.save` empties a file of that name before it asks a plugin, whatever the format. So that a save that fails keeps
-the old file, registering puts a function before it that, for paths of .vaec files only, encodes into memory first and
-then writes the file whole or not at all; every other save goes through untouched.
+`Image.save` empties an existing file before it calls a plugin. So that a failed save keeps the old file, registering
+wraps `Image.save`: for paths of .vaec files it encodes into memory first and then writes the file atomically. All other
+saves are passed on unchanged.
 """
 
 import functools
@@ -32,9 +32,9 @@ SAVE_OPTIONS = (
     "quality", "target_bytes", "target_bpp", "target_psnr", "target_ssimulacra2", "exif", "icc_profile", "xmp", "model",
     "lossless", "effort", "device", "tune",
 )  # fmt: skip
-"""Keywords of `Image.save` that are handed to `vaecodec.encode`, where they are explained."""
+"""Keywords of `Image.save` that are passed to `vaecodec.encode`, which documents them."""
 
-# People pass these to whatever format a file name happens to choose, so a warning would only be noise.
+# People pass these whatever the format, so a warning would only be noise.
 _SILENT_OPTIONS = ("optimize", "progressive", "dpi", "comment", "subsampling", "method")
 _FRAME_OPTIONS = ("save_all", "append_images", "append")
 _MARK = "_vaecodec_writes_whole"
@@ -44,11 +44,15 @@ _DRAFT_SCALES = (8, 4, 2)
 class VaecImageFile(ImageFile.ImageFile):
     """A .vaec file that Pillow has opened.
 
-    `info` holds "icc_profile", "exif" and "xmp" (bytes) where the file has them, and "vaec": a dict with "quality"
+    `info` holds "icc_profile", "exif" and "xmp" (bytes) if the file has them, and "vaec": a dict with "quality"
     (1..100), "bpp" (bits of the whole file per pixel), "model_id" (8 hexadecimal digits) and "version" (of the format).
 
-    With `ImageFile.LOAD_TRUNCATED_IMAGES` set, a file whose header and tile index are intact opens and loads: what is
-    damaged is grey, a UserWarning names it, and damaged metadata is missing.
+    With `ImageFile.LOAD_TRUNCATED_IMAGES` set, a file whose header and tile index are intact opens and loads: damaged
+    tiles are grey, a UserWarning names them, and damaged metadata is missing.
+
+    Example:
+        >>> Image.open("photo.vaec").info["vaec"]["quality"]
+        60
     """
 
     format = FORMAT
@@ -57,17 +61,17 @@ class VaecImageFile(ImageFile.ImageFile):
     is_animated = False
 
     def draft(self, mode: str | None, size: tuple[int, int] | None) -> tuple[str, tuple[int, int, float, float]] | None:
-        """Chooses to load a preview of 1/2, 1/4 or 1/8 instead of the picture: see `Codec.decode`, scale.
+        """Selects a preview of 1/2, 1/4 or 1/8 instead of the whole picture: see `scale` of `Codec.decode`.
 
-        `Image.thumbnail` calls this, so that thumbnails take about a third of the time.
+        `Image.thumbnail` calls this, so thumbnails take about a third of the time.
 
         Args:
-            mode: as Pillow's loaders have it; the mode stays as it is.
-            size: (width, height) in pixels: the preview has the smallest size that is not below it.
+            mode: part of Pillow's interface; has no effect.
+            size: (width, height) in pixels; the preview has the smallest size that is not below it.
 
         Returns:
             The mode, and the box (left, top, right, bottom) that the picture fills in the preview, whose sides are
-            rounded up; None if nothing changes, as after an earlier draft or `load`.
+            rounded up. None if nothing changes, as after an earlier draft or `load`.
         """
         if not size or not self.tile or self.tile[0].args != (1, *self.size):
             return None
@@ -81,11 +85,11 @@ class VaecImageFile(ImageFile.ImageFile):
         return self.mode, (0, 0, width / scale, height / scale)
 
     def load(self) -> Any:
-        """Decodes the pixels if that has not happened yet, and returns Pillow's object to access them by.
+        """Decodes the pixels on the first call, and returns Pillow's pixel access object.
 
         Raises:
             VaecError: the file is damaged, needs other weights, or is closed (CLOSED).
-            OSError: it cannot be read.
+            OSError: the file cannot be read.
         """
         if self.tile:
             self._opened_file()
@@ -93,15 +97,15 @@ class VaecImageFile(ImageFile.ImageFile):
             return super().load()
 
     def load_seek(self, pos: int) -> None:
-        """Moves to a byte of the file; that this method exists makes `ImageFile.Parser` wait for the whole file."""
+        """Seeks in the file. The presence of this method makes `ImageFile.Parser` wait for the whole file."""
         self._opened_file().seek(pos)
 
     def verify(self) -> None:
         """Checks every CRC of the file without decoding it, then closes it.
 
         Raises:
-            VaecError: the file is damaged, or it has been loaded or closed already (CLOSED).
-            OSError: it cannot be read.
+            VaecError: the file is damaged, or has been loaded or closed already (CLOSED).
+            OSError: the file cannot be read.
         """
         file = self._opened_file()
         try:
@@ -126,7 +130,7 @@ class VaecImageFile(ImageFile.ImageFile):
         self.info.update({key: value for key, value in metadata.items() if value})
         if "exif" in self.info:
             dpi = exif.resolution_dpi(self.info["exif"])
-            # Savers of other formats want the prefix that Pillow's JPEG reader leaves in place.
+            # Savers of other formats expect the prefix that Pillow's JPEG reader leaves in place.
             self.info["exif"] = exif.PREFIX + self.info["exif"]
             if dpi:
                 self.info["dpi"] = dpi
@@ -138,30 +142,29 @@ class VaecImageFile(ImageFile.ImageFile):
         }
 
     def _opened_file(self) -> BinaryIO:
-        file: BinaryIO | None = getattr(self, "fp", None)  # images that come from a pickle have none
+        file: BinaryIO | None = getattr(self, "fp", None)  # unpickled images have none
         if file is None or getattr(file, "closed", False):
             raise VaecError("image file is closed, must be open: call Image.open again", code="CLOSED")
         return file
 
 
 class VaecDecoder(ImageFile.PyDecoder):
-    """Fills Pillow's memory with the pixels of all tiles in one call, so that they may be decoded in batches."""
+    """Fills Pillow's buffer with the pixels of all tiles in one call, so that tiles can be decoded in batches."""
 
     _pulls_fd = True
 
     def decode(self, buffer: object) -> tuple[int, int]:
-        """Decodes from the file that Pillow set; its return value says that all is done.
+        """Decodes the file that Pillow has set; the return value tells Pillow that it is done.
 
         Raises:
-            VaecError: of the class and code that `vaecodec.decode` lists; also where the file is not the one that was
-                opened any more (CHANGED).
+            VaecError: as `vaecodec.decode`; also (CHANGED) if the file has changed since it was opened.
         """
         from vaecodec import codec  # numpy, and torch where a tile is learned, load with the first picture
 
         on_error: Literal["raise", "partial"] = "partial" if ImageFile.LOAD_TRUNCATED_IMAGES else "raise"
         data = cast(IO[bytes], self.fd).read()
         scale, width, height = self.args
-        # Pillow's own limit was kept when the file was opened; another size now means another file.
+        # Pillow checked its own limit when the file was opened; a different size now means a different file.
         samples = codec.decode(data, output="numpy", scale=1 / scale, max_pixels=width * height, on_error=on_error)
         channels = Image.getmodebands(self.mode)
         expected = (self.state.ysize, self.state.xsize) + ((channels,) if channels > 1 else ())
@@ -173,7 +176,13 @@ class VaecDecoder(ImageFile.PyDecoder):
 
 
 def register() -> None:
-    """Teaches Pillow to open and save .vaec files, and `mimetypes` their type; calling it again changes nothing."""
+    """Registers .vaec with Pillow and `mimetypes`. Importing vaecodec does this; calling it again changes nothing.
+
+    Example:
+        >>> vaecodec.register()
+        >>> Image.open("photo.vaec").format
+        'VAEC'
+    """
     Image.register_open(FORMAT, VaecImageFile, container.is_vaec)
     Image.register_decoder("vaec", VaecDecoder)
     Image.register_save(FORMAT, _save)
@@ -186,7 +195,7 @@ def register() -> None:
 
 
 def _saving_whole(save: Callable[..., None]) -> Callable[..., None]:
-    """`Image.save`, but that a path of a .vaec file is written whole or not at all."""
+    """`Image.save`, except that .vaec files given by path are written atomically."""
 
     @functools.wraps(save)
     def saving(image: Image.Image, fp: Any, format: str | None = None, **params: Any) -> None:
@@ -196,7 +205,7 @@ def _saving_whole(save: Callable[..., None]) -> Callable[..., None]:
         content = io.BytesIO()
         save(image, content, FORMAT, **params)
         path = os.fspath(fp)
-        if os.path.exists(path) and not os.path.isfile(path):  # a device or a pipe: nothing there to replace
+        if os.path.exists(path) and not os.path.isfile(path):  # a device or a pipe: there is nothing to replace
             with open(path, "wb") as file:
                 file.write(content.getbuffer())
         else:
@@ -207,7 +216,7 @@ def _saving_whole(save: Callable[..., None]) -> Callable[..., None]:
 
 
 def _is_ours(fp: Any, format: str | None) -> bool:
-    """Whether `Image.save` would make a .vaec file under a path."""
+    """Whether `Image.save` would write a .vaec file to a path."""
     if not isinstance(fp, str | bytes | os.PathLike):
         return False
     if format is not None:
@@ -216,7 +225,7 @@ def _is_ours(fp: Any, format: str | None) -> bool:
 
 
 def _read_front(file: BinaryIO, start: int) -> tuple[records.Header, dict[str, bytes], int]:
-    """Header, metadata and length in bytes of a file; of a damaged one only with LOAD_TRUNCATED_IMAGES."""
+    """Header, metadata and length in bytes of a file; reads damaged files only with LOAD_TRUNCATED_IMAGES."""
     try:
         info = container.read_info(file, max_pixels=None)
     except VaecError:
@@ -231,7 +240,7 @@ def _read_front(file: BinaryIO, start: int) -> tuple[records.Header, dict[str, b
 
 
 def _save(image: Image.Image, file: IO[bytes], filename: str | bytes) -> None:
-    """Pillow has emptied the target before it calls this, so nothing is written until everything has been encoded."""
+    """Saves an image. Pillow has already emptied the target, so everything is encoded before anything is written."""
     options = image.encoderinfo
     unknown = sorted(options.keys() - {*SAVE_OPTIONS, *_SILENT_OPTIONS, *_FRAME_OPTIONS})
     if unknown:
@@ -245,19 +254,19 @@ def _save(image: Image.Image, file: IO[bytes], filename: str | bytes) -> None:
         # The pixels are in memory already, so a limit on them would protect nobody.
         chosen = {name: options[name] for name in SAVE_OPTIONS if name in options}
         if chosen.get("lossless"):
-            chosen.pop("quality", None)  # of WebP, whose options people pass on, it then is the effort
+            chosen.pop("quality", None)  # people pass on WebP's options, where it then means the effort
         data = codec.encode(image, max_pixels=None, **chosen)
     _write(file, data)
 
 
 def _write(file: IO[bytes], data: bytes) -> None:
-    """Writes all of it now: an error when Pillow closes the file would come too late for it to remove the file."""
+    """Writes and flushes: an error when Pillow closes the file would be too late for Pillow to remove it."""
     try:
         file.write(data)
         if hasattr(file, "flush"):
             file.flush()
     except OSError:
-        if isinstance(file, io.BufferedRandom):  # as Pillow opens files: closing it a second time raises no more
+        if isinstance(file, io.BufferedRandom):  # opened by Pillow; closing it a second time is harmless
             with suppress(OSError):
                 file.close()
         raise
@@ -276,7 +285,7 @@ def _only_one_frame(found: str) -> VaecImageError:
 
 @contextmanager
 def _others_as_vaec_errors() -> Iterator[None]:
-    """Gives what `except OSError` would miss, though no caller's mistake, a class that it catches."""
+    """Turns errors that are not the caller's mistake into classes that `except OSError` catches."""
     try:
         yield
     except MemoryError as error:

@@ -1,4 +1,4 @@
-"""A zarr codec, "vaecodec": serializes chunks that are pictures, in arrays of version 3, by the one for numcodecs."""
+"""A zarr codec, "vaecodec": serializes picture chunks in arrays of version 3, through the numcodecs codec."""
 
 import asyncio
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ NAME = "vaecodec"
 
 @dataclass(frozen=True)
 class VaecCodec(ArrayBytesCodec):
-    """Codes every chunk as a .vaec file; arguments and chunks are those of `vaecodec.interop.numcodecs.Vaec`.
+    """Codes every chunk as a .vaec file; arguments and chunks as in `vaecodec.interop.numcodecs.Vaec`.
 
     Example:
         >>> serializer = VaecCodec(quality=60)
@@ -31,15 +31,15 @@ class VaecCodec(ArrayBytesCodec):
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "VaecCodec":
-        """The codec that an array's metadata describe."""
+        """Creates the codec that an array's metadata describe."""
         return cls(**data.get("configuration", {}))
 
     def to_dict(self) -> dict[str, Any]:
-        """What an array's metadata say of it."""
+        """The description of the codec in an array's metadata."""
         return {"name": NAME, "configuration": self._settings()}
 
     def compute_encoded_size(self, input_byte_length: int, chunk_spec: Any) -> int:
-        """Not known before."""
+        """Not known in advance."""
         raise NotImplementedError
 
     async def _encode_single(self, chunk_data: Any, chunk_spec: Any) -> Any:

@@ -1,1 +1,1 @@
-"""The model: what it is, its integers, and the engines that compute with it."""
+"""The model: architecture, integer coding, and the engines that compute it."""

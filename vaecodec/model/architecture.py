@@ -1,4 +1,4 @@
-"""What a network is, as plain data: widths, strides, qualities, tensors of a weights file, and the built-in files."""
+"""The architecture as plain data: widths, strides, qualities, tensors of a weights file, and the built-in files."""
 
 import functools
 import math
@@ -9,17 +9,17 @@ LATENT_STRIDE = 16  # pixels per latent position
 HYPER_STRIDE = 4  # latent positions per hyper-latent position
 
 # Contexts of hyper-latents (`coding.hyper_contexts`).
-HYPER_BANDS = 10  # tenths of the qualities
-MEAN_LIMIT = 3  # of the mean of neighbours, in halves
-ACTIVITIES, ACTIVITY_STEP = 8, 3  # classes of how many channels around are not zero, and how many are one class
+HYPER_BANDS = 10  # bands of ten qualities
+MEAN_LIMIT = 3  # largest magnitude of the neighbours' mean, in halves
+ACTIVITIES, ACTIVITY_STEP = 8, 3  # classes of activity, and the number of non-zero channels per class
 HYPER_CONTEXTS = HYPER_BANDS + 2 * ACTIVITIES * (2 * MEAN_LIMIT + 1)
-GRID = 4  # pixels per position of the fine grid on which pictures are taken apart and rendered
-BASE_SHARE = 8  # one in this many latent channels is in the base, which is all that a preview at 1/8 needs
+GRID = 4  # pixels per position of the fine grid, on which analysis starts and pictures are rendered
+BASE_SHARE = 8  # one in this many latent channels belongs to the base, which is all that a preview at 1/8 needs
 REACH_PX = 4  # pixels that deblocking changes on either side of a border between latents
-CUTS_IN_ALL = 64  # parts of the deblocking that a file may leave out
+CUTS_IN_ALL = 64  # unit of the deblocking cut: a file omits so many 64ths of the filter
 PREVIEW_SCALES = (2, 4, 8)
 
-# Tune: what the weights are made for, and the SHA-256 of their file.
+# Tune: the purpose of the weights, and the SHA-256 of their file.
 BUILT_IN = {
     "eye": "41c9256e27b0a3a857c7bb0bde59a8ce10de9b7db848f68df94b64f6b400cf4e",
     "psnr": "4ca6edc14fb36c22ad601632313f75633ee1097d9588d6e19133da8e0daddb01",
@@ -32,14 +32,14 @@ SCALE_ROWS = 64
 SCALE_MIN, SCALE_MAX = 0.11, 128.0
 LOG_SCALE_STEP = math.log(SCALE_MAX / SCALE_MIN) / (SCALE_ROWS - 1)
 SCALE_TABLE = tuple(SCALE_MIN * math.exp(LOG_SCALE_STEP * row) for row in range(SCALE_ROWS))
-"""Standard deviations of the rows of the latents' tables, log-spaced from 0.11 to 128 quantizer steps."""
+"""Standard deviation of each table index of the latents, log-spaced from 0.11 to 128 quantizer steps."""
 
 Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """Widths and depths of one network; a weights file names its own (the defaults are the shipped model).
+    """Widths and depths of one network; a weights file contains its own (the defaults are the shipped model).
 
     Attributes:
         latent_channels: M, of y.
@@ -64,23 +64,23 @@ class Architecture:
 
     @functools.cached_property
     def base_channels(self) -> int:
-        """How many channels of the latents a preview at 1/8 needs: see `coding.groups`."""
+        """Number of latent channels that a preview at 1/8 needs: see `coding.groups`."""
         return self.latent_channels // BASE_SHARE
 
     @functools.cached_property
     def analysis_margin(self) -> int:
-        """How many latents around a region analysis sees: a 3x3 kernel a block, and one for the 1/4 grid."""
+        """Latents around a region that analysis sees: one per block's 3x3 kernel, and one for the 1/4 grid."""
         return self.analysis_blocks + 1
 
     @functools.cached_property
     def synthesis_margin(self) -> int:
-        """How many latents around a region synthesis sees, likewise."""
+        """Latents around a region that synthesis sees."""
         return self.synthesis_blocks + 1
 
 
 @functools.lru_cache(maxsize=64)
 def built_in_tune(model_id: bytes) -> str | None:
-    """The tune of the built-in weights with this id; None if there are none."""
+    """The tune of the built-in weights with this model id; None if there are none."""
     return next((tune for tune, sha256 in BUILT_IN.items() if sha256.startswith(model_id.hex())), None)
 
 

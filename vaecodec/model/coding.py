@@ -1,7 +1,7 @@
-"""The integer half of the model, in numpy: which symbols a tile has, their order, their tables, and their choice.
+"""The integer half of the model, in numpy: symbols, their order and tables, and quantization with RDOQ.
 
-What chooses a probability table is integer arithmetic, so that every machine chooses the same. Floats only move pixels:
-an engine (`model.engine`) computes them.
+Integer arithmetic selects the probability tables, so every machine selects the same ones. Floats only affect pixels,
+and an engine (`model.engine`) computes them.
 """
 
 import functools
@@ -24,9 +24,9 @@ from vaecodec.model.architecture import (
 )
 from vaecodec.model.engine import Array, Engine
 
-BASE_GROUPS = 2  # of the groups below, the first: all of the base and nothing else
+BASE_GROUPS = 2  # the first groups below hold exactly the base
 HYPER_PASSES = 3
-BITS_PER_DISTORTION = 20.0  # what a squared quantizer step is worth; 6 / ln 2 for uniform quantizers at high rates
+BITS_PER_DISTORTION = 20.0  # bits per squared quantizer step; 6 / ln 2 for uniform quantizers at high rates
 
 
 class Symbols(NamedTuple):
@@ -35,7 +35,7 @@ class Symbols(NamedTuple):
     Attributes:
         z: int16 [h' w', Z], hyper-latents, h' = ceil(h / 4), w' = ceil(w / 4).
         y: int16 [h w, M], latents; or only their base, [h w, M / 8].
-        indexes: uint8, as y: for each of them, the row of the table that codes it.
+        indexes: uint8, shaped like y: the table index of each latent.
     """
 
     z: NDArray[np.int16]
@@ -52,11 +52,11 @@ class Coded(NamedTuple):
 
 
 Code = Callable[[Tables, NDArray[np.uint8]], NDArray[np.int32]]
-"""Asked for the symbols [n] of a group, given their tables and table indexes [n]; of a decoder, it reads them."""
+"""Returns the symbols [n] of a group, given their tables and table indexes [n]; a decoder reads them from the bytes."""
 
 
 def quality_level(quality: int) -> float:
-    """Quality 1..100 as the level 0..1 that the gain curves take."""
+    """The level 0..1 of a quality 1..100, as the gain curves take it."""
     return (quality - 1) / (len(QUALITIES) - 1)
 
 
@@ -72,19 +72,19 @@ class Group(NamedTuple):
     """Latents that are coded together.
 
     Attributes:
-        number: 0 or 1, the pass that they are predicted in, whose tables code them.
-        parts: in the order of coding, positions int [n] and a range of channels.
+        number: 0 or 1, the pass in which they are predicted, and whose tables code them.
+        parts: in coding order, pairs of positions int [n] and a range of channels.
     """
 
     number: int
     parts: tuple[tuple[NDArray[np.intp], slice], ...]
 
     def take(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Those of this group [n], of values [h w, M] of all latents."""
+        """Selects the values [n] of this group from values [h w, M] of all latents."""
         return np.concatenate([values[positions, channels].ravel() for positions, channels in self.parts])
 
     def put(self, values: NDArray[Any], taken: NDArray[Any]) -> None:
-        """The inverse of `take`: sets those of this group, in values [h w, M]."""
+        """The inverse of `take`: sets the values of this group in values [h w, M]."""
         start = 0
         for positions, channels in self.parts:
             shape = len(positions), channels.stop - channels.start
@@ -95,16 +95,16 @@ class Group(NamedTuple):
 
 @functools.lru_cache(maxsize=16)
 def groups(rows: int, columns: int, channels: int) -> tuple[Group, ...]:
-    """The groups of a tile of rows x columns latents in the order of coding.
+    """The groups of a tile of rows x columns latents, in coding order.
 
     A checkerboard, shown for 2 x 4 positions; the numbers are passes:
 
         channels of the first half   1 0 1 0      of the second half   0 1 0 1
                                      0 1 0 1                           1 0 1 0
 
-    Both passes so know something of every position. The base, the first channels of the first half, is coded before all
-    others, so that a decoder that wants no more than a preview need not read on. Table indexes depend on no latent: any
-    order would do.
+    So both passes hold some channels of every position. The base, which is the first channels of the first half, is
+    coded before all others, so that a decoder can stop there if it only needs a preview. Table indexes do not depend on
+    latents, so any order would work.
 
     Source: He et al., "Checkerboard Context Model for Efficient Learned Image Compression" (CVPR 2021), §3.
     """
@@ -132,12 +132,12 @@ def first_pass(rows: int, columns: int, channels: int) -> NDArray[np.bool_]:
 
 
 class HyperPass(NamedTuple):
-    """Hyper-latents that are coded together, in the tables that those around them choose.
+    """Hyper-latents that are coded together; their neighbours select the tables.
 
     Attributes:
-        positions: int [n], of the grid, row by row.
-        around: int [n, 4], positions of their neighbours of earlier passes; h' w' where there is none.
-        known: int32 [n, 1], how many neighbours there are.
+        positions: int [n], positions in the grid, row by row.
+        around: int [n, 4], positions of their neighbours in earlier passes; h' w' if there is none.
+        known: int32 [n, 1], number of neighbours.
     """
 
     positions: NDArray[np.intp]
@@ -147,10 +147,10 @@ class HyperPass(NamedTuple):
 
 @functools.lru_cache(maxsize=16)
 def hyper_passes(rows: int, columns: int) -> tuple[HyperPass, ...]:
-    """The passes over a grid of rows x columns hyper-latents, in the order of coding; shown for 2 x 4 positions:
+    """The passes over a grid of rows x columns hyper-latents, in coding order; shown for 2 x 4 positions:
 
-        0 2 0 2     Pass 0 knows nothing, pass 1 its diagonal neighbours, pass 2 those beside, above and below.
-        2 1 2 1
+        0 2 0 2     Pass 0 knows no neighbours, pass 1 the diagonal ones, pass 2 those left, right, above
+        2 1 2 1     and below.
 
     Source: Reed et al., "Parallel Multiscale Autoregressive Density Estimation" (ICML 2017), §3.
     """
@@ -170,13 +170,13 @@ def hyper_passes(rows: int, columns: int) -> tuple[HyperPass, ...]:
 
 
 def hyper_contexts(z: NDArray[np.int16], of: HyperPass, quality: int) -> NDArray[np.intp]:
-    """The context [n, Z] of each hyper-latent of a pass: what chooses its table. Integers, the same on every machine.
+    """The context [n, Z] of each hyper-latent of a pass, which selects its table; in integers, equal on every machine.
 
-    Where nothing around is known it is the tenth of the qualities. Elsewhere it is made of the mean of the same channel
-    around, of how many channels around are not zero, and of the half of the qualities.
+    Without known neighbours, the context is one of ten bands of qualities. Otherwise it combines the neighbours' mean
+    in the same channel, the number of non-zero symbols around, and the lower or upper half of the qualities.
 
     Args:
-        z: [h' w' + 1, Z], those of earlier passes, and a last row of zeros.
+        z: [h' w' + 1, Z], hyper-latents of earlier passes, and a last row of zeros.
         of: the pass.
         quality: 1 to 100.
     """
@@ -190,7 +190,7 @@ def hyper_contexts(z: NDArray[np.int16], of: HyperPass, quality: int) -> NDArray
 
 
 def _hyper_indexes(engine: Engine, z: NDArray[np.int16], of: HyperPass, quality: int) -> NDArray[np.uint8]:
-    """Table indexes of the hyper-latents of a pass [n Z]; arguments as of `hyper_contexts`."""
+    """Table indexes of the hyper-latents of a pass [n Z]; arguments as in `hyper_contexts`."""
     contexts = hyper_contexts(z, of, quality)
     return engine.hyper_indexes[contexts, np.arange(contexts.shape[1])].ravel()
 
@@ -201,18 +201,18 @@ def _hyper_indexes(engine: Engine, z: NDArray[np.int16], of: HyperPass, quality:
 def read(
     engine: Engine, rows: int, columns: int, qualities: Sequence[int], codes: Sequence[Code], *, base_only: bool = False
 ) -> list[Symbols]:
-    """The symbols of several tiles of rows x columns latents, every one asked for once, in bitstream order.
+    """The symbols of several tiles of rows x columns latents; every symbol is requested once, in bitstream order.
 
-    Integers only, the same on every machine: decoders, whose `code` answers from the bytes, know all symbols before
-    anything else is computed.
+    Uses only integers, which are the same on every machine. A decoder, whose `code` reads from the bytes, knows all
+    symbols before anything else is computed.
 
     Args:
-        engine: gives table indexes, and has the tables.
-        rows: of each tile's latents.
-        columns: likewise.
+        engine: computes the table indexes, and has the tables.
+        rows: rows of latents of each tile.
+        columns: columns of latents of each tile.
         qualities: 1 to 100, of each tile.
-        codes: of each tile; asked about z, then about each group of y.
-        base_only: stop when the base of the latents is known.
+        codes: for each tile, called for each pass of z, then for each group of y.
+        base_only: stop after the base of the latents.
     """
     arch, grid = engine.arch, hyper_size(rows, columns)
     z = [np.zeros((grid[0] * grid[1] + 1, arch.hyper_channels), np.int16) for _ in codes]
@@ -230,7 +230,7 @@ def read(
 
 
 def coded(engine: Engine, symbols: Symbols, rows: int, columns: int, quality: int) -> Iterator[Coded]:
-    """The symbols of a tile of rows x columns latents as `read` asks for them: each pass of z, each group of y."""
+    """Yields the symbols of a tile of rows x columns latents in the order of `read`: passes of z, then groups of y."""
     z = np.concatenate([symbols.z, np.zeros_like(symbols.z[:1])])
     for of in hyper_passes(*hyper_size(rows, columns)):
         indexes = _hyper_indexes(engine, z, of, quality)
@@ -242,7 +242,7 @@ def coded(engine: Engine, symbols: Symbols, rows: int, columns: int, quality: in
 def dequantize(engine: Engine, symbols: Sequence[Symbols], rows: int, columns: int, qualities: Sequence[int]) -> Array:
     """Latents [B, M, rows, columns] of the symbols of B tiles, ready for synthesis; or their base.
 
-    Means are float: they move pixels, never the coder.
+    Means are float: they affect pixels, never the entropy coder.
     """
     y = [each.y for each in symbols]
     return engine.predict([each.z for each in symbols], rows, columns, qualities, lambda *_: y, y[0].shape[1])
@@ -252,10 +252,10 @@ def dequantize(engine: Engine, symbols: Sequence[Symbols], rows: int, columns: i
 
 
 def quantize(engine: Engine, y: Array, quality: int) -> tuple[Symbols, Array]:
-    """Symbols of the latents y [M, h, w] of one tile, rate-distortion optimized; and `dequantize` of them [M, h, w].
+    """Quantizes the latents y [M, h, w] of a tile with RDOQ; returns the symbols and the dequantized latents [M, h, w].
 
     Raises:
-        VaecModelError: (MODEL_VALUES) the weights lead to latents that are not finite numbers.
+        VaecModelError: (MODEL_VALUES) the weights produce latents that are not finite.
     """
     rows, columns = y.shape[1:]
     steps, of_z = engine.hyper_analyze(y, quality)
@@ -263,39 +263,41 @@ def quantize(engine: Engine, y: Array, quality: int) -> tuple[Symbols, Array]:
     (indexes,) = engine.table_indexes([z], rows, columns, [quality])
     symbols = np.zeros(indexes.shape, np.int16)
 
-    def choose(number: int, residual: NDArray[np.float32] | None) -> list[NDArray[np.int16]]:
-        told = cast(NDArray[np.float32], residual)  # because there are steps
+    def symbols_of_pass(number: int, residual: NDArray[np.float32] | None) -> list[NDArray[np.int16]]:
+        distances = cast(NDArray[np.float32], residual)  # not None, because there are steps
         for group in groups(rows, columns, engine.arch.latent_channels):
             if group.number == number:
-                chosen = engine.rdoq(group.take(told), group.take(indexes), engine.latent_tables[number])
+                chosen = engine.rdoq(group.take(distances), group.take(indexes), engine.latent_tables[number])
                 group.put(symbols, chosen)
         return [symbols]
 
-    y_hat = engine.predict([z], rows, columns, [quality], choose, symbols.shape[1], steps)[0]
+    y_hat = engine.predict([z], rows, columns, [quality], symbols_of_pass, symbols.shape[1], steps)[0]
     return Symbols(z, symbols, indexes), y_hat
 
 
 def nearest(residual: NDArray[np.float32]) -> NDArray[np.int32]:
-    """The integers nearest to residuals in quantizer steps, of any shape, as far as tables can code them.
+    """Rounds residuals, in quantizer steps and of any shape, to the nearest integers that tables can code.
+
 
     Raises:
         VaecModelError: (MODEL_VALUES) a residual is NaN.
     """
     if np.isnan(residual).any():
-        raise VaecModelError("the weights turn this picture into latents that are NaN", code="MODEL_VALUES")
+        raise VaecModelError("the weights produce NaN latents for this picture", code="MODEL_VALUES")
     return np.rint(residual).clip(-ESCAPE_LIMIT, ESCAPE_LIMIT).astype(np.int32)
 
 
 def rdoq(residual: NDArray[np.float32], indexes: NDArray[np.uint8], tables: Tables) -> NDArray[np.int32]:
-    """Symbols [n] as `nearest`, but one nearer to zero where the bits that this saves are worth the distortion.
+    """As `nearest`, for symbols [n], but one step closer to zero where the saved bits are worth the added distortion.
 
     Args:
         residual: distances [n] from the means, in quantizer steps.
         indexes: the table index of each.
-        tables: those that will code them.
+        tables: the tables that will code them.
+
 
     Source: Karczewicz, Ye and Chong, "Rate Distortion Optimized Quantization", ITU-T SG16/Q6 VCEG-AH21 (2008). Only
-    encoders do it; no decoder can tell.
+    encoders use it; decoders are not affected.
     """
     symbols = nearest(residual)
     symbols[indexes < tables.first_coded_row] = 0
@@ -308,13 +310,13 @@ def rdoq(residual: NDArray[np.float32], indexes: NDArray[np.uint8], tables: Tabl
 
 
 def is_worth_a_step(residual: Any, symbols: Any, saved_bits: Any) -> Any:
-    """Where it pays to go one nearer to zero; of arrays or tensors of one shape.
+    """Whether one step closer to zero is worth its distortion, for arrays or tensors of one shape.
 
     Args:
         residual: distance from the mean in quantizer steps.
         symbols: the integers nearest to it.
-        saved_bits: by how much the symbols nearer to zero are cheaper.
+        saved_bits: bits that the symbols closer to zero save.
     """
-    # The squared distance to a symbol is smaller by this than to its neighbour on the side of zero.
+    # The increase of the squared error from a symbol to its neighbour closer to zero.
     distortion = 2 * (abs(residual) - abs(symbols)) + 1
     return saved_bits > BITS_PER_DISTORTION * distortion

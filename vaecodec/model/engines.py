@@ -1,4 +1,4 @@
-"""Which engines there are, which one computes and why, and putting weights to work on it."""
+"""Selects the engine, gives the reason, and loads weights into it."""
 
 import functools
 import importlib.util
@@ -19,14 +19,14 @@ KINDS = ("auto", "native", "torch")
 
 
 class Choice(NamedTuple):
-    """An engine, "native" or "torch", and the reason why it is the one."""
+    """An engine, "native" or "torch", and the reason for its selection."""
 
     kind: str
     reason: str
 
 
 def check(kind: str) -> str:
-    """The kind of engine.
+    """Returns the kind of engine unchanged.
 
     Raises:
         VaecImageError: (ARGUMENT) there is no such kind.
@@ -36,23 +36,23 @@ def check(kind: str) -> str:
     return kind
 
 
-def choose(kind: str, device: str) -> Choice:
-    """The engine that computes.
+def select(kind: str, device: str) -> Choice:
+    """Selects the engine.
 
-    Where nothing else is asked for, the native one on CPUs if it is installed: it starts in a tenth of the time. A GPU
-    is looked for only if the process has loaded torch, because loading it takes seconds.
+    By default that is the native engine on CPUs, if it is installed: it starts in a tenth of the time. A GPU is
+    considered only if the process has loaded torch, because loading torch takes seconds.
 
     Args:
         kind: one of `KINDS`.
         device: "auto" or a torch device.
 
     Raises:
-        VaecModelError: (NATIVE_MISSING, NATIVE_VERSION, NATIVE_LEVEL) the native one is wanted and cannot be used,
-            (DEVICE) or is wanted for another device, (ENGINE) or the environment names one that does not exist.
+        VaecModelError: (NATIVE_MISSING, NATIVE_VERSION, NATIVE_LEVEL) the native engine was requested and cannot be
+            used; (DEVICE) it was requested for another device; (ENGINE) the environment names an unknown engine.
     """
-    from vaecodec.model.native_engine.binding import library  # deferred: it loads at the first use
+    from vaecodec.model.native_engine.binding import library  # deferred: it loads on first use
 
-    reason = "it was asked for"
+    reason = "it was requested"
     if kind == "auto" and (named := os.environ.get(VARIABLE)):
         if named not in KINDS:
             raise VaecModelError(f"{VARIABLE} is {named!r}, must be one of {', '.join(KINDS)}", code="ENGINE")
@@ -80,10 +80,10 @@ def has_torch() -> bool:
 
 
 def load(weights: Weights, device: str, kind: str) -> Engine:
-    """Put weights to work on the engine that `choose` gave.
+    """Loads weights into the engine that `select` selected.
 
     Raises:
-        VaecModelError: (IMPORT) torch is wanted and not installed; or as the engines do.
+        VaecModelError: (IMPORT) torch is needed and not installed; or as the engines.
     """
     if kind == "native":
         from vaecodec.model.native_engine import NativeEngine
@@ -93,8 +93,8 @@ def load(weights: Weights, device: str, kind: str) -> Engine:
         from vaecodec.model.torch_engine import engine
     except ImportError as error:
         raise VaecModelError(
-            f"this needs torch: pip install 'vaecodec[torch]' ({error}). Pictures on CPUs do not need it where the "
-            "native engine is installed: `vaecodec doctor` says whether it is",
+            f"this needs torch: pip install 'vaecodec[torch]' ({error}). With the native engine, pictures on CPUs do "
+            "not need torch: run `vaecodec doctor` to see whether it is installed",
             code="IMPORT",
         ) from error
     engine.settle_after_fork()
@@ -102,10 +102,10 @@ def load(weights: Weights, device: str, kind: str) -> Engine:
 
 
 def cached(model: str | None, tune: str, device: str, kind: str) -> Engine:
-    """The engine with the weights of a file, or the built-in ones of a tune, loaded once; for any thread.
+    """The engine with the weights of a file, or the built-in weights of a tune, loaded once; thread-safe.
 
     Raises:
-        VaecModelError: as `choose`, `load` and `weights.load`.
+        VaecModelError: as `select`, `load` and `weights.load`.
     """
     with _loading:
         engine = _cached(model, tune, device, _chosen(kind, device, os.environ.get(VARIABLE), "torch" in sys.modules))
@@ -117,8 +117,8 @@ def cached(model: str | None, tune: str, device: str, kind: str) -> Engine:
 
 @functools.lru_cache(maxsize=16)
 def _chosen(kind: str, device: str, named: str | None, has_torch: bool) -> str:
-    """Cached by all that the choice depends on."""
-    return choose(kind, device).kind
+    """Cached by everything that the selection depends on."""
+    return select(kind, device).kind
 
 
 @functools.lru_cache(maxsize=8)
@@ -130,7 +130,7 @@ _loading = threading.Lock()
 
 
 def _renew_lock() -> None:
-    """A thread that was loading when the process forked does not exist in the child, and would never let go."""
+    """Replaces the lock after a fork: a thread that held it does not exist in the child, and would never release it."""
     global _loading
     _loading = threading.Lock()
 

@@ -1,4 +1,4 @@
-"""A weights file and back: safetensors, checked against a schema in the code, identified by its SHA-256. No torch."""
+"""Loads and saves weights files: safetensors, checked against a schema in the code, identified by SHA-256. No torch."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ MAX_HEADER_BYTES = 64 << 10
 MAX_WIDTH = 1024
 MAX_BLOCKS = 32
 SCALE_LAYERS = 4
-MAX_ROWS = 256  # an index is a byte
+MAX_ROWS = 256  # indexes are bytes
 _TABLE_PARTS = ("radius", "counts", "first_coded_row")
 
 Arrays = dict[str, NDArray[Any]]
@@ -33,18 +33,18 @@ Arrays = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """What a weights file holds, checked.
+    """The checked contents of a weights file.
 
     Attributes:
         arch: widths and depths.
         floats: parameters of transforms and gains by name, float16 or float32, as `architecture.float_shapes` lists.
         scales: the integer scale network.
-        hyper_tables: for the hyper-latents, at most 256 rows.
-        hyper_indexes: uint8 [HYPER_CONTEXTS, Z], the row of each channel in each context.
+        hyper_tables: the tables of the hyper-latents, at most 256.
+        hyper_indexes: uint8 [HYPER_CONTEXTS, Z], the table index of each channel in each context.
         latent_tables: one entry per pass.
-        eye: what they were trained for: squared error alone (0) to what people see (1).
-        restores: whether they were trained to give back another picture than the one encoded, as without its noise.
-        model_id: first 4 bytes of the SHA-256 of the file; empty if it is not one yet.
+        eye: the tune that the weights were trained for, from squared error alone (0) to visual quality (1).
+        restores: whether the weights were trained to change the picture, for example to remove noise.
+        model_id: first 4 bytes of the SHA-256 of the file; empty before it is saved.
     """
 
     arch: Architecture
@@ -58,7 +58,7 @@ class Weights:
     model_id: bytes = b""
 
     def arrays(self) -> Arrays:
-        """Floats and the integers of the scale network, by the names that they have in a file."""
+        """The floats and the integers of the scale network, by their names in the file."""
         found: Arrays = dict(self.floats)
         for number, layer in enumerate(self.scales.layers):
             found[f"scales.{number}.weight"], found[f"scales.{number}.bias"] = layer.weight, layer.bias
@@ -68,14 +68,14 @@ class Weights:
 
 
 def built_in_path(tune: str = DEFAULT_TUNE) -> Path:
-    """Where the built-in weights of a tune lie: inside an installed package, or beside it in a checkout."""
+    """The path of the built-in weights of a tune, in the installed package or in a checkout."""
     name = f"vaec-1-{tune}.safetensors"
     inside = Path(__file__).parents[1] / "pretrained" / name
     return inside if inside.exists() else Path(__file__).parents[2] / "pretrained" / name
 
 
 def save(path: Path, weights: Weights) -> str:
-    """Write a weights file atomically; returns its SHA-256 in hex. Floats are stored as they are."""
+    """Write a weights file atomically; returns its SHA-256 in hex. Floats keep their dtype."""
     arrays = weights.arrays()
     arrays["hyper_indexes"] = weights.hyper_indexes
     for name, group in (("hyper_tables", (weights.hyper_tables,)), ("latent_tables", weights.latent_tables)):
@@ -99,7 +99,7 @@ def save(path: Path, weights: Weights) -> str:
 
 
 def _in_order(data: bytes) -> bytes:
-    """The same file, metadata sorted: safetensors writes them in a random order, which would change the hash."""
+    """The file with sorted metadata: safetensors writes it in random order, which would change the hash."""
     end = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:end])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
@@ -112,26 +112,26 @@ def load(path: Path | None = None, tune: str = DEFAULT_TUNE) -> Weights:
     """Read a weights file, or the built-in one of a tune.
 
     Raises:
-        VaecModelError: the file is missing or too large (MODEL_FILE), is not the one that this package was built with
-            (MODEL_HASH), or does not follow the schema (MODEL_SCHEMA, MODEL_VALUES, EXACT_BOUND, TABLE).
+        VaecModelError: (MODEL_FILE) the file is missing or too large; (MODEL_HASH) the built-in file was changed;
+            (MODEL_SCHEMA, MODEL_VALUES, EXACT_BOUND, TABLE) the file does not follow the schema.
     """
     return parse(read(path, tune))
 
 
 def read(path: Path | None = None, tune: str = DEFAULT_TUNE) -> bytes:
-    """The bytes of a weights file that is not too large, or of the built-in one of a tune; raises as `load`."""
+    """Reads the bytes of a weights file, or of the built-in one of a tune; raises as `load`."""
     data = _read(path or built_in_path(tune))
     digest = hashlib.sha256(data).hexdigest()
     if path is None and digest != BUILT_IN[tune]:
         raise VaecModelError(
-            f"the built-in weights have SHA-256 {digest[:8]}..., not {BUILT_IN[tune][:8]}...: reinstall",
+            f"the built-in weights have SHA-256 {digest[:8]}..., must have {BUILT_IN[tune][:8]}...: reinstall vaecodec",
             code="MODEL_HASH",
         )
     return data
 
 
 def parse(data: bytes) -> Weights:
-    """The weights in a file's bytes.
+    """Parses the bytes of a weights file.
 
     Raises:
         VaecModelError: (MODEL_SCHEMA, MODEL_VALUES, EXACT_BOUND, TABLE) they do not follow the schema.
@@ -154,9 +154,9 @@ def _read(path: Path) -> bytes:
     try:
         size = path.stat().st_size
         if not 8 < size <= MAX_FILE_BYTES:
-            raise VaecModelError(f"{path} has {size} bytes, allowed 9..{MAX_FILE_BYTES}", code="MODEL_FILE")
+            raise VaecModelError(f"{path} has {size} bytes, must have 9 to {MAX_FILE_BYTES}", code="MODEL_FILE")
         with open(path, "rb") as file:
-            return file.read(MAX_FILE_BYTES)  # a file that grows meanwhile is cut, and then refused
+            return file.read(MAX_FILE_BYTES)  # a file that grows meanwhile is truncated, and then refused
     except VaecModelError:
         raise
     except OSError as error:
@@ -167,15 +167,15 @@ def _parse(data: bytes) -> tuple[Architecture, float, bool, Arrays]:
     """Architecture, `eye`, `restores` and arrays of a weights file, every name, dtype, shape and range checked."""
     header_bytes = int.from_bytes(data[:8], "little")
     if not 2 <= header_bytes <= min(MAX_HEADER_BYTES, len(data) - 8):
-        raise _schema(f"header of {header_bytes} bytes, allowed 2..{MAX_HEADER_BYTES}")
+        raise _schema(f"header has {header_bytes} bytes, must have 2 to {MAX_HEADER_BYTES}")
     try:
         metadata = json.loads(data[8 : 8 + header_bytes]).get("__metadata__", {})
         arrays = parse_safetensors(data)
         arch, eye = Architecture(**json.loads(metadata["architecture"])), float(metadata.get("eye", "1"))
     except (SafetensorError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise _schema(f"not a weights file of vaecodec ({error})") from error
+        raise _schema(f"not a vaecodec weights file ({error})") from error
     if metadata.get("format") != FORMAT:
-        raise _schema(f"format {metadata.get('format')!r}, expected {FORMAT!r}")
+        raise _schema(f"format is {metadata.get('format')!r}, must be {FORMAT!r}")
     _check_architecture(arch)
     _check_arrays(arch, arrays)
     if not 0 <= eye <= 1:
@@ -187,7 +187,7 @@ def _check_architecture(arch: Architecture) -> None:
     for field in fields(arch):
         value, limit = getattr(arch, field.name), MAX_BLOCKS if field.name.endswith("_blocks") else MAX_WIDTH
         if type(value) is not int or not 2 <= value <= limit:
-            raise _schema(f"{field.name} is {value!r}, allowed 2..{limit}")
+            raise _schema(f"{field.name} is {value!r}, must be 2 to {limit}")
     if arch.latent_channels % 2 or arch.scale_channels % 2 or arch.hyper_channels > 256:
         raise _schema("latent_channels and scale_channels must be even, hyper_channels at most 256")
 
@@ -203,10 +203,10 @@ def _check_arrays(arch: Architecture, arrays: Arrays) -> None:
         if len(shape) != array.ndim or any(
             want not in (-1, have) for want, have in zip(shape, array.shape, strict=True)
         ):
-            raise _schema(f"{name} has shape {list(array.shape)}, expected {list(shape)}")
+            raise _schema(f"{name} has shape {list(array.shape)}, must be {list(shape)}")
         allowed = ("float16", "float32") if name in floats else (integers[name][0],)
         if array.dtype.name not in allowed:
-            raise _schema(f"{name} is {array.dtype}, expected {allowed[0]}")
+            raise _schema(f"{name} is {array.dtype}, must be {allowed[0]}")
         if name in floats and not np.isfinite(array).all():
             raise VaecModelError(f"{name} holds NaN or infinity", code="MODEL_VALUES")
     rows, indexed = arrays["hyper_tables.radius"].shape[1], int(arrays["hyper_indexes"].max()) + 1

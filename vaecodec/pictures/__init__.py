@@ -1,1 +1,1 @@
-"""Picture files by rows: what can be read and written without holding all of a picture, and Pillow for the rest."""
+"""Reads and writes picture files by rows if possible, and through Pillow otherwise."""

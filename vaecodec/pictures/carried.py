@@ -1,4 +1,4 @@
-"""The metadata that a Pillow image carries, as it is now: with what was edited, and colours told in other words."""
+"""The current metadata of a Pillow image, including edits, and ICC profiles made from other colour information."""
 
 import contextlib
 import math
@@ -30,20 +30,20 @@ _DESCRIPTIVE_TIFF_TAGS = {270, 271, 272, 282, 283, 296, 305, 306, 315, 316, 3343
 
 
 def carried_metadata(image: Image.Image, stored_mode: str) -> dict[str, bytes]:
-    """What a loaded image carries, with those of `METADATA_KEYS` as keys that are not empty, and not too long.
+    """The metadata of a loaded image by `METADATA_KEYS`; entries that are empty or too long are left out.
 
-    What was changed in `getexif()` wins over `info["exif"]`. A resolution in `info["dpi"]` goes into EXIF.
+    Changes through `getexif()` take precedence over `info["exif"]`. A resolution in `info["dpi"]` goes into EXIF.
 
     Args:
-        image: its pixels are loaded, since some formats hold or correct metadata after them.
-        stored_mode: "L", "LA", "RGB" or "RGBA"; an ICC profile of another colour space is left out.
+        image: its pixels are loaded, because some formats store or correct metadata after them.
+        stored_mode: "L", "LA", "RGB" or "RGBA"; an ICC profile for another colour space is left out.
     """
     return {key: value for key, value in _found(image, stored_mode).items() if value and len(value) <= _LIMITS[key]}
 
 
 def left_out(image: Image.Image, stored_mode: str) -> tuple[list[str], list[str]]:
-    """Names of what a loaded image holds, and a .vaec file does not: of the picture, and of its metadata."""
-    original = originals.look(image)
+    """Names of what a loaded image holds and a .vaec file cannot: first of the picture, then of its metadata."""
+    original = originals.inspect(image)
     lost, lost_metadata = list(original.lost), [*original.lost_metadata, *originals.lost_texts(image)]
     icc_profile, space = _icc_profile(image), _ICC_COLOUR_SPACE[stored_mode]
     for key, data in _found(image, stored_mode).items():
@@ -52,7 +52,7 @@ def left_out(image: Image.Image, stored_mode: str) -> tuple[list[str], list[str]
             names.append(f"{NAMES[key]} of more than {_LIMITS[key]:,} bytes")
     if image.mode == "CMYK" and icc_profile:
         if colour.to_srgb(Image.new("CMYK", (1, 1)), icc_profile) is None:
-            lost.append("the ICC profile, which cannot be used: colours are a guess")
+            lost.append("the ICC profile, which is unusable: colours are a guess")
     elif icc_profile and icc_profile[16:20] != space and image.mode != "LAB":
         found = icc_profile[16:20].decode("latin-1").strip()
         lost.append(f"the ICC profile, which is for {found}, not {space.decode().strip()}")
@@ -72,20 +72,20 @@ def _found(image: Image.Image, stored_mode: str) -> dict[str, bytes]:
         "exif": exif_blocks.with_resolution(exif, dpi) if (dpi := _dpi(image)) else exif,
         "xmp": _carried_xmp(image, exif, is_edited=is_edited),
     }
-    if not originals.look(image).is_file:  # a program may have cut or painted what the small pictures in it still show
+    if not originals.inspect(image).is_file:  # thumbnails may still show what a program has cropped or painted over
         return without_thumbnails(found)
     return found
 
 
 def _carried_exif(image: Image.Image) -> tuple[bytes, bool]:
-    """The EXIF block as it is now, without prefix, and whether it has been changed since the picture was opened."""
+    """The current EXIF block, without prefix, and whether it was changed since the picture was opened."""
     stored = image.info.get("exif")
     if isinstance(stored, Image.Exif):
         return _written(stored), True
     if not isinstance(stored, bytes):
         stored = originals.raw_profile(image, "exif", "app1")
         stored = b"" if _XMP_PREFIX.match(stored) else stored
-    handed_out = getattr(image, "_exif", None)  # what getexif() has given, and keeps
+    handed_out = getattr(image, "_exif", None)  # the object that getexif() returned and caches
     if hasattr(image, "tag_v2") and not stored:
         try:
             exif = _descriptive_exif(image.getexif())
@@ -97,14 +97,14 @@ def _carried_exif(image: Image.Image) -> tuple[bytes, bool]:
         return exif_blocks.without_prefix(stored), False
     loaded = getattr(handed_out, "_loaded_exif", None) or b""
     if stored and loaded and exif_blocks.without_prefix(loaded) != exif_blocks.without_prefix(stored):
-        return exif_blocks.without_prefix(stored), True  # another block was put in its place since
+        return exif_blocks.without_prefix(stored), True  # the block was replaced since
     if not _is_edited(handed_out, loaded, image):
         return exif_blocks.without_prefix(stored), False
     return _written(handed_out), True
 
 
 def _is_edited(exif: Image.Exif, loaded: bytes, image: Image.Image) -> bool:
-    """Whether tags differ from those that were loaded; an orientation that Pillow took from XMP is no difference."""
+    """Whether tags differ from the loaded ones; an orientation that Pillow took from XMP does not count."""
     try:
         before = Image.Exif()
         before.load(loaded)
@@ -118,7 +118,7 @@ def _is_edited(exif: Image.Exif, loaded: bytes, image: Image.Image) -> bool:
 
 
 def _tags_of(exif: Image.Exif) -> dict[int, Any]:
-    """All tags, those of the directories below, too, but for empty ones."""
+    """All tags that are not empty, including those of subdirectories."""
     tags = {tag: exif[tag] for tag in exif}
     for tag in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
         if tag in tags or getattr(exif, "_ifds", {}).get(tag):
@@ -130,11 +130,11 @@ def _tags_of(exif: Image.Exif) -> dict[int, Any]:
 
 
 def _written(exif: Image.Exif) -> bytes:
-    """A block as Pillow writes it; b"", with a warning, where it cannot: what stood there may have been deleted."""
+    """The block as Pillow writes it; b"" with a warning if it cannot, because the old block may hold deleted tags."""
     try:
         data = exif.tobytes()
     except Exception as error:
-        warnings.warn(f"EXIF cannot be written, and is left out ({error})", UserWarning, stacklevel=2)
+        warnings.warn(f"EXIF cannot be written and is dropped ({error})", UserWarning, stacklevel=2)
         return b""
     return b"" if data == Image.Exif().tobytes() else exif_blocks.without_prefix(data)
 
@@ -155,19 +155,21 @@ def _packet(image: Image.Image) -> bytes:
     if not xmp:
         xmp = originals.raw_profile(image, "xmp") or originals.raw_profile(image, "app1")
         xmp = _XMP_PREFIX.sub(b"", xmp, count=1)
-        xmp = xmp if xmp.lstrip().startswith(b"<") else b""  # a profile APP1 may be EXIF, too
+        xmp = xmp if xmp.lstrip().startswith(b"<") else b""  # a profile APP1 may also be EXIF
     if isinstance(xmp, str):
         return xmp.encode(errors="ignore")
     return xmp if isinstance(xmp, bytes) else b""
 
 
 def _carried_xmp(image: Image.Image, exif: bytes, *, is_edited: bool) -> bytes:
-    """The packet, in accord with the EXIF block as it is now, and without what points to things that are left out."""
+    """The XMP packet, consistent with the current EXIF block, and without references to dropped content."""
     xmp = _packet(image)
     if not xmp:
         return b""
     orientation = exif_blocks.orientation(exif)
-    if orientation is None and (is_edited or hasattr(image, "tag_v2")):  # deleted; or done, as Pillow does with TIFF
+    if orientation is None and (
+        is_edited or hasattr(image, "tag_v2")
+    ):  # deleted, or already applied, as Pillow does for TIFF
         orientation = 1
     if orientation is not None:
         xmp = _XMP_ORIENTATION.sub(rb"\g<1>%d" % orientation, xmp)
@@ -190,29 +192,29 @@ def _has_gps(exif: bytes) -> bool:
 
 
 def _dpi(image: Image.Image) -> tuple[float, float] | None:
-    """The resolution that a file tells beside EXIF; 72, which many write who know none, says nothing."""
+    """The resolution of a file outside EXIF; 72 is ignored, because many programs write it as a default."""
     dpi = image.info.get("dpi")
     if hasattr(image, "tag_v2") or (image.format in ("JPEG", "MPO") and image.info.get("jfif_unit") not in (1, 2)):
-        return None  # of TIFF in its tags; of others Pillow's own, for files that tell none
+        return None  # TIFF has it in its tags; for others it is Pillow's default
     if not isinstance(dpi, tuple) or len(dpi) != 2:
         return None
     try:
         across, down = float(dpi[0]), float(dpi[1])
     except (TypeError, ValueError, ZeroDivisionError):
         return None
-    is_told = all(math.isfinite(each) and 1 <= each < 1e6 for each in (across, down))
-    return (across, down) if is_told and (round(across), round(down)) != (72, 72) else None
+    is_valid = all(math.isfinite(each) and 1 <= each < 1e6 for each in (across, down))
+    return (across, down) if is_valid and (round(across), round(down)) != (72, 72) else None
 
 
 def _profile(image: Image.Image, stored_mode: str) -> bytes:
-    """The ICC profile, or what says the same in other words; b"" for sRGB."""
+    """The ICC profile, or one made from equivalent colour information; b"" for sRGB."""
     icc_profile = _icc_profile(image)
-    original = originals.look(image)
+    original = originals.inspect(image)
     is_grey = len(stored_mode) < 3
-    told = original.code_points
-    # Of PNG the code points come first, of others the profile.
-    if told and colour.knows_code_points(*told) and (image.format == "PNG" or not icc_profile):
-        icc_profile = colour.of_code_points(*told, is_grey=is_grey)
+    points = original.code_points
+    # In PNG the code points take precedence, elsewhere the profile.
+    if points and colour.knows_code_points(*points) and (image.format == "PNG" or not icc_profile):
+        icc_profile = colour.of_code_points(*points, is_grey=is_grey)
     elif not icc_profile and image.mode != "CMYK":
         icc_profile = _made_profile(image, original, is_grey=is_grey)
     return icc_profile if icc_profile[16:20] == _ICC_COLOUR_SPACE[stored_mode] else b""
@@ -224,7 +226,7 @@ def _icc_profile(image: Image.Image) -> bytes:
 
 
 def _made_profile(image: Image.Image, original: originals.Original, *, is_grey: bool) -> bytes:
-    """A profile of gamma and chromaticities, which PNG tells, and TIFF in two tags."""
+    """A profile made from the gamma and chromaticities of PNG, or from two tags of TIFF."""
     gamma, chromaticities = image.info.get("gamma"), image.info.get("chromaticity")
     tags = getattr(image, "tag_v2", {})
     if _WHITE_POINT in tags and _PRIMARY_CHROMATICITIES in tags:

@@ -1,7 +1,7 @@
-"""What the numbers of a picture mean: ICC profiles made of what a file says in other words, and conversions to sRGB.
+"""Colour management: ICC profiles made from a file's other colour information, and conversion to sRGB.
 
-A .vaec file without a profile is sRGB. So chromaticities and a gamma of PNG and TIFF, and the code points of PNG, AVIF
-and HEIC (ITU-T H.273), become a profile, unless they say sRGB themselves; CMYK goes through its profile to sRGB.
+A .vaec file without a profile is sRGB. So chromaticities and gamma of PNG and TIFF, and the code points of PNG, AVIF
+and HEIC (ITU-T H.273), become a profile, unless they mean sRGB. CMYK is converted to sRGB with its profile.
 """
 
 import functools
@@ -35,14 +35,14 @@ _PRIMARIES: dict[int, Chromaticities] = {  # H.273, table 2
     12: (*_D65, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060),
     22: (*_D65, 0.630, 0.340, 0.295, 0.605, 0.155, 0.077),
 }
-_UNKNOWN = (0, 2, 3)  # code points that say nothing
+_UNKNOWN = (0, 2, 3)  # reserved and unspecified code points
 _SRGB_CURVE = 13
 PQ, _HLG = 16, 18
 
-_SRGB_GAMMA = 0.45455  # what PNG writes beside sRGB: the exponent of the encoder
+_SRGB_GAMMA = 0.45455  # the encoder's exponent that PNG files store for sRGB
 _SAME_GAMMA = 0.01
 _SAME_CHROMATICITY = 0.002
-_PEAK_NITS, _PQ_NITS = 1000, 10000  # of a profile's white; of the top of PQ
+_PEAK_NITS, _PQ_NITS = 1000, 10000  # white of a profile; maximum of PQ
 _CURVE_POINTS = 1024
 _D50 = (0.9642, 1.0, 0.8249)
 _BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
@@ -51,15 +51,15 @@ _VERSION = 0x04400000
 
 
 def of_gamma(gamma: float | None, chromaticities: Sequence[float] | None, *, is_grey: bool) -> bytes:
-    """The profile of what PNG tells in gAMA and cHRM.
+    """The profile for the gAMA and cHRM chunks of PNG.
 
     Args:
         gamma: the encoder's exponent, such as 0.45455; None is sRGB's curve.
-        chromaticities: x and y of white, red, green and blue; None are those of sRGB.
-        is_grey: the profile is for grey pictures, of which only white counts.
+        chromaticities: x and y of white, red, green and blue; None means those of sRGB.
+        is_grey: whether the profile is for grey pictures, for which only white matters.
 
     Returns:
-        b"" where they say sRGB, within what files round to, or nonsense.
+        The profile; b"" if the values are invalid, or mean sRGB within the rounding of files.
     """
     found = tuple(chromaticities or SRGB)
     count = 2 if is_grey else 8
@@ -72,13 +72,13 @@ def of_gamma(gamma: float | None, chromaticities: Sequence[float] | None, *, is_
 
 
 def of_code_points(primaries: int, transfer: int, *, is_grey: bool) -> bytes:
-    """The profile of colours that H.273's numbers tell, as cICP of PNG and nclx of AVIF and HEIC do.
+    """The profile for H.273 code points, as in cICP of PNG and nclx of AVIF and HEIC.
 
-    The highest value of a picture in PQ stands for 1000 nits, and the profile says PQ for viewers that know it.
+    The highest value of a PQ picture stands for 1000 nits, and the profile names PQ for viewers that support it.
 
     Returns:
-        b"" where they say sRGB, nothing, or what is not known. The curve of BT.709 counts as sRGB's: viewers show both
-        alike, as they are meant to be seen.
+        The profile; b"" if the code points mean sRGB, are unspecified, or unknown. The curve of BT.709 counts as
+        sRGB's, because viewers show both alike.
     """
     found = SRGB if primaries in _UNKNOWN else _PRIMARIES.get(primaries)
     curve = _curves().get(_SRGB_CURVE if transfer in _UNKNOWN else transfer)
@@ -88,12 +88,12 @@ def of_code_points(primaries: int, transfer: int, *, is_grey: bool) -> bytes:
 
 
 def knows_code_points(primaries: int, transfer: int) -> bool:
-    """Whether `of_code_points` knows what these numbers mean, or that they mean nothing."""
+    """Whether `of_code_points` knows these code points, or they are unspecified."""
     return (primaries in _UNKNOWN or primaries in _PRIMARIES) and (transfer in _UNKNOWN or transfer in _curves())
 
 
 def to_srgb(image: Image.Image, profile: bytes) -> Image.Image | None:
-    """An image of mode L or CMYK as RGB of sRGB, through its own profile; None if that is of no use for it."""
+    """Converts an image of mode L or CMYK to sRGB with its own profile; None if the profile is unusable."""
     try:
         own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         flags = ImageCms.Flags.BLACKPOINTCOMPENSATION
@@ -138,13 +138,13 @@ def _pq(value: NDArray[np.float64]) -> NDArray[np.float64]:
 def _hlg(value: NDArray[np.float64]) -> NDArray[np.float64]:
     a, b, c = 0.17883277, 0.28466892, 0.55991073
     scene = np.where(value <= 0.5, value**2 / 3, (np.exp((value - c) / a) + b) / 12)
-    return scene**1.2  # as a screen of 1000 nits shows it
+    return scene**1.2  # as displayed on a screen of 1000 nits
 
 
 def _profile(
     chromaticities: Chromaticities, curve: bytes, *, is_grey: bool, code_points: tuple[int, int] | None = None
 ) -> bytes:
-    """An ICC profile, version 4; b"" for colours that are none."""
+    """An ICC profile, version 4; b"" for invalid colours."""
     white = _xyz(*chromaticities[:2])
     if white is None:
         return b""
@@ -177,7 +177,7 @@ def _profile(
 def _assembled(tags: dict[bytes, bytes], space: bytes) -> bytes:
     start, places, table, body = 128 + 4 + 12 * len(tags), dict[bytes, int](), b"", b""
     for name, content in tags.items():
-        if content not in places:  # the three curves are one
+        if content not in places:  # the three curves share one entry
             places[content] = start + len(body)
             body += content + bytes(-len(content) % 4)
         table += struct.pack(">4sII", name, places[content], len(content))
@@ -188,7 +188,7 @@ def _assembled(tags: dict[bytes, bytes], space: bytes) -> bytes:
 
 
 def _xyz(x: float, y: float) -> NDArray[np.float64] | None:
-    """A colour with Y = 1; None for no colour. Blue of the primaries 10 has y = 0, and is scaled as X + Y + Z = 1."""
+    """XYZ with Y = 1; None for an invalid colour. Blue of primaries 10 has y = 0, and is scaled to X + Y + Z = 1."""
     if not (math.isfinite(x) and math.isfinite(y)) or not (0 <= x <= 1 and 0 <= y <= 1):
         return None
     return np.array([x, y, 1 - x - y]) / (y if y > 1e-4 else 1)

@@ -1,4 +1,4 @@
-"""EXIF blocks as bytes: read and changed without moving anything, since maker notes point to places in the block."""
+"""Reads and edits EXIF blocks as bytes, without moving anything, because maker notes contain offsets into the block."""
 
 import math
 import struct
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 PREFIX = b"Exif\0\0"
-"""What JPEG puts before a block, and Pillow's readers leave there."""
+"""The prefix of a block in JPEG, which Pillow's readers leave in place."""
 
 ORIENTATION = 0x112
 _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT = 0x11A, 0x11B, 0x128
@@ -30,10 +30,10 @@ class _Entry(NamedTuple):
 
 
 class _Directory:
-    """A directory of a block: its entries, and where the number stands that leads to the next one.
+    """A directory of a block: its entries, and the position of the offset of the next directory.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no valid directory.
     """
 
     def __init__(self, data: bytes, place: int | None = None) -> None:
@@ -56,12 +56,12 @@ class _Directory:
             raise ValueError("damaged EXIF block") from error
 
     def number(self, place: int) -> int:
-        """The four bytes at a place."""
+        """The four bytes at a position, as a number."""
         number: int = struct.unpack_from(self.order + "I", self.data, place)[0]
         return number
 
     def value(self, tag: int) -> float | None:
-        """The first number of an entry, if that is a number; None otherwise."""
+        """The first value of an entry, if it is a number; otherwise None."""
         entry = next((entry for entry in self.entries if entry.tag == tag and entry.length), None)
         try:
             if entry is None:
@@ -79,14 +79,14 @@ class _Directory:
 
 
 def without_prefix(data: bytes) -> bytes:
-    """A block alone; some programs have written the prefix twice."""
+    """The block without its prefix, which some programs write twice."""
     while data.startswith(PREFIX):
         data = data[len(PREFIX) :]
     return data
 
 
 def orientation(exif: bytes) -> int | None:
-    """What a block says of the orientation, 1 to 8; None if nothing, or nonsense."""
+    """The orientation in a block, 1 to 8; None if it is missing or invalid."""
     try:
         found = _Directory(exif).value(ORIENTATION)
     except ValueError:
@@ -95,7 +95,7 @@ def orientation(exif: bytes) -> int | None:
 
 
 def resolution_dpi(exif: bytes) -> tuple[float, float] | None:
-    """The resolution that a block tells, across and down, in pixels an inch; None if it tells none."""
+    """The horizontal and vertical resolution in a block, in pixels per inch; None if there is none."""
     try:
         directory = _Directory(exif)
     except ValueError:
@@ -109,11 +109,11 @@ def resolution_dpi(exif: bytes) -> tuple[float, float] | None:
 
 
 def with_resolution(exif: bytes, dpi: Sequence[float]) -> bytes:
-    """A block that tells a resolution, too; one that does already, or cannot be read, stays as it is.
+    """The block with a resolution added; unchanged if it has one, or cannot be read.
 
     Args:
         exif: the block, without prefix; b"" makes a new one.
-        dpi: across and down, pixels an inch.
+        dpi: horizontal and vertical, in pixels per inch.
     """
     try:
         directory = _Directory(exif or _EMPTY)
@@ -128,7 +128,7 @@ def with_resolution(exif: bytes, dpi: Sequence[float]) -> bytes:
         entries[tag] = struct.pack(order + "HHII", tag, _RATIONAL, 1, start + 8 * number)
     entries[_RESOLUTION_UNIT] = struct.pack(order + "HHIHH", _RESOLUTION_UNIT, _SHORT, 1, _INCH, 0)
     values = b"".join(struct.pack(order + "II", *_ratio(value)) for value in dpi[:2])
-    # Maker notes stay where they are: the first directory is written anew behind them.
+    # Maker notes must not move, so the first directory is rewritten at the end.
     head = data[:4] + struct.pack(order + "I", start + len(values))
     listed = b"".join(entry for _, entry in sorted(entries.items()))
     tail = struct.pack(order + "H", len(entries)) + listed + struct.pack(order + "I", directory.next)
@@ -136,7 +136,7 @@ def with_resolution(exif: bytes, dpi: Sequence[float]) -> bytes:
 
 
 def without_thumbnail(exif: bytes) -> bytes:
-    """A block without the small picture in it, nor the directory that leads there; all else stays in its place."""
+    """The block without its thumbnail and the thumbnail's directory; everything else stays in place."""
     try:
         directory = _Directory(exif)
         if not directory.next:
@@ -160,7 +160,7 @@ def without_thumbnail(exif: bytes) -> bytes:
 
 
 def _ratio(value: float) -> tuple[int, int]:
-    """A resolution as two whole numbers; those of PNG are pixels a metre, and come out as fractions of an inch."""
+    """A resolution as a fraction of two integers; exact for PNG's pixels per metre."""
     nearest = round(value)
     if math.isclose(value, nearest, abs_tol=0.01):
         return nearest, 1

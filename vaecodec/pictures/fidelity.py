@@ -1,6 +1,6 @@
-"""How near lossy files are to what they were made of, in points of SSIMULACRA2, and which qualities follow from that.
+"""Estimates the SSIMULACRA2 score of lossy files, and derives matching qualities.
 
-Every curve is a mean over photographs, which `benchmarks/fidelity.py` measures again: `VAEC` is to follow the weights.
+Every curve is a mean over photographs; `benchmarks/fidelity.py` measures them. Update `VAEC` when the weights change.
 """
 
 import os
@@ -15,12 +15,12 @@ Curve = dict[float, float]
 VAEC: Curve = {
     1: -19, 10: 5, 20: 26, 30: 41, 40: 54, 50: 64, 60: 72.5, 70: 79.5, 75: 82.5, 80: 85, 90: 88.5, 100: 91,
 }  # fmt: skip
-"""Of a quality of .vaec files, by the default weights."""
+"""Score by quality of .vaec files, with the default weights."""
 JPEG: Curve = {
     1: -60, 10: -11, 20: 29.5, 30: 45.5, 40: 54, 50: 59.5, 60: 63.5, 70: 69, 80: 74.5, 85: 78, 90: 82, 95: 86, 98: 88,
     100: 88.5,
 }  # fmt: skip
-"""Of a quality of libjpeg, colour at half the size."""
+"""Score by quality of libjpeg, with 4:2:0 colour."""
 _BITS: dict[str, Curve] = {  # a pixel
     "WEBP": {0.2: 0, 0.46: 41, 0.68: 55, 1.05: 70, 1.99: 82, 3.83: 86.5},
     "AVIF": {0.05: 0, 0.2: 22, 0.4: 53, 0.6: 64.5, 0.87: 73.5, 1.61: 82.5, 2.31: 85.5},
@@ -28,10 +28,10 @@ _BITS: dict[str, Curve] = {  # a pixel
 _BITS["HEIF"] = _BITS["AVIF"]
 
 ADDED_LOSS = 0.85
-"""What coding a lossy picture again may lose, as a share of what it has lost before: by eye they stay alike, and from
-JPEG it saves a fifth. No less would be seen beside the first loss, and every point more costs bytes."""
+"""Loss that recoding a lossy picture may add, as a share of its existing loss. The pictures look alike, and it saves a
+fifth of a JPEG. A smaller share would not be visible next to the first loss, and every point costs bytes."""
 LOWEST, HIGHEST = 20, 95
-FULL_COLOUR_FROM = 96  # of JPEG's qualities: from here on, colour is worth its full size
+FULL_COLOUR_FROM = 96  # JPEG quality from which on 4:4:4 colour is worth its bytes
 _LARGEST_JPEG = 98
 _HEAD_BYTES = 1 << 16
 
@@ -44,7 +44,7 @@ _LUMINANCE = (
 
 
 class Estimate(NamedTuple):
-    """What a lossy file is: its format, its score, and its quality on libjpeg's scale where it is a JPEG."""
+    """The format and estimated score of a lossy file, and its quality on libjpeg's scale if it is a JPEG."""
 
     format: str
     score: float
@@ -52,12 +52,12 @@ class Estimate(NamedTuple):
 
     @property
     def vaec_quality(self) -> int:
-        """The quality that keeps it as it looks, in fewer bytes if any does."""
+        """The .vaec quality that keeps its appearance."""
         return _rounded(_inverse(VAEC, 100 - ADDED_LOSS * (100 - self.score)), LOWEST, HIGHEST)
 
 
 def estimate(image: Image.Image, source: str | bytes) -> Estimate | None:
-    """Of an opened image, whose file is at a path or in memory; None where it is lossless, or nobody knows.
+    """Estimates the fidelity of an opened image from its file (a path or bytes); None if lossless or unknown.
 
     Raises:
         OSError: the file cannot be read.
@@ -76,7 +76,7 @@ def estimate(image: Image.Image, source: str | bytes) -> Estimate | None:
 
 
 def jpeg_quality(luminance: Sequence[int]) -> float:
-    """The quality, 1 to 100, whose luminance table in libjpeg is as coarse as this one."""
+    """The libjpeg quality, 1 to 100, whose luminance table is as coarse as this one."""
     order = np.array(sorted(_LUMINANCE))  # Pillow has given both orders
     percent = 100 * float(np.mean(np.sort(np.asarray(luminance, float)) / order))
     quality = 5000 / percent if percent > 100 else (200 - percent) / 2
@@ -84,7 +84,7 @@ def jpeg_quality(luminance: Sequence[int]) -> float:
 
 
 def jpeg_quality_for(vaec_quality: int) -> int:
-    """The quality of a JPEG file made of a .vaec file: that of the JPEG which `vaec_quality` would stand for."""
+    """The JPEG quality for decoding a .vaec file: that of a JPEG for which `vaec_quality` would be chosen."""
     score = 100 - (100 - _at(VAEC, vaec_quality)) / ADDED_LOSS
     return _rounded(_inverse(JPEG, score), 1, _LARGEST_JPEG)
 

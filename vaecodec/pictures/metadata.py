@@ -1,4 +1,4 @@
-"""EXIF, ICC profile and XMP of a picture: overridden by a caller, given back, and fit for a part of it."""
+"""EXIF, ICC profile and XMP of a picture: caller overrides, Pillow's `info`, and metadata for parts of a picture."""
 
 import re
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ NAMES = {"icc_profile": "the ICC profile", "exif": "EXIF", "xmp": "XMP"}
 
 
 class Kept(Enum):
-    """What stands for metadata that a caller says nothing of."""
+    """The default for metadata arguments: keep the picture's own."""
 
     KEEP = "as the picture has it"
 
@@ -32,18 +32,18 @@ _XMP_THUMBNAILS = re.compile(rb"<((?:xmp|xap):Thumbnails)\b[^>]*>.*?</\1>", re.D
 
 
 def merge_metadata(carried: Mapping[str, bytes], **overrides: object) -> dict[str, bytes]:
-    """Applies a caller's explicit metadata to what the picture carries.
+    """Applies a caller's metadata overrides to the metadata of a picture.
 
     Args:
         carried: the result of `metadata_of`.
         **overrides: any of `METADATA_KEYS`. None or b"" drops the entry; bytes replace it, as do a `PIL.Image.Exif`
-            for exif and a str for xmp. A key that is not named keeps what was carried.
+            for exif and a str for xmp. Other keys keep their entries.
 
     Returns:
-        A new dict in the form of `metadata_of`.
+        A new dict, like that of `metadata_of`.
 
     Raises:
-        VaecImageError: an unknown key, a value of the wrong type, or one that cannot be written as bytes (METADATA).
+        VaecImageError: (METADATA) a key is unknown, or a value has the wrong type or cannot be written as bytes.
     """
     merged = {key: carried[key] for key in METADATA_KEYS if key in carried}
     for key, value in overrides.items():
@@ -57,7 +57,7 @@ def merge_metadata(carried: Mapping[str, bytes], **overrides: object) -> dict[st
 
 
 def without_thumbnails(metadata: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Metadata for a part of a picture, or one that was changed: small pictures of what it was are left out."""
+    """Metadata without thumbnails, for cropped or changed pictures, of which they would show the original."""
     found = dict(metadata)
     if found.get("exif"):
         found["exif"] = exif_blocks.without_thumbnail(found["exif"])
@@ -67,9 +67,9 @@ def without_thumbnails(metadata: Mapping[str, bytes]) -> dict[str, bytes]:
 
 
 def as_info(metadata: Mapping[str, bytes]) -> dict[str, Any]:
-    """The entries of a Pillow image's `info`: EXIF gets the prefix that Pillow's JPEG and PNG readers leave there.
+    """Entries for a Pillow image's `info`: EXIF gets the prefix that Pillow's JPEG and PNG readers leave there.
 
-    A resolution that EXIF tells is "dpi", too.
+    A resolution in EXIF also becomes "dpi".
     """
     info: dict[str, Any] = {key: metadata[key] for key in METADATA_KEYS if key in metadata}
     if "exif" in info:

@@ -1,8 +1,8 @@
-"""What Pillow does not tell of a picture file: its depth, the meaning of its colours, what gets lost, who can read it.
+"""Inspects picture files for what Pillow does not report: bit depth, code points of colours, content that gets lost.
 
-Pillow reads most of a file, but cuts 16 bits to 8, knows no code points of colours, and says nothing of what follows a
-picture. `look` asks the file itself, of which it reads the beginning, and the last bytes. Some formats it reads with a
-package of their own, which `open_with_package` takes where it is installed, and names where it is not.
+Pillow reads most of a file, but reduces 16 bits to 8, ignores colour code points, and does not report what follows a
+picture. `inspect` looks into the file itself: its beginning and its last bytes. Pillow reads some formats through other
+packages; `open_with_package` uses them if they are installed, and names them otherwise.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from vaecodec.errors import VaecImageError
 
 _ATTRIBUTE = "_vaecodec_original"
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_HEAD_BYTES = 1 << 18  # where all that is looked for stands
+_HEAD_BYTES = 1 << 18  # enough for everything that is inspected
 _TAIL_BYTES = 1 << 16
 _VIDEO = re.compile(rb"MotionPhoto_Data|\0\0\0.ftyp", re.DOTALL)
 _MOTION = re.compile(rb"""(?:MotionPhoto|MicroVideo)(?:="|='|>)1""")
@@ -29,23 +29,23 @@ _TIFF_TAGS = {
     33723: "IPTC", 34377: "Photoshop's data", 37724: "Photoshop's layers", 330: "further pictures (SubIFDs)",
     33550: "georeference", 34735: "georeference", 42112: "GDAL's metadata", 50838: "ImageJ's metadata",
 }  # fmt: skip
-_REDUCED = 1  # of the tag NewSubfileType: the picture is a small copy of another in the file
+_REDUCED = 1  # value of NewSubfileType: the picture is a small copy of another one in the file
 _RAW_PROFILES = re.compile(r"Raw profile type (\w+)", re.IGNORECASE)
 _SILENT_TEXTS = ("date:create", "date:modify", "date:timestamp", "XML:com.adobe.xmp", "xmp")
 
 
 @dataclass(frozen=True)
 class Original:
-    """What was found in the file of a picture.
+    """The findings about the file of a picture.
 
     Attributes:
-        bits: of a sample.
-        code_points: primaries and transfer of H.273; None where the file names none.
-        is_srgb: a chunk says so.
-        is_rounded: of more than 8 bits, what is rounded away is below the loss of the file's own codec.
-        is_file: it is the file that is to be stored, not an image that a program has made of it.
-        lost: what has no place in a .vaec file but is not metadata, such as further frames.
-        lost_metadata: likewise, of metadata.
+        bits: bits per sample.
+        code_points: primaries and transfer of H.273; None if the file has none.
+        is_srgb: whether a chunk marks the picture as sRGB.
+        is_rounded: whether rounding to 8 bits loses less than the file's own codec did.
+        is_file: whether the file itself is to be stored, not an image that a program made from it.
+        lost: content that a .vaec file cannot hold, other than metadata, such as further frames.
+        lost_metadata: metadata that a .vaec file cannot hold.
     """
 
     bits: int = 8
@@ -58,15 +58,15 @@ class Original:
 
     @property
     def is_too_deep(self) -> bool:
-        """Whether the picture has more than a .vaec file can hold."""
+        """Whether the picture has more bits per sample than a .vaec file can hold."""
         return self.bits > 8 and not self.is_rounded
 
 
-def look(image: Image.Image, *, is_file: bool = False) -> Original:
-    """Looks into the file of an image, best before its pixels are loaded; what was found stays with the image.
+def inspect(image: Image.Image, *, is_file: bool = False) -> Original:
+    """Inspects the file of an image, preferably before its pixels are loaded; the findings are stored in the image.
 
     Args:
-        image: any image; of those that come from no file, nothing is known.
+        image: any image; without a file, nothing is known.
         is_file: see `Original`.
     """
     if not isinstance(image, ImageFile.ImageFile):
@@ -87,18 +87,18 @@ def texts_of(image: Image.Image) -> dict[str, str]:
 
 
 def raw_profile(image: Image.Image, *names: str) -> bytes:
-    """Metadata that ImageMagick has written into a PNG file as text, in hexadecimal digits; b"" if there is none."""
+    """Metadata that ImageMagick stored in a PNG file as hexadecimal text; b"" if there is none."""
     for key, text in image.info.items():
         match = _RAW_PROFILES.fullmatch(key) if isinstance(key, str) and isinstance(text, str) else None
         if match and match[1].lower() in names:
             with contextlib.suppress(ValueError):
-                lines = text.split("\n")  # an empty one, the kind and the length come first, but not of Pillow's own
+                lines = text.split("\n")  # an empty line, the type and the length come first, unless Pillow wrote it
                 return bytes.fromhex("".join(lines[3:] if len(lines) > 3 else lines))
     return b""
 
 
 def lost_texts(image: Image.Image) -> list[str]:
-    """What texts of a loaded PNG file have no place: their keys, or what is in them."""
+    """Names of the texts of a loaded PNG file that a .vaec file cannot hold."""
     names = []
     for key in texts_of(image):
         match = _RAW_PROFILES.fullmatch(key)
@@ -119,13 +119,13 @@ def _look(image: ImageFile.ImageFile) -> Original:
     try:
         with _file_of(image) as file:
             return probe(image, file, found)
-    except Exception:  # files fail in many ways, and Pillow's reader is there to say how
+    except Exception:  # files fail in many ways; Pillow's reader will report it
         return found
 
 
 @contextlib.contextmanager
 def _file_of(image: Any) -> Iterator[BinaryIO]:
-    """The file of an image, from its beginning; an empty one where it is gone."""
+    """The file of an image, from its beginning; an empty file if it is gone."""
     for name in ("fp", "_fp"):
         file = getattr(image, name, None)
         if file is not None and not getattr(file, "closed", True) and hasattr(file, "seek"):
@@ -145,19 +145,19 @@ def _file_of(image: Any) -> Iterator[BinaryIO]:
 
 
 def _has_deep_tiles(image: ImageFile.ImageFile) -> bool:
-    """Whether Pillow is about to cut samples of 16 bits."""
+    """Whether Pillow would reduce 16-bit samples to 8."""
     arguments = [tile[3] for tile in image.tile]
     raw_modes = [each[0] if isinstance(each, tuple) and each else each for each in arguments]
     return any(isinstance(raw_mode, str) and ";16" in raw_mode for raw_mode in raw_modes)
 
 
 def _further_frames(image: Any) -> Iterator[str]:
-    """Further frames of a file; of a photograph with its previews they are named what they are."""
+    """Names of further frames of a file; the previews of a photograph are named as such."""
     try:
         frames = int(getattr(image, "n_frames", 1)) - 1
     except Exception:  # a damaged frame
         frames = 0
-    if frames > 0 and image.format != "PSD":  # whose frames are layers of one picture
+    if frames > 0 and image.format != "PSD":  # frames of PSD are layers of one picture
         yield f"{frames} further frame{'s' if frames > 1 else ''}"
 
 
@@ -205,7 +205,7 @@ def _of_jpeg(image: Any, file: BinaryIO, found: Original) -> Original:
 
 
 def _has_video_behind(file: BinaryIO) -> bool:
-    """Whether a video follows a JPEG picture: then the file does not end as a picture ends."""
+    """Whether a video follows a JPEG picture: the file then does not end with an end-of-image marker."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - _TAIL_BYTES))
     tail = file.read().rstrip(b"\0")
@@ -240,23 +240,23 @@ def _of_boxes(image: Any, file: BinaryIO, found: Original) -> Original:
         return _of_heif_info(image, found)
     bits = max(depth_of(head), int(image.info.get("bit_depth") or 8))
     lost = ["gain map"] if has_gain_map(head) else []
-    lost += [f"what exceeds 8 of {bits} bits a sample"] if bits > 8 else []
+    lost += [f"precision beyond 8 of {bits} bits per sample"] if bits > 8 else []
     lost += ["depth map"] if image.info.get("depth_images") else []
     return replace(found, bits=bits, is_rounded=True, code_points=code_points_of(head), lost=tuple(lost))
 
 
 def _of_heif_info(image: Any, found: Original) -> Original:
-    """What pillow-heif tells of a picture whose file is gone."""
+    """What pillow-heif reports about a picture whose file is gone."""
     nclx, bits = image.info.get("nclx_profile") or {}, int(image.info.get("bit_depth") or 8)
     names = ("color_primaries", "transfer_characteristics")
     points = (int(nclx[names[0]]), int(nclx[names[1]])) if all(name in nclx for name in names) else None
-    lost = (f"what exceeds 8 of {bits} bits a sample",) if bits > 8 else ()
+    lost = (f"precision beyond 8 of {bits} bits per sample",) if bits > 8 else ()
     return replace(found, bits=bits, is_rounded=True, code_points=points, lost=lost)
 
 
 def _of_jpeg2000(image: ImageFile.ImageFile, file: BinaryIO, found: Original) -> Original:
     head = file.read(4096)
-    at = head.find(b"\xff\x4f\xff\x51")  # the codestream's first markers; its samples' depth stands 42 bytes on
+    at = head.find(b"\xff\x4f\xff\x51")  # the codestream's first markers; the bit depth follows 42 bytes later
     if at < 0 or len(head) <= at + 42:
         return found
     return replace(found, bits=(head[at + 42] & 0x7F) + 1)
@@ -285,10 +285,10 @@ class _Box(NamedTuple):
 
 
 def code_points_of(head: bytes) -> tuple[int, int] | None:
-    """Primaries and transfer (H.273) of the picture that is shown; None where its file names none, or has a profile.
+    """Primaries and transfer (H.273) of the primary picture; None if the file has none, or has a profile.
 
     Args:
-        head: the beginning of the file, with all of its box "meta".
+        head: the beginning of the file, including its whole "meta" box.
     """
     colours = [data for kind, data in _properties(head) if kind == b"colr"]
     if any(data[:4] in (b"prof", b"rICC") for data in colours):
@@ -301,7 +301,7 @@ def code_points_of(head: bytes) -> tuple[int, int] | None:
 
 
 def depth_of(head: bytes) -> int:
-    """Bits a sample of the picture that is shown; 8 where the file does not tell."""
+    """Bits per sample of the primary picture; 8 if the file does not say."""
     for kind, data in _properties(head):
         if kind == b"pixi" and len(data) > _FULL_BOX_BYTES + 1:
             return max(data[_FULL_BOX_BYTES + 1 :][: data[_FULL_BOX_BYTES]], default=8)
@@ -313,13 +313,13 @@ def depth_of(head: bytes) -> int:
 
 
 def has_gain_map(head: bytes) -> bool:
-    """Whether there is one: an item of the kind "tmap", or Apple's auxiliary picture."""
+    """Whether there is a gain map: an item of type "tmap", or Apple's auxiliary picture."""
     meta = _content(head, b"meta")
     return b"tmap" in meta or b"hdrgainmap" in meta
 
 
 def _properties(head: bytes) -> list[_Box]:
-    """The properties of the primary item, in order; of all items if the file does not tell which belong to it."""
+    """The properties of the primary item, in order; those of all items if the file does not associate them."""
     meta = _content(head, b"meta")[_FULL_BOX_BYTES:]
     boxes = dict(_boxes(meta))
     inside = dict(_boxes(boxes.get(b"iprp", b"")))
@@ -337,7 +337,7 @@ def _primary(pitm: bytes) -> int:
 
 
 def _associations(ipma: bytes, wanted: int) -> list[int]:
-    """Numbers of the properties of an item, from 1 on."""
+    """Numbers of the properties of an item, counted from 1."""
     is_long_item, is_long_index = ipma[0] > 0, ipma[3] & 1
     (count,), place = struct.unpack_from(">I", ipma, 4), 8
     for _ in range(min(count, _MAX_BOXES)):
@@ -379,7 +379,7 @@ _START_BYTES = 32
 
 
 class _Reader(NamedTuple):
-    """What reads a format: the package, and what registers it with Pillow, or raises ImportError."""
+    """The reader of a format: its package, and a function that registers it with Pillow or raises ImportError."""
 
     format: str
     package: str
@@ -411,14 +411,14 @@ _JXL_STARTS = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
 
 
 def open_with_package(file: str | os.PathLike[str] | BinaryIO) -> Image.Image | None:
-    """Opens a picture that Pillow itself does not know; None if no package is known for it either.
+    """Opens a picture that Pillow cannot read by itself; None if no package for it is known.
 
     Args:
         file: a path, or a seekable file.
 
     Raises:
         VaecImageError: (PACKAGE) the package that reads it is not installed.
-        OSError: it is damaged.
+        OSError: the file is damaged.
     """
     if isinstance(file, str | os.PathLike):
         with open(file, "rb") as opened:
@@ -431,13 +431,13 @@ def open_with_package(file: str | os.PathLike[str] | BinaryIO) -> Image.Image | 
     if reader is None:
         return None
     if not _register(reader):
-        message = f"the picture is {reader.format}, which Pillow reads with the package {reader.package}"
+        message = f"the picture is {reader.format}, which needs the package {reader.package}"
         raise VaecImageError(f"{message}: pip install {reader.package}", code="PACKAGE")
     return Image.open(file)
 
 
 def register_for(name: str) -> None:
-    """Registers what writes files of this name with Pillow, if that is a package of its own and is installed."""
+    """Registers with Pillow the package that writes files of this name, if it needs one and it is installed."""
     reader = _SUFFIXES.get(os.path.splitext(name)[1].lower())
     if reader:
         _register(reader)

@@ -1,4 +1,4 @@
-"""Pillow's formats: pictures that it holds in memory, read and written by rows, and how each format keeps metadata."""
+"""Reads and writes pictures with Pillow, in memory but by rows, with the metadata that each format can hold."""
 
 import io
 import warnings
@@ -16,21 +16,21 @@ from vaecodec.pictures.metadata import METADATA_KEYS, NAMES, as_info
 from vaecodec.pictures.pixels import ArrayRows, Rows, Samples
 
 ICO_MAX_PX = 256
-BIG_PX = 1 << 24  # from here on, what Pillow would hold in memory is worth avoiding: files are read and written by rows
+BIG_PX = 1 << 24  # from this size on, files are read and written by rows instead of in memory, if possible
 
-# Lossless where the format can: Pillow's own defaults would lose quality a second time. (JPEG's quality goes by the
-# file that is decoded, where that is lossy.)
+# Lossless if the format can: Pillow's own defaults would lose quality a second time. (JPEG's quality follows that of
+# the decoded file, if that is lossy.)
 _SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     "AVIF": {"quality": 90},
     "HEIF": {"quality": 90},
     "JPEG": {"quality": 98, "optimize": True},
     "JXL": {"lossless": True},
     "MPO": {"quality": 98},
-    "WEBP": {"lossless": True, "exact": True},  # exact: also the colours of what is transparent
+    "WEBP": {"lossless": True, "exact": True},  # exact: keep colours under transparent pixels too
 }
 
 LOSSY_FORMATS = ("JPEG", "MPO", "WEBP", "AVIF", "HEIF", "JXL")
-_KNOWN_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "PPM")  # what others hold is looked at in the written file
+_KNOWN_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "PPM")  # for other formats, the written file is checked
 
 JPEG_FORMATS = ("JPEG", "MPO")
 SUBSAMPLINGS = ("4:2:0", "4:2:2", "4:4:4")
@@ -44,7 +44,7 @@ _OPAQUE = 255
 
 
 class PillowRows:
-    """Rows of a Pillow image of a mode that is stored as it is; in RGB Pillow takes 4 bytes a pixel, in L one."""
+    """Rows of a Pillow image whose mode is stored unchanged; Pillow takes 4 bytes per pixel for RGB, 1 for L."""
 
     def __init__(self, image: Image.Image, metadata: dict[str, bytes]) -> None:
         self._image, self.metadata = image, metadata
@@ -60,14 +60,14 @@ class PillowRows:
 
 
 class PillowSink:
-    """Collects a picture in memory, in RGB 4 bytes a pixel, and lets Pillow write it.
+    """Collects a picture in memory, at 4 bytes per pixel for RGB, and writes it with Pillow.
 
     Args:
-        file: where to.
+        file: open for writing.
         shape: height, width, channels.
-        metadata: as `pixels.to_image` takes it.
-        format: Pillow's name of it.
-        quality: as for `save`, as is subsampling.
+        metadata: as for `pixels.to_image`.
+        format: Pillow's name of the format.
+        quality: as for `save`, like subsampling.
     """
 
     def __init__(
@@ -81,37 +81,37 @@ class PillowSink:
         self._image.info.update(as_info(metadata))
 
     def write(self, samples: Samples) -> None:
-        """Takes the next rows [h, width, channels]."""
+        """Adds the next rows [h, width, channels]."""
         self._image.paste(pixels.to_image(samples, {}), (0, self._top))
         self._top += len(samples)
 
     def finish(self) -> None:
-        """All rows are written; raises as `save`."""
+        """Writes the file, after all rows; raises as `save`."""
         save(self._image, self._file, self._format, quality=self._quality, subsampling=self._subsampling)
 
     def close(self) -> None:
-        """Lets the picture go."""
+        """Frees the picture."""
         self._image.close()
 
 
 def save(
     image: Image.Image, file: BinaryIO, format: str, *, quality: int | None = None, subsampling: str | None = None
 ) -> None:
-    """Writes a picture with the metadata in its `info`, without loss if the format can; warns of what it cannot hold.
+    """Writes a picture with the metadata in its `info`, losslessly if the format can; warns of what it cannot hold.
 
     Args:
         image: its `info` is emptied.
-        file: where to.
-        format: one of Pillow's.
-        quality: of one of `LOSSY_FORMATS`, 1 to 100.
-        subsampling: of JPEG's colour, such as "4:4:4"; else "4:2:0", and "4:4:4" from `fidelity.FULL_COLOUR_FROM` on.
+        file: open for writing.
+        format: Pillow's name of the format.
+        quality: 1 to 100, for `LOSSY_FORMATS`.
+        subsampling: JPEG's chroma subsampling; by default "4:2:0", and "4:4:4" from `fidelity.FULL_COLOUR_FROM` on.
 
     Raises:
         VaecImageError: (SAVE) the format cannot hold the picture.
         OSError: the file cannot be written.
     """
     metadata = {key: image.info[key] for key in METADATA_KEYS if key in image.info}
-    image.info = {}  # some of Pillow's writers take metadata from there unasked
+    image.info = {}  # some of Pillow's writers take metadata from there by themselves
     image = _without_useless_alpha(image, format)
     kept = _fitting_metadata(metadata, format)
     options = _SAVE_OPTIONS.get(format, {}) | kept
@@ -135,12 +135,12 @@ def save(
             image.save(written, format, **options)
             lost += _losses(image, written, format, kept)
             file.write(written.getvalue())
-    tell_lost(format, lost)
+    warn_cannot_hold(format, lost)
 
 
 @contextmanager
 def saving(format: str) -> Iterator[None]:
-    """Makes VaecImageError (SAVE) of what Pillow's writers raise: they fail in many ways."""
+    """Turns the errors of Pillow's writers, which fail in many ways, into VaecImageError (SAVE)."""
     try:
         yield
     except MemoryError:
@@ -152,39 +152,39 @@ def saving(format: str) -> Iterator[None]:
 
 
 def rows_of(image: Image.Image, overrides: Mapping[str, object] | None = None) -> Rows:
-    """The rows of an image that was opened for this, and is closed when it is not needed; raises as `to_samples`.
+    """The rows of an image, which is closed when it is no longer needed; raises as `to_samples`.
 
     Args:
         image: the image.
-        overrides: as for `pixels.tell_losses`.
+        overrides: as for `pixels.warn_of_losses`.
     """
     metadata = pixels.metadata_of(image)  # loads it
-    pixels.tell_losses(image, overrides, stacklevel=6)
+    pixels.warn_of_losses(image, overrides, stacklevel=6)
     if image.mode in pixels.MODES and "transparency" not in image.info:
         return PillowRows(image, metadata)
     with image:
         return ArrayRows(pixels.to_samples(image), metadata)
 
 
-# --- what a format can hold: the rest is refused, or named in one warning ---------------------------------------------
+# --- what a format can hold; the rest is refused, or named in one warning ---------------------------------------------
 
 
 def _without_useless_alpha(image: Image.Image, format: str) -> Image.Image:
-    """The picture without alpha where the format has none, and nothing shows through it.
+    """The picture without alpha if the format has none and the picture is opaque.
 
     Raises:
-        VaecImageError: (SAVE) something does.
+        VaecImageError: (SAVE) the picture is not opaque.
     """
     if format not in _OPAQUE_FORMATS or "A" not in image.getbands():
         return image
     if image.getchannel("A").getextrema() != (_OPAQUE, _OPAQUE):
-        hint = "--background COLOR lays the picture on one (flatten_alpha), png and webp have transparency"
+        hint = "use --background COLOR (flatten_alpha) to remove it, or a format such as png or webp"
         raise VaecImageError(f"cannot write it as {format}, which has no transparency: {hint}", code="SAVE")
     return image.convert(image.mode.removesuffix("A"))
 
 
 def _fitting_metadata(metadata: Mapping[str, bytes], format: str) -> dict[str, bytes]:
-    """What fits into the format."""
+    """The metadata that fits into the format."""
     if format == "PPM":
         return {}
     if format not in JPEG_FORMATS:
@@ -194,16 +194,16 @@ def _fitting_metadata(metadata: Mapping[str, bytes], format: str) -> dict[str, b
 
 
 def _resolution_of(block: bytes) -> dict[str, Any]:
-    """The resolution that EXIF tells, as an option of Pillow's writers."""
+    """The resolution in EXIF, as an option of Pillow's writers."""
     dpi = exif.resolution_dpi(block.removeprefix(exif.PREFIX))
     return {"dpi": dpi} if dpi else {}
 
 
 def _losses(image: Image.Image, written: io.BytesIO, format: str, metadata: Mapping[str, bytes]) -> list[str]:
-    """Names of what a file that was written does not hold of a picture and its metadata.
+    """Names of what a written file does not hold of a picture and its metadata.
 
     Raises:
-        VaecImageError: (SAVE) it shows another size.
+        VaecImageError: (SAVE) the file has another size.
     """
     written.seek(0)
     try:
@@ -211,10 +211,10 @@ def _losses(image: Image.Image, written: io.BytesIO, format: str, metadata: Mapp
             size, info = found.size, dict(found.info)
             shown = found.convert(image.mode) if size == image.size and format not in LOSSY_FORMATS else None
     except (OSError, ValueError):  # Pillow writes formats that it does not read, such as PDF
-        return ["what cannot be read back: nobody has looked whether the picture is as it was"]
+        return ["content that Pillow can read back, so the result is not verified"]
     if size != image.size:
         found_size, wanted = (f"{width} x {height}" for width, height in (size, image.size))
-        raise VaecImageError(f"cannot write it as {format}: it would become {found_size} of {wanted}", code="SAVE")
+        raise VaecImageError(f"cannot write it as {format}: its size would be {found_size}, not {wanted}", code="SAVE")
     lost = [NAMES[key] for key in metadata if not info.get(key)]
     if shown is not None:
         psnr_db = pixels.psnr_db(np.atleast_3d(np.asarray(image)), np.atleast_3d(np.asarray(shown)))
@@ -222,7 +222,7 @@ def _losses(image: Image.Image, written: io.BytesIO, format: str, metadata: Mapp
     return lost
 
 
-def tell_lost(format: str, lost: list[str]) -> None:
-    """Warns, once, of what a format does not hold."""
+def warn_cannot_hold(format: str, lost: list[str]) -> None:
+    """Warns, once, of what a format cannot hold."""
     if lost:
-        warnings.warn(f"{format} has no place for {', '.join(lost)}", UserWarning, stacklevel=4)
+        warnings.warn(f"{format} cannot hold {', '.join(lost)}", UserWarning, stacklevel=4)

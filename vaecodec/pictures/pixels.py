@@ -1,10 +1,9 @@
-"""The gate between pictures and samples: whatever a caller holds, as uint8 [H, W, C], and samples as Pillow images.
+"""Converts pictures of any kind to samples uint8 [H, W, C], and samples to Pillow images.
 
-One direction is `open_source` -> `size_of` -> `to_samples` and `metadata_of`; the other is `to_image`. In between stand
-the sample helpers that encoder, benchmarks and tests must share, `pad_edge` and `psnr_db`; and pictures by rows, which
-are what the encoder reads.
-Pixels are stored as given: EXIF orientation travels as metadata and is never applied here.
-What looks into files, at metadata and at colours is imported by the first picture that has such.
+One direction is `open_source` -> `size_of` -> `to_samples` and `metadata_of`; the other is `to_image`. Also here: the
+sample helpers that encoder, benchmarks and tests share, such as `pad_edge` and `psnr_db`, and pictures by rows, which
+the encoder reads. Pixels are stored as given: EXIF orientation is kept as metadata and never applied here.
+The modules for files, metadata and colours are imported with the first picture that needs them.
 """
 
 import io
@@ -32,7 +31,7 @@ Opened: TypeAlias = Image.Image | Samples
 
 @runtime_checkable
 class Tensor(Protocol):
-    """The part of a torch tensor that this module uses, so that torch itself need not be imported."""
+    """The part of a torch tensor that this module uses, so that it need not import torch."""
 
     @property
     def dtype(self) -> object: ...
@@ -57,7 +56,7 @@ _PSNR_CHUNK_SAMPLES = 1 << 18
 
 
 def open_source(source: Source) -> Opened:
-    """Opens whatever a caller may pass as a picture, without decoding its pixels.
+    """Opens any supported picture source, without decoding its pixels.
 
     Args:
         source: a Pillow image (returned as is); a path (opened lazily; Pillow closes the file once a single-frame image
@@ -69,9 +68,9 @@ def open_source(source: Source) -> Opened:
         A Pillow image, or a uint8 array [H, W, C] that may share memory with the source.
 
     Raises:
-        VaecImageError: the source has another type (TYPE), dtype (DTYPE) or shape (SHAPE), or no pixels (SIZE), or the
-            file is one that Pillow stumbles over (READ).
-        VaecLimitError: the file declares more pixels than Pillow allows (MAX_PIXELS).
+        VaecImageError: the source has an unsupported type (TYPE), dtype (DTYPE) or shape (SHAPE), or no pixels (SIZE),
+            or Pillow fails to read the file (READ).
+        VaecLimitError: (MAX_PIXELS) the file declares more pixels than Pillow allows.
         OSError: Pillow cannot read the file (FileNotFoundError and PIL.UnidentifiedImageError included).
     """
     if isinstance(source, (str, os.PathLike)):
@@ -93,9 +92,9 @@ def open_source(source: Source) -> Opened:
 
 
 def open_image(file: str | os.PathLike[str] | BinaryIO) -> Image.Image:
-    """Opens a picture file with Pillow, or with the package that it needs; errors are those of `open_source`.
+    """Opens a picture file with Pillow, or with the package that it needs; raises as `open_source`.
 
-    A pipe, which can be read once only, is read as a whole.
+    A pipe, which can be read only once, is read completely.
 
     Raises:
         VaecImageError: (PACKAGE) a package for HEIC or JPEG XL is missing.
@@ -112,12 +111,12 @@ def open_image(file: str | os.PathLike[str] | BinaryIO) -> Image.Image:
             if found is None:
                 raise
             image = found
-        originals.look(image, is_file=True)
+        originals.inspect(image, is_file=True)
         return image
 
 
 def seekable(file: str | os.PathLike[str] | BinaryIO) -> str | os.PathLike[str] | BinaryIO:
-    """The same file, or what is in it where that cannot be read twice, as of pipes; raises OSError."""
+    """Returns the file unchanged, or its contents in memory if it is not seekable, such as a pipe; raises OSError."""
     if isinstance(file, str | os.PathLike):
         if stat.S_ISREG(os.stat(file).st_mode):
             return file
@@ -128,31 +127,31 @@ def seekable(file: str | os.PathLike[str] | BinaryIO) -> str | os.PathLike[str] 
 
 
 def size_of(opened: Opened) -> tuple[int, int]:
-    """Returns (width, height) in pixels of what `open_source` gave, as its header declares, without decoding it."""
+    """Returns (width, height) in pixels of an opened picture from its header, without decoding it."""
     if isinstance(opened, Image.Image):
         return opened.size
     return opened.shape[1], opened.shape[0]
 
 
 def to_samples(opened: Opened) -> Samples:
-    """Decodes a picture to the samples that are stored; of an animation, the current frame.
+    """Decodes a picture to the samples to be stored; the current frame if it is an animation.
 
     L, LA, RGB and RGBA pass unchanged. Pillow's own conversion turns 1 into L, La into LA, RGBa and PA into RGBA, and
     P, RGBX, CMYK, YCbCr, HSV and LAB into RGB. Transparency of a palette or of `info["transparency"]` becomes alpha.
 
     Args:
-        opened: what `open_source` returned; its pixels, mode and info stay as they are.
+        opened: the result of `open_source`; its pixels, mode and info are not changed.
 
     Returns:
         C-contiguous uint8 array [H, W, C], C = 1, 2, 3 or 4 for the modes of `MODES`. Its memory is writable, as torch
-        wants it, but may be that of the caller's array: copy before writing.
+        requires, but may be that of the caller's array: copy before writing.
 
-    CMYK goes through its ICC profile to sRGB, or Pillow's own way if it has none that can be used.
+    CMYK is converted to sRGB with its ICC profile, or by Pillow if it has no usable profile.
 
     Raises:
-        VaecImageError: more than 8 bits a sample (BIT_DEPTH), also if Pillow cuts them to 8, an unknown mode (MODE), a
-            malformed `info["transparency"]` (TRANSPARENCY), a conversion that Pillow refuses (CONVERT), or a damaged
-            file that Pillow stumbles over (READ).
+        VaecImageError: more than 8 bits per sample (BIT_DEPTH), even if Pillow reduces them to 8; an unknown mode
+            (MODE); a malformed `info["transparency"]` (TRANSPARENCY); a conversion that Pillow refuses (CONVERT); or a
+            damaged file that Pillow fails to read (READ).
         OSError: Pillow cannot decode the file.
     """
     if not isinstance(opened, Image.Image):
@@ -164,18 +163,18 @@ def to_samples(opened: Opened) -> Samples:
 
 
 def metadata_of(opened: Opened) -> dict[str, bytes]:
-    """Collects the metadata that travels with a picture.
+    """Collects the metadata of a picture.
 
-    The picture is decoded first: TIFF turns its pixels upright and drops the orientation on load, and PNG may hold
-    metadata behind its pixels. What cannot be read is left out.
+    Decodes the picture first, because Pillow rotates TIFF pixels and drops the orientation on load, and PNG may have
+    metadata after its pixels. Unreadable metadata is left out.
 
     Args:
-        opened: what `open_source` returned.
+        opened: the result of `open_source`.
 
     Returns:
-        A dict with some of the keys of `METADATA_KEYS`, none of them empty. "icc_profile": only where the profile's
-        colour space fits the stored mode. "exif": a TIFF structure without the "Exif" prefix, byte for byte
-        `info["exif"]` where there is one, else what `getexif()` holds. "xmp": a packet, UTF-8. Arrays have none.
+        A dict with some of the keys of `METADATA_KEYS`, none of them empty. "icc_profile": only if the profile's colour
+        space fits the stored mode. "exif": a TIFF structure without the "Exif" prefix, equal to `info["exif"]` if there
+        is one, otherwise from `getexif()`. "xmp": a packet, UTF-8. Arrays have no metadata.
 
     Raises:
         VaecImageError, OSError: the picture itself cannot be stored or decoded, as in `to_samples`.
@@ -191,16 +190,16 @@ def metadata_of(opened: Opened) -> dict[str, bytes]:
     return carried.carried_metadata(opened, _stored_mode(opened))
 
 
-def tell_losses(
+def warn_of_losses(
     opened: Opened, overrides: Mapping[str, object] | None = None, *, is_loaded: bool = True, stacklevel: int = 3
 ) -> None:
-    """Warns, once, of what a picture holds and a .vaec file does not: further frames, IPTC, a video, a gain map.
+    """Warns, once, of what a picture holds and a .vaec file cannot: further frames, IPTC, a video, a gain map.
 
     Args:
-        opened: what `open_source` returned. Further frames are told of files only: who passes an image that Pillow
-            has opened means the frame that it shows.
-        overrides: as for `merge_metadata`: who drops EXIF and XMP does not ask for other metadata.
-        is_loaded: False leaves the pixels alone, of files that tell all without them.
+        opened: the result of `open_source`. Further frames are reported only for files: a caller who passes an opened
+            Pillow image means the current frame.
+        overrides: as for `merge_metadata`: a caller who drops EXIF and XMP does not expect other metadata.
+        is_loaded: False does not load the pixels, for files that reveal everything without them.
         stacklevel: as for `warnings.warn`.
 
     Raises:
@@ -217,17 +216,17 @@ def tell_losses(
     if overrides is None or any(overrides.get(key, "kept") for key in ("exif", "xmp")):
         lost += lost_metadata
     if lost:
-        warnings.warn(f"a .vaec file has no place for {', '.join(lost)}", UserWarning, stacklevel=stacklevel)
+        warnings.warn(f"a .vaec file cannot hold {', '.join(lost)}", UserWarning, stacklevel=stacklevel)
 
 
 def to_image(samples: Samples, metadata: Mapping[str, bytes]) -> Image.Image:
-    """Makes a Pillow image of decoded samples.
+    """Makes a Pillow image from decoded samples.
 
     Args:
         samples: uint8 array [H, W, C] with C = 1, 2, 3 or 4 for L, LA, RGB, RGBA. The image may share its memory.
         metadata: as from `metadata_of`; it becomes `info["icc_profile"]`, `info["exif"]` and `info["xmp"]`. The EXIF
             entry gets the "Exif" prefix of Pillow's JPEG and PNG readers: JPEG's `save(exif=info["exif"])` needs it,
-            `getexif()` and the other savers accept it.
+            and `getexif()` and the other savers accept it.
     """
     image = Image.fromarray(samples[:, :, 0] if samples.shape[2] == 1 else samples)
     image.info.update(as_info(metadata))
@@ -237,7 +236,7 @@ def to_image(samples: Samples, metadata: Mapping[str, bytes]) -> Image.Image:
 def pad_edge(samples: Samples, multiple: int) -> Samples:
     """Pads samples [H, W, C] at the bottom and right to multiples of `multiple` pixels by repeating the edge.
 
-    Returns `samples` itself where nothing is missing. Raises ValueError if `multiple` is below 1.
+    Returns `samples` itself if nothing is missing. Raises ValueError if `multiple` is below 1.
     """
     if multiple < 1:
         raise ValueError(f"multiple is {multiple}, must be at least 1")
@@ -249,9 +248,9 @@ def pad_edge(samples: Samples, multiple: int) -> Samples:
 
 
 def reduced(samples: Samples, scale: int) -> Samples:
-    """The means of blocks of scale x scale pixels; at the right and bottom edges the picture goes on as it ends.
+    """Downscales samples [H, W, C] to the means of blocks of scale x scale pixels; repeats the right and bottom edges.
 
-    Colours count as much as their alpha: what is transparent has some colour, too, and nobody has seen it.
+    Colours are weighted by alpha, so that the invisible colours of transparent pixels have no effect.
     """
     padded = pad_edge(samples, scale)
     height, width, channels = padded.shape
@@ -266,26 +265,26 @@ def reduced(samples: Samples, scale: int) -> Samples:
 
 
 def psnr_db(a: Samples, b: Samples) -> float:
-    """Measures the peak signal-to-noise ratio: 10 log10(255^2 / MSE), one MSE over all samples of all channels.
+    """The peak signal-to-noise ratio: 10 log10(255^2 / MSE), with one MSE over all samples of all channels.
 
     Args:
         a: uint8 array, usually RGB [H, W, 3].
         b: uint8 array of the same shape.
 
     Returns:
-        Decibels; `math.inf` where a equals b.
+        Decibels; `math.inf` if a equals b.
 
     Raises:
-        VaecImageError: (a ValueError) the shapes differ or hold no samples (SHAPE).
+        VaecImageError: (SHAPE) the shapes differ or are empty.
     """
     return decibels(squared_error(a, b), a.size)
 
 
 def squared_error(a: Samples, b: Samples) -> int:
-    """Sums the squared differences of two uint8 arrays of one shape, exactly, a few rows at a time.
+    """The exact sum of squared differences of two uint8 arrays of equal shape, computed a few rows at a time.
 
     Raises:
-        VaecImageError: (a ValueError) the shapes differ or hold no samples (SHAPE).
+        VaecImageError: (SHAPE) the shapes differ or are empty.
     """
     if a.shape != b.shape or a.size == 0:
         raise VaecImageError(f"shapes are {a.shape} and {b.shape}, must be equal and not empty", code="SHAPE")
@@ -297,23 +296,23 @@ def squared_error(a: Samples, b: Samples) -> int:
 
 
 def decibels(squared_error: int, count: int) -> float:
-    """PSNR in dB of `count` samples with this sum of squared errors; `math.inf` where that is 0."""
+    """PSNR in dB of `count` samples with this sum of squared errors; `math.inf` if that is 0."""
     return 10 * math.log10(255**2 * count / squared_error) if squared_error else math.inf
 
 
 def flatten_alpha(image: Image.Image, background: str | tuple[int, ...]) -> Image.Image:
-    """Lays a transparent picture on an opaque background, for callers that drop alpha.
+    """Composites a transparent picture onto an opaque background.
 
     Args:
-        image: any image that `to_samples` takes; it is not changed.
+        image: any image that `to_samples` takes; not changed.
         background: a colour name or code that `PIL.ImageColor` knows, or (red, green, blue) with values 0..255.
 
     Returns:
-        `image` itself where it has no transparency; else an L image (grey picture on a grey background) or an RGB one,
-        with the info of `image` less its transparency and an ICC profile that no longer fits.
+        `image` itself if it has no transparency. Otherwise an L image (grey picture on a grey background) or an RGB
+        image, with the info of `image` without its transparency and without an ICC profile that no longer fits.
 
     Raises:
-        VaecImageError: the background is not an opaque colour (BACKGROUND), or the image as in `to_samples`.
+        VaecImageError: (BACKGROUND) the background is not an opaque colour; or as `to_samples`.
     """
     paint = _opaque_colour(background)
     _examine(image)
@@ -337,7 +336,7 @@ def flatten_alpha(image: Image.Image, background: str | tuple[int, ...]) -> Imag
 
 @contextmanager
 def _reading() -> Iterator[None]:
-    """Makes errors of this package of what Pillow's readers raise beside OSError: they fail in many ways."""
+    """Turns errors of Pillow's readers other than OSError, which are many, into errors of this package."""
     try:
         yield
     except (OSError, MemoryError, Warning):
@@ -345,7 +344,7 @@ def _reading() -> Iterator[None]:
     except Image.DecompressionBombError as error:
         raise VaecLimitError(f"{error} Pillow's own limit is Image.MAX_IMAGE_PIXELS.", code="MAX_PIXELS") from error
     except Exception as error:
-        message = f"the picture cannot be read, it is damaged or not supported ({type(error).__name__}: {error})"
+        message = f"the picture cannot be read: it is damaged or not supported ({type(error).__name__}: {error})"
         raise VaecImageError(message, code="READ") from error
 
 
@@ -355,19 +354,19 @@ def _load(image: Image.Image) -> None:
 
 
 def _examine(image: Image.Image) -> None:
-    """Looks into the file of an image while that is open, and refuses what Pillow would cut to 8 bits."""
+    """Inspects the file of an image while that is open, and refuses what Pillow would reduce to 8 bits."""
     if not isinstance(image, ImageFile.ImageFile):
         return
     from vaecodec.pictures import originals
 
-    original = originals.look(image)
-    if original.is_too_deep and not _is_deep_mode(image.mode):  # of which `_stored_mode` tells
-        message = f"the file has {original.bits} bits a sample, must have 8: convert it (magick IN -depth 8 OUT)"
-        raise VaecImageError(f"{message}, or pass image.copy(), which Pillow has cut to 8", code="BIT_DEPTH")
+    original = originals.inspect(image)
+    if original.is_too_deep and not _is_deep_mode(image.mode):  # `_stored_mode` reports deep modes
+        message = f"the file has {original.bits} bits per sample, must have 8: convert it (magick IN -depth 8 OUT)"
+        raise VaecImageError(f"{message}, or pass image.copy(), which Pillow has reduced to 8", code="BIT_DEPTH")
 
 
 def _may_carry(image: Image.Image) -> bool:
-    """Whether there may be more than pixels: it is a file's, or something was put into `info` or `getexif()`."""
+    """Whether the image may have metadata: it comes from a file, or has entries in `info` or `getexif()`."""
     is_file = isinstance(image, ImageFile.ImageFile)
     return is_file or bool(image.info) or getattr(image, "_exif", None) is not None
 
@@ -406,13 +405,13 @@ def _from_array(array: npt.NDArray[Any], *, channel_axis: int) -> Samples:
 
 
 def _stored_mode(image: Image.Image) -> str:
-    """Names the mode of `MODES` that holds everything of a loaded image."""
+    """The mode of `MODES` that can hold everything in a loaded image."""
     mode = image.mode
     if _is_deep_mode(mode):
         hint = "scale to 0..255 first, round, and convert to uint8"
         if mode.startswith("I;16"):
             hint += ": Image.fromarray((numpy.asarray(image) / 257).round().astype(numpy.uint8)) if 65535 is white"
-        raise VaecImageError(f"image mode is {mode}, must have 8 bits a sample: {hint}", code="BIT_DEPTH")
+        raise VaecImageError(f"image mode is {mode}, must have 8 bits per sample: {hint}", code="BIT_DEPTH")
     if mode not in _STORED_MODE:
         raise VaecImageError(f"image mode is {mode}, must be one of {', '.join(_STORED_MODE)}", code="MODE")
     has_alpha = mode == "P" and image.palette is not None and image.palette.mode.endswith("A")
@@ -423,7 +422,7 @@ def _stored_mode(image: Image.Image) -> str:
 
 
 def _check_transparency(mode: str, transparency: object) -> None:
-    """Rejects what Pillow would misread: it takes an index left over from a palette image for a shade of red."""
+    """Refuses values that Pillow misreads, such as an index left over from a palette image."""
     if mode == "RGB":
         is_valid = isinstance(transparency, tuple) and len(transparency) == 3
     else:
@@ -447,8 +446,8 @@ def _converted(image: Image.Image, mode: str) -> Image.Image:
     if image.mode == "L" and image.format == "PNG" and isinstance(image.info.get("transparency"), int):
         from vaecodec.pictures import originals
 
-        source = image.copy()  # Pillow spreads grey levels of few bits over 0..255, but not the transparent one
-        source.info["transparency"] *= 255 // (2 ** min(8, originals.look(image).bits) - 1)
+        source = image.copy()  # Pillow scales grey levels of few bits to 0..255, except the transparent one
+        source.info["transparency"] *= 255 // (2 ** min(8, originals.inspect(image).bits) - 1)
     try:
         return source.convert(mode)
     except (ValueError, TypeError, ImportError, ImageCms.PyCMSError) as error:
@@ -486,7 +485,7 @@ class Rows(Protocol):
     def metadata(self) -> dict[str, bytes]: ...
 
     def read(self, top: int, bottom: int) -> Samples:
-        """Samples [bottom - top, width, channels]; any rows at any time, but quickest from the top down."""
+        """Samples [bottom - top, width, channels]; any rows in any order, but fastest from top to bottom."""
         ...
 
     def close(self) -> None:
@@ -495,9 +494,9 @@ class Rows(Protocol):
 
 
 class ArrayRows:
-    """Rows of samples [H, W, C] uint8 in memory, or of anything that hands out such arrays for slices of rows.
+    """Rows of samples [H, W, C] uint8 in memory, or of an object whose row slices are such arrays.
 
-    Arrays mapped from a file (`numpy.memmap`) and those of zarr and h5py do, so that they need not fit into memory.
+    Memory-mapped arrays (`numpy.memmap`) and those of zarr and h5py work, and need not fit into memory.
     """
 
     def __init__(self, samples: Any, metadata: dict[str, bytes] | None = None) -> None:
@@ -510,15 +509,15 @@ class ArrayRows:
         return height, width, channels
 
     def read(self, top: int, bottom: int) -> Samples:
-        """Samples [bottom - top, width, channels]; of a contiguous array in memory a view."""
+        """Samples [bottom - top, width, channels]; a view if the array is contiguous in memory."""
         return np.ascontiguousarray(np.atleast_3d(np.asarray(self._samples[top:bottom])))
 
     def close(self) -> None:
-        """The array belongs to the caller."""
+        """Does nothing: the array belongs to the caller."""
 
 
 class SequentialRows(ABC):
-    """Rows that a reader yields from the top down; going back begins anew. For subclasses: `shape` and `_blocks`."""
+    """Rows from a sequential reader; going back restarts it. Subclasses define `shape` and `_blocks`."""
 
     shape: tuple[int, int, int]
     _top: int  # the first row of the picture that is held
@@ -530,10 +529,10 @@ class SequentialRows(ABC):
 
     @abstractmethod
     def _blocks(self) -> Generator[Samples]:
-        """Yields the picture from its first row on, some rows [h, width, channels] at a time."""
+        """Yields the picture from its first row, some rows [h, width, channels] at a time."""
 
     def read(self, top: int, bottom: int) -> Samples:
-        """Samples [bottom - top, width, channels], kept until the next call, which may ask for some of them again.
+        """Samples [bottom - top, width, channels], kept until the next call, which may request some of them again.
 
         Raises:
             VaecImageError: (READ) the file ends too soon.
@@ -564,7 +563,7 @@ class SequentialRows(ABC):
         return block
 
     def close(self) -> None:
-        """Ends the reader, which closes its file."""
+        """Stops the reader, which closes its file."""
         self._reader.close()
 
     def _rewind(self) -> None:

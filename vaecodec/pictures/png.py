@@ -1,4 +1,4 @@
-"""PNG by rows: Pillow reads and writes all but the pixels, on a picture of one pixel with the same metadata."""
+"""PNG by rows: Pillow handles everything except the pixels, on a one-pixel picture with the same metadata."""
 
 import io
 import os
@@ -19,7 +19,7 @@ ZLIB_LEVEL = 3  # three times as fast as 6, for 2 % more bytes
 PIECE_BYTES = 1 << 20
 BLOCK_ROWS = 64
 MAX_CHUNK_BYTES = 64 << 20  # about as much text as Pillow takes
-_AVERAGE = b"\3"  # the filter that serves photographs best
+_AVERAGE = b"\3"  # the best filter for photographs
 _LENGTH = struct.Struct(">I")
 _SIZE = struct.Struct(">II")
 
@@ -27,16 +27,16 @@ _SIZE = struct.Struct(">II")
 def metadata_of(
     path: str | os.PathLike[str], channels: int, overrides: Mapping[str, object] | None = None
 ) -> dict[str, bytes]:
-    """Metadata of a PNG file as `pixels.metadata_of` gives it, before or behind its pixels, which are skipped.
+    """Metadata of a PNG file, as from `pixels.metadata_of`, before or after its pixels, which are skipped.
 
     Args:
-        path: of the file.
-        channels: of its samples, of 8 bits.
-        overrides: as for `pixels.tell_losses`, which warns here.
+        path: path of the file.
+        channels: channels of its 8-bit samples.
+        overrides: as for `pixels.warn_of_losses`, which is called here.
 
     Raises:
         VaecImageError: (READ) the file is damaged.
-        OSError: it is damaged, or cannot be read.
+        OSError: the file is damaged, or cannot be read.
     """
     small = io.BytesIO(SIGNATURE)
     small.seek(len(SIGNATURE))
@@ -50,7 +50,7 @@ def metadata_of(
                 small.write(chunk)
     small.seek(0)
     image = pixels.open_image(small)
-    pixels.tell_losses(image, overrides, stacklevel=7)
+    pixels.warn_of_losses(image, overrides, stacklevel=7)
     return pixels.metadata_of(image)
 
 
@@ -58,9 +58,9 @@ class PngSink:
     """Writes a PNG file.
 
     Args:
-        file: where to.
+        file: open for writing.
         shape: height, width, channels.
-        metadata: as `pixels.to_image` takes it.
+        metadata: as for `pixels.to_image`.
     """
 
     def __init__(self, file: BinaryIO, shape: tuple[int, int, int], metadata: Mapping[str, bytes]) -> None:
@@ -82,24 +82,24 @@ class PngSink:
                 file.write(chunk)
 
     def write(self, samples: Samples) -> None:
-        """Takes the next rows [h, width, channels]."""
+        """Adds the next rows [h, width, channels]."""
         for top in range(0, len(samples), BLOCK_ROWS):
             self._filter(samples[top : top + BLOCK_ROWS].reshape(-1, self._above.shape[1]))
 
     def finish(self) -> None:
-        """All rows are written: what stands behind them follows."""
+        """Writes the rest of the file, after all rows."""
         self._piece += self._deflater.flush()
         self._file.write(_chunk(b"IDAT", self._piece))
         self._file.write(b"".join(self._behind))
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Does nothing: there are no resources to free."""
 
     def _filter(self, rows: Samples) -> None:
         above = np.concatenate([self._above, rows[:-1]])
         left = np.zeros_like(rows)
         left[:, self._channels :] = rows[:, : -self._channels]
-        # The mean of two bytes, rounded down, without leaving bytes.
+        # The mean of two bytes, rounded down, without overflow.
         rest = rows - ((left >> 1) + (above >> 1) + (left & above & 1))
         filters = np.full((len(rows), 1), _AVERAGE[0], np.uint8)
         self._deflate(np.concatenate([filters, rest], 1).data)
@@ -113,7 +113,7 @@ class PngSink:
 
 
 def _chunks(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
-    """Kind of each chunk, and the whole of it with its CRC; of those that hold pixels one, without its content."""
+    """The type of each chunk, and its bytes with the CRC; pixel chunks yield one entry, without its content."""
     is_first_pixels = True
     file.seek(len(SIGNATURE))
     kind = b""

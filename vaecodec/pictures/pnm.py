@@ -1,4 +1,4 @@
-"""PPM and PGM by rows: a line of text, then the samples as they are."""
+"""PPM and PGM by rows: a text header, then raw samples."""
 
 import os
 import re
@@ -14,15 +14,15 @@ BLOCK_ROWS = 64
 _CHANNELS = {b"P5": 1, b"P6": 3}
 _SPACE = rb"(?:\s|#[^\n]*\n)+"
 _HEADER = re.compile(rb"(P[56])" + _SPACE + rb"(\d{1,9})" + _SPACE + rb"(\d{1,9})" + _SPACE + rb"255\s")
-_HEADER_BYTES = 4096  # comments may be long, but not that long
+_HEADER_BYTES = 4096  # longer comments are refused
 
 
 class PnmRows(SequentialRows):
-    """A binary PGM or PPM file of 8 bits a sample.
+    """A binary PGM or PPM file with 8 bits per sample.
 
     Raises:
-        VaecImageError: (PNM) it is another kind of file.
-        OSError: it cannot be read.
+        VaecImageError: (PNM) the file is of another kind.
+        OSError: the file cannot be read.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -48,7 +48,7 @@ class PnmRows(SequentialRows):
 
 
 class PnmSink:
-    """Writes a PGM or PPM file; metadata finds no place in it."""
+    """Writes a PGM or PPM file, which cannot hold metadata."""
 
     def __init__(self, file: BinaryIO, shape: tuple[int, int, int]) -> None:
         height, width, channels = shape
@@ -56,11 +56,11 @@ class PnmSink:
         file.write(b"P%d\n%d %d\n255\n" % (5 if channels == 1 else 6, width, height))
 
     def write(self, samples: Samples) -> None:
-        """Takes the next rows [h, width, channels]."""
+        """Adds the next rows [h, width, channels]."""
         self._file.write(np.ascontiguousarray(samples).data)
 
     def finish(self) -> None:
-        """All rows are written."""
+        """Does nothing: the file is complete after all rows."""
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Does nothing: there are no resources to free."""

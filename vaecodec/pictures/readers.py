@@ -1,4 +1,4 @@
-"""Opening any picture to be read by rows, with as little memory as its kind allows."""
+"""Opens any picture for reading by rows, with as little memory as its format allows."""
 
 import contextlib
 import os
@@ -18,17 +18,17 @@ Source = pixels.Source | Any
 
 
 def open_rows(source: Source, *, max_pixels: int | None, overrides: Mapping[str, object] | None = None) -> Rows:
-    """Opens a picture; its pixels are read later, and by rows if it can be.
+    """Opens a picture; its pixels are read later, by rows if possible.
 
     Args:
-        source: what `pixels.open_source` takes; besides, anything with `shape`, `dtype` and slices of rows that become
-            arrays: memory-mapped arrays, and those of zarr and h5py; and `Rows` themselves.
+        source: as for `pixels.open_source`; also any object with `shape`, `dtype` and row slices that become arrays,
+            such as memory-mapped, zarr and h5py arrays; and `Rows` themselves.
         max_pixels: as for `records.check_size`.
-        overrides: as for `pixels.tell_losses`, which warns here.
+        overrides: as for `pixels.warn_of_losses`, which is called here.
 
     Returns:
-        Its rows. PGM and PPM with 8 bits, and arrays, need no memory of their own. PNG, JPEG and TIFF of more than 16
-        megapixels need little where pyvips is installed. All else is decoded by Pillow as a whole.
+        Its rows. 8-bit PGM and PPM files, and arrays, need no further memory. PNG, JPEG and TIFF files of more than 16
+        megapixels need little if pyvips is installed. Pillow decodes all others as a whole.
 
     Raises:
         VaecError, OSError: as `pixels.open_source`, `records.check_size`, `pixels.to_samples`.
@@ -43,14 +43,14 @@ def open_rows(source: Source, *, max_pixels: int | None, overrides: Mapping[str,
     records.check_size(*pixels.size_of(opened), max_pixels=max_pixels)
     if isinstance(opened, Image.Image):
         rows = ArrayRows(pixels.to_samples(opened), pixels.metadata_of(opened))
-        pixels.tell_losses(opened, overrides, stacklevel=4)
+        pixels.warn_of_losses(opened, overrides, stacklevel=4)
         return rows
     return ArrayRows(opened)
 
 
 def _open_file(path: str | os.PathLike[str], max_pixels: int | None, overrides: Mapping[str, object] | None) -> Rows:
     file = pixels.seekable(path)
-    if not isinstance(file, str | os.PathLike):  # a pipe: memory has all of it
+    if not isinstance(file, str | os.PathLike):  # a pipe, which is in memory now
         return _open_file_with_pillow(pixels.open_image(file), max_pixels, overrides)
     name = os.fspath(file)
     with contextlib.suppress(VaecImageError):
@@ -63,7 +63,7 @@ def _open_file(path: str | os.PathLike[str], max_pixels: int | None, overrides: 
 def _open_file_with_pillow(
     image: Image.Image, max_pixels: int | None, overrides: Mapping[str, object] | None, vips_path: str | None = None
 ) -> Rows:
-    """The rows of an image that is closed when it is not needed, or of its file, if libvips reads that."""
+    """The rows of an image, which is closed when it is no longer needed, or of its file if libvips can read it."""
     try:
         records.check_size(*image.size, max_pixels=max_pixels)
         by_rows = vips.open_rows(vips_path, image, overrides) if vips_path else None
@@ -82,7 +82,7 @@ def _checked(rows: Rows, max_pixels: int | None) -> Rows:
 
 
 def _is_array_like(source: Any) -> bool:
-    """Whether this is an array of samples of a library that we need not know."""
+    """Whether this is an array of samples, from any library."""
     if isinstance(source, np.ndarray | pixels.Tensor) or not (hasattr(source, "shape") and hasattr(source, "dtype")):
         return False
     shape = tuple(source.shape)

@@ -1,6 +1,6 @@
-"""SSIMULACRA2: how different two pictures look, from 100 (not at all) down.
+"""SSIMULACRA2: how different two pictures look, from 100 (identical) down.
 
-At 90 nobody sees a difference in place, at 80 side by side; 70 is high quality, 50 medium, 30 low.
+At 90 nobody sees a difference when swapped in place, at 80 side by side; 70 is high quality, 50 medium, 30 low.
 
 Source: J. Sneyers, SSIMULACRA 2.1 (github.com/cloudinary/ssimulacra2), whose 108 weights these are. Borders follow the
 Python package `ssimulacra2` 0.3, with which scores agree within 0.3 points.
@@ -25,7 +25,7 @@ TOTAL_WEIGHT = 0.9562382616834844
 CURVE = (2.326765642916932, -0.020884521182843837, 6.248496625763138e-05)
 SCORE_SLOPE, SCORE_EXPONENT = 10.0, 0.6276336467831387
 
-# By channel X, Y, B; by scale from the finest; by norm 1 and 4; of the maps structure lost, detail added, detail lost.
+# By channel X, Y, B; by scale from the finest; by norm 1 and 4; for the maps structure lost, detail added, detail lost.
 WEIGHTS = (
     0.0, 0.0007376606707406586, 0.0,
     0.0, 0.0007793481682867309, 0.0,
@@ -72,14 +72,14 @@ Planes = NDArray[np.float32]
 
 
 def score(original: Samples, shown: Samples) -> float:
-    """SSIMULACRA2 of a picture.
+    """The SSIMULACRA2 score of a picture.
 
     Args:
         original: samples uint8 [H, W, 3], sides of at least 8, sRGB.
-        shown: likewise.
+        shown: samples of the same shape.
 
     Raises:
-        VaecImageError: (SHAPE) the shapes differ, are not [H, W, 3], or too small.
+        VaecImageError: (SHAPE) the shapes differ, are not [H, W, 3], or are too small.
 
     Example:
         >>> score(picture, picture)
@@ -105,7 +105,7 @@ def score(original: Samples, shown: Samples) -> float:
 
 
 def score_of(distance: float) -> float:
-    """The score of a weighted sum of all terms, 0 for equal pictures, about 4 at score 60, 24 at score 0."""
+    """Converts the weighted sum of all terms to a score: 0 is 100, about 4 is 60, about 24 is 0."""
     bent = sum(factor * distance**power for power, factor in enumerate(CURVE, 1))
     return 100 - SCORE_SLOPE * max(bent, 0.0) ** SCORE_EXPONENT
 
@@ -118,7 +118,7 @@ def _linear(samples: Samples) -> Planes:
 
 
 def _positive_xyb(linear: Planes) -> tuple[Planes, Planes, Planes]:
-    """XYB, moved and scaled so that all channels are positive and alike in range."""
+    """XYB, shifted and scaled so that all channels are positive and have similar ranges."""
     mixed = np.tensordot(np.array(OPSIN, np.float32), linear, 1) + np.float32(OPSIN_BIAS)
     long, middle, short = np.cbrt(mixed) - np.float32(OPSIN_BIAS ** (1 / 3))
     y = (long + middle) / 2
@@ -126,7 +126,7 @@ def _positive_xyb(linear: Planes) -> tuple[Planes, Planes, Planes]:
 
 
 def _terms(a: Planes, b: Planes) -> NDArray[np.float64]:
-    """Terms [2, 3], norms by maps, of a channel [h, w] of the original and of the picture."""
+    """Terms [2, 3] (norms, maps) for a channel [h, w] of the original and of the picture."""
     mean_a, mean_b = _blur(a), _blur(b)
     variance = _blur(a * a) - mean_a * mean_a + (_blur(b * b) - mean_b * mean_b)
     covariance = _blur(a * b) - mean_a * mean_b
@@ -138,7 +138,7 @@ def _terms(a: Planes, b: Planes) -> NDArray[np.float64]:
 
 
 def _blur(plane: Planes) -> Planes:
-    """Gaussian blur [h, w]; beyond the ends, rows are mirrored, columns are zero."""
+    """Gaussian blur [h, w]; beyond the edges, rows are mirrored, columns are zero."""
     height, width = plane.shape
     padded = np.pad(plane, ((RADIUS, RADIUS), (0, 0)), mode="symmetric")
     rows = sum((tap * padded[start : start + height] for start, tap in enumerate(_TAPS)), np.zeros_like(plane))
@@ -147,7 +147,7 @@ def _blur(plane: Planes) -> Planes:
 
 
 def _halved(planes: Planes) -> Planes:
-    """Means of 2 x 2 pixels; at odd edges of those that there are."""
+    """Means of 2 x 2 pixels; of fewer at odd edges."""
     _, height, width = planes.shape
     padded = np.pad(planes, ((0, 0), (0, height % 2), (0, width % 2)), mode="edge")
     return padded.reshape(3, padded.shape[1] // 2, 2, padded.shape[2] // 2, 2).mean((2, 4))

@@ -1,4 +1,4 @@
-"""TIFF by rows: strips are deflated into a file without a name, then Pillow writes the directory, then they follow."""
+"""TIFF by rows: strips are deflated into a temporary file; then Pillow writes the directory, and the strips follow."""
 
 import io
 import itertools
@@ -17,11 +17,11 @@ from vaecodec.runtime.files import spool
 STRIP_ROWS = 64
 ZLIB_LEVEL = 3
 _DEFLATE = 8
-_DIFFERENCES = 2  # predictor: each sample less that of the pixel before it
+_DIFFERENCES = 2  # predictor: differences from the previous pixel
 _NOT_PREMULTIPLIED = 2
 _INTEROP = 0xA005
-# What lays out a file other than this one, or points to places in it: strips, tiles, tables, further directories,
-# thumbnails; and what says of samples what these are not.
+# Tags that describe the layout of the original file, or point into it: strips, tiles, tables, further directories,
+# thumbnails; and tags about samples that do not apply here.
 _PLACES = {
     254, 255, 259, 263, 264, 265, 266, 273, 279, 280, 281, 288, 289, 290, 291, 292, 293, 297, 301, 317, 318, 319, 320,
     321, 322, 323, 324, 325, 330, 332, 333, 334, 336, 338, 339, 340, 341, 342, 347, 512, 513, 514, 515, 517, 518, 519,
@@ -33,7 +33,7 @@ class TiffSink:
     """Writes a TIFF file in strips of 64 rows. Pillow's own writer fails on EXIF data with more than one directory.
 
     Args:
-        file: where to, from its beginning.
+        file: open for writing, at its beginning.
         shape: height, width, channels.
         metadata: any of icc_profile, exif and xmp, as a file holds them.
 
@@ -46,10 +46,10 @@ class TiffSink:
             self._tags = _tags(shape, metadata)
         name = getattr(file, "name", None)
         self._file, self._strips, self._lengths = file, spool(name if isinstance(name, str) else None), list[int]()
-        self._rows = np.empty((0, *shape[1:]), np.uint8)  # less than a strip
+        self._rows = np.empty((0, *shape[1:]), np.uint8)  # rows that do not fill a strip yet
 
     def write(self, samples: Samples) -> None:
-        """Takes the next rows [h, width, channels]."""
+        """Adds the next rows [h, width, channels]."""
         while len(samples):
             missing = STRIP_ROWS - len(self._rows)
             self._rows = np.concatenate([self._rows, samples[:missing]])
@@ -58,10 +58,10 @@ class TiffSink:
                 self._deflate()
 
     def finish(self) -> None:
-        """All rows are written: the file is put together."""
+        """Assembles the file, after all rows."""
         if len(self._rows):
             self._deflate()
-        offsets = itertools.accumulate(self._lengths[:-1], initial=0)  # from the end of the directory
+        offsets = itertools.accumulate(self._lengths[:-1], initial=0)  # relative to the end of the directory
         self._tags[TiffImagePlugin.STRIPOFFSETS] = tuple(offsets)
         self._tags[TiffImagePlugin.STRIPBYTECOUNTS] = tuple(self._lengths)
         self._tags.tagtype[TiffImagePlugin.STRIPOFFSETS] = TiffTags.LONG
@@ -86,12 +86,12 @@ class TiffSink:
 
 
 def _directory(exif: Image.Exif, tag: int) -> dict[int, object]:
-    """A directory below the first one; where that says at what place of its old file another one is, without that."""
+    """A subdirectory, without entries that are offsets into the old file."""
     return {key: value for key, value in exif.get_ifd(tag).items() if key != _INTEROP}
 
 
 def _tags(shape: tuple[int, int, int], metadata: Mapping[str, bytes]) -> TiffImagePlugin.ImageFileDirectory_v2:
-    """The directory but for the places of the strips."""
+    """The directory, without the positions of the strips."""
     height, width, channels = shape
     tags = TiffImagePlugin.ImageFileDirectory_v2()
     exif = Image.Exif()
@@ -107,7 +107,7 @@ def _tags(shape: tuple[int, int, int], metadata: Mapping[str, bytes]) -> TiffIma
     tags[TiffImagePlugin.IMAGEWIDTH], tags[TiffImagePlugin.IMAGELENGTH] = width, height
     tags[TiffImagePlugin.BITSPERSAMPLE] = (8,) * channels
     tags[TiffImagePlugin.SAMPLESPERPIXEL] = channels
-    tags[TiffImagePlugin.PLANAR_CONFIGURATION] = 1  # pixel by pixel
+    tags[TiffImagePlugin.PLANAR_CONFIGURATION] = 1  # interleaved channels
     tags[TiffImagePlugin.COMPRESSION], tags[TiffImagePlugin.PREDICTOR] = _DEFLATE, _DIFFERENCES
     tags[TiffImagePlugin.PHOTOMETRIC_INTERPRETATION] = 1 if channels < 3 else 2
     if channels in (2, 4):

@@ -1,6 +1,6 @@
-"""PNG, JPEG and TIFF by rows with libvips, where pyvips is installed (extra [big]): memory for a few rows only.
+"""PNG, JPEG and TIFF by rows with libvips, if pyvips is installed (extra [big]): needs memory for a few rows only.
 
-Only files of which libvips is known to give the very samples that Pillow gives; others are left to Pillow.
+Used only for files that libvips is known to decode to exactly the same samples as Pillow; Pillow reads the others.
 """
 
 import os
@@ -16,25 +16,25 @@ from vaecodec.pictures.pixels import Samples, SequentialRows
 
 BLOCK_ROWS = 64
 FORMATS = ("PNG", "JPEG", "TIFF")
-_TIFF_ALLOWED: dict[int, tuple[Any, ...]] = {  # tag: values; None where it is missing
+_TIFF_ALLOWED: dict[int, tuple[Any, ...]] = {  # tag: allowed values; None if missing
     TiffImagePlugin.COMPRESSION: (None, 1, 5, 8, 32773, 32946),  # none, LZW, deflate, PackBits, deflate
     TiffImagePlugin.PHOTOMETRIC_INTERPRETATION: (1, 2),  # grey from black to white, RGB
     TiffImagePlugin.PLANAR_CONFIGURATION: (None, 1),
-    TiffImagePlugin.EXTRASAMPLES: (None, 2, (2,)),  # alpha that is not multiplied in
+    TiffImagePlugin.EXTRASAMPLES: (None, 2, (2,)),  # unassociated alpha
     TiffImagePlugin.SAMPLEFORMAT: (None, 1, (1,), (1, 1), (1, 1, 1), (1, 1, 1, 1)),
-    274: (None, 1),  # orientation: Pillow turns a TIFF when it is loaded
+    274: (None, 1),  # orientation: Pillow rotates a TIFF when it is loaded
 }
 
 
 class VipsRows(SequentialRows):
-    """A picture file read by libvips; `open_rows` tells which files it may be."""
+    """A picture file read by libvips; `open_rows` decides for which files this is safe."""
 
     def __init__(self, path: str, shape: tuple[int, int, int], metadata: dict[str, bytes]) -> None:
         self._path, self.shape = path, shape
         super().__init__(metadata)
 
     def _blocks(self) -> Generator[Samples]:
-        import pyvips  # optional, and libvips takes time to load
+        import pyvips  # optional, and slow to load
 
         height, width, channels = self.shape
         try:
@@ -45,16 +45,16 @@ class VipsRows(SequentialRows):
                 yield np.frombuffer(data, np.uint8).reshape(rows, width, channels)
         except pyvips.Error as error:
             reason = " ".join(str(error).split())
-            raise VaecImageError(f"the picture cannot be read, it is damaged ({reason})", code="READ") from error
+            raise VaecImageError(f"the picture cannot be read: it is damaged ({reason})", code="READ") from error
 
 
 def open_rows(path: str, image: Image.Image, overrides: Mapping[str, object] | None = None) -> VipsRows | None:
-    """The rows of a picture file; None if libvips is not there, or is not known to see what Pillow sees in it.
+    """The rows of a picture file; None if libvips is missing, or may decode the file differently from Pillow.
 
     Args:
-        path: of the file.
-        image: the same, opened by Pillow and not loaded.
-        overrides: as for `pixels.tell_losses`, which warns here.
+        path: path of the file.
+        image: the same file, opened by Pillow and not loaded.
+        overrides: as for `pixels.warn_of_losses`, which is called here.
 
     Raises:
         VaecImageError: (READ) the file is damaged.
@@ -67,7 +67,7 @@ def open_rows(path: str, image: Image.Image, overrides: Mapping[str, object] | N
         import pyvips  # optional
 
         opened = _opened(path)
-    except (ImportError, OSError):  # pyvips, libvips is missing
+    except (ImportError, OSError):  # pyvips or libvips is missing
         return None
     except pyvips.Error:
         return None
@@ -78,7 +78,7 @@ def open_rows(path: str, image: Image.Image, overrides: Mapping[str, object] | N
         return VipsRows(path, shape, png.metadata_of(path, shape[2], overrides))
     from vaecodec.pictures import carried  # deferred, as by `pixels`
 
-    pixels.tell_losses(image, overrides, is_loaded=False, stacklevel=6)
+    pixels.warn_of_losses(image, overrides, is_loaded=False, stacklevel=6)
     return VipsRows(path, shape, carried.carried_metadata(image, image.mode))
 
 

@@ -1,4 +1,4 @@
-"""Opening a picture file to be written, a big one by rows where its format allows."""
+"""Opens picture files for writing, large ones by rows if the format allows it."""
 
 import os
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from vaecodec.pictures.tiff import TiffSink
 
 
 class Sink(Protocol):
-    """A picture file in the making."""
+    """A picture file that is being written."""
 
     def write(self, samples: Samples) -> None:
         """Write the next rows [h, width, channels]."""
@@ -39,15 +39,15 @@ def open_sink(
     file: BinaryIO, format: str, shape: tuple[int, int, int], metadata: Mapping[str, bytes], *,
     quality: int | None = None, subsampling: str | None = None,
 ) -> Sink:  # fmt: skip
-    """Begins a picture file.
+    """Starts writing a picture file.
 
     Args:
-        file: where to.
-        format: Pillow's name of it. TIFF, and from `pillow.BIG_PX` on PNG and PPM (with PGM; neither has alpha), are
-            written by rows; others, and what is smaller, Pillow writes as a whole.
+        file: open for writing.
+        format: Pillow's name of the format. TIFF is written by rows, as are PNG and PPM (and PGM; neither has alpha)
+            from `pillow.BIG_PX` up. Pillow writes all others as a whole.
         shape: height, width, channels.
-        metadata: any of icc_profile, exif and xmp, as a .vaec file holds them.
-        quality: as for `save`, as is subsampling.
+        metadata: any of icc_profile, exif and xmp, as in a .vaec file.
+        quality: as for `save`, like subsampling.
 
     Raises:
         VaecImageError: (SAVE) the metadata cannot be written.
@@ -58,7 +58,7 @@ def open_sink(
     if format == "PNG" and is_big:
         return PngSink(file, shape, metadata)
     if format == "PPM" and is_big and shape[2] in (1, 3):
-        pillow.tell_lost(format, [NAMES[key] for key in METADATA_KEYS if key in metadata])
+        pillow.warn_cannot_hold(format, [NAMES[key] for key in METADATA_KEYS if key in metadata])
         return PnmSink(file, shape)
     return pillow.PillowSink(file, shape, metadata, format, quality=quality, subsampling=subsampling)
 
@@ -66,14 +66,14 @@ def open_sink(
 def save(
     image: Image.Image, file: BinaryIO, format: str, *, quality: int | None = None, subsampling: str | None = None
 ) -> None:
-    """Writes a picture in memory, of a mode that is stored, as `open_sink` says, with the metadata in its `info`.
+    """Writes a picture in memory, with the metadata in its `info`, in the way that `open_sink` describes.
 
     Args:
-        image: the picture.
-        file: where to.
-        format: Pillow's name of it.
-        quality: of one of `LOSSY_FORMATS`, 1 to 100.
-        subsampling: of JPEG's colour: one of `SUBSAMPLINGS`.
+        image: the picture, of mode L, LA, RGB or RGBA.
+        file: open for writing.
+        format: Pillow's name of the format.
+        quality: 1 to 100, for `LOSSY_FORMATS`.
+        subsampling: JPEG's chroma subsampling, one of `SUBSAMPLINGS`.
 
     Raises:
         VaecImageError: (SAVE) the format cannot hold the picture.
@@ -91,18 +91,20 @@ def save(
 def check_quality(format: str, quality: int | None, subsampling: str | None) -> None:
     """Refuses a quality or subsampling that a format does not have; raises VaecImageError (ARGUMENT)."""
     if quality is not None and format not in LOSSY_FORMATS:
-        raise VaecImageError(f"quality is {quality!r}, but {format} is not lossy: leave it out", code="ARGUMENT")
+        raise VaecImageError(f"quality is {quality!r}, but {format} is lossless: omit quality", code="ARGUMENT")
     if quality is not None and (isinstance(quality, bool) or quality not in range(1, 101)):
-        raise VaecImageError(f"quality is {quality!r}, allowed are whole numbers 1..100", code="ARGUMENT")
+        raise VaecImageError(f"quality is {quality!r}, must be a whole number from 1 to 100", code="ARGUMENT")
     if subsampling is not None and (format not in pillow.JPEG_FORMATS or subsampling not in SUBSAMPLINGS):
         allowed = ", ".join(SUBSAMPLINGS)
-        raise VaecImageError(f"subsampling is {subsampling!r} of {format}: JPEG has {allowed}", code="ARGUMENT")
+        raise VaecImageError(
+            f"subsampling is {subsampling!r} for {format}: must be JPEG with {allowed}", code="ARGUMENT"
+        )
 
 
 def quality_after(format: str, vaec_quality: int) -> int | None:
-    """The quality at which a format keeps what a lossy .vaec file shows, in no more bytes than need be.
+    """The quality at which a format matches a lossy .vaec file.
 
-    None where the format has a quality of its own for this, or none at all.
+    None if the format has its own default for this, or no quality.
     """
     return fidelity.jpeg_quality_for(vaec_quality) if format in pillow.JPEG_FORMATS else None
 
@@ -111,16 +113,16 @@ def check_format(format: str) -> str:
     """Pillow's name of a format, in upper case; raises VaecImageError (FORMAT) if Pillow does not write it."""
     Image.init()
     if format.upper() not in Image.SAVE or format.upper() == "VAEC":
-        message = f"format is {format!r}, must be one that Pillow writes: 'PNG', 'TIFF', 'PPM', ..."
+        message = f"format is {format!r}, must be a format that Pillow writes: 'PNG', 'TIFF', 'PPM', ..."
         raise VaecImageError(message, code="FORMAT")
     return format.upper()
 
 
 def format_of(target: object) -> str:
-    """Pillow's name of the format of a picture file, told by its suffix.
+    """Pillow's name of the format for the suffix of a picture file.
 
     Raises:
-        VaecImageError: (SUFFIX) Pillow writes no such format, or the target is no path.
+        VaecImageError: (SUFFIX) Pillow writes no such format, or the target is not a path.
     """
     name = os.fspath(target) if isinstance(target, str | os.PathLike) else ""
     from vaecodec.pictures import originals  # deferred, as by `pixels`
@@ -130,5 +132,5 @@ def format_of(target: object) -> str:
     format = Image.registered_extensions().get(suffix)
     if format not in Image.SAVE or format == "VAEC":
         message = f"suffix is {suffix!r}, must be that of a format that Pillow writes (.png, .tif, .ppm, ...)"
-        raise VaecImageError(f"{message}, unless format is given", code="SUFFIX")
+        raise VaecImageError(f"{message}: rename it, or give format", code="SUFFIX")
     return format

@@ -1,1 +1,1 @@
-"""What any program on an operating system needs: files written whole, memory that runs out, forks, threads."""
+"""Operating system services: atomic files, forks, threads."""

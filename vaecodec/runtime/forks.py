@@ -1,7 +1,7 @@
-"""Forked processes: they have the memory of their parent, but of its threads only the one that forked.
+"""Detects forks: a forked process has the memory of its parent, but only the thread that forked.
 
-Forking while other threads are at work can still stop the child, in any library: the start methods "spawn" and
-"forkserver" of `multiprocessing` have none of this.
+Forking while other threads are running can still deadlock the child, in any library. The start methods "spawn" and
+"forkserver" of `multiprocessing` avoid this.
 """
 
 import os
@@ -9,11 +9,11 @@ import sys
 import threading
 
 forked_thread: int | None = None
-"""The thread, by its identifier, that came through a fork and lost the threads that computed for it in torch."""
+"""Identifier of the thread that survived a fork, and so lost torch's worker threads."""
 
 
 def watch() -> None:
-    """Note every fork from here on in the child. Where there are none (Windows), nothing happens."""
+    """Records every later fork, in the child. Does nothing where there are no forks (Windows)."""
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=_note)
 

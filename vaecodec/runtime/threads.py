@@ -1,4 +1,4 @@
-"""Work in threads: many items at once, or results prepared ahead of their reader."""
+"""Runs work in threads: several items at a time, or results ahead of their consumer."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -19,17 +19,17 @@ def run(
     threads: int = 1,
     start: Callable[[], None] | None = None,
 ) -> list[Result | Exception]:
-    """The work done on every item, in the order of the items.
+    """Does the work on every item; returns the results in the order of the items.
 
-    On several processors, each then works on an item of its own, instead of all sharing out every small step of one and
-    waiting for each other: on two, a quarter to a third more pictures of 256x256 a second; large ones gain nothing.
+    Each processor works on its own item, instead of sharing every small step of one item and waiting for the others.
+    Two processors handle a quarter to a third more pictures of 256x256 per second; large pictures gain nothing.
 
     Args:
-        work: may run in several threads at once.
+        work: must be safe to call from several threads at once.
         items: read completely before work begins.
-        return_errors: put a VaecError or OSError in the place of its result; else the first of them is raised, when
-            work that had begun is done.
-        threads: how many; with one, the calling thread does the work.
+        return_errors: return a VaecError or OSError in place of its result; otherwise the first of them is raised,
+            after running work has finished.
+        threads: number of threads; with one, the calling thread does the work.
         start: called first in each of several threads.
     """
 
@@ -59,13 +59,13 @@ def ahead(
     pending: int,
     start: Callable[[], None] | None = None,
 ) -> Generator[Result]:
-    """The work done on every item, in their order, by other threads while the caller is busy with results before.
+    """Yields the results of the work on every item, in order; threads compute them while the caller uses earlier ones.
 
     Args:
-        work: may run in several threads at once.
-        items: read by the thread that reads the results.
-        threads: how many; with none, the caller does the work itself.
-        pending: at most this many items are in work, or done and waiting.
+        work: must be safe to call from several threads at once.
+        items: read by the thread that consumes the results.
+        threads: number of threads; with 0, the caller does the work itself.
+        pending: maximum number of items that are in progress, or done and waiting.
         start: called first in each thread.
     """
     if threads == 0:

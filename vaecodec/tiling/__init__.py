@@ -1,1 +1,1 @@
-"""Pictures to tiles and back: where tiles lie, how one is coded, and the sweep over all of a picture."""
+"""Pictures to tiles and back: tile geometry, coding of a tile, and the sweep over a picture."""

@@ -1,4 +1,4 @@
-"""Where tiles lie, the sweep over their rows, and the canvas: latents around a tile, so that there are no seams."""
+"""Tile geometry, the sweep over rows of tiles, and the canvas: latents around a tile, so that there are no seams."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from vaecodec.pictures.pixels import Samples, pad_edge
 
 
 class Rect(NamedTuple):
-    """A rectangle of a picture's pixels, or of its latent grid; the last row and column are outside."""
+    """A rectangle of pixels, or of positions on the latent grid; `bottom` and `right` are exclusive."""
 
     top: int
     bottom: int
@@ -33,19 +33,19 @@ class Rect(NamedTuple):
 
     @property
     def latents(self) -> "Rect":
-        """Of pixels: the latents that have a share in them."""
+        """For a rectangle of pixels: the latents whose blocks it touches."""
         top, left = self.top // LATENT_STRIDE, self.left // LATENT_STRIDE
         return Rect(top, -(-self.bottom // LATENT_STRIDE), left, -(-self.right // LATENT_STRIDE))
 
     def widened(self, margin: int, bounds: "Rect") -> "Rect":
-        """Widened on every side, within bounds."""
+        """The rectangle widened by a margin on every side, clipped to bounds."""
         return Rect(
             max(bounds.top, self.top - margin), min(bounds.bottom, self.bottom + margin),
             max(bounds.left, self.left - margin), min(bounds.right, self.right + margin),
         )  # fmt: skip
 
     def part_of(self, box: TileBox) -> TileBox:
-        """Of pixels: what a box that meets them has in common with them."""
+        """For a rectangle of pixels: its intersection with an overlapping box."""
         top, left = max(self.top, box.top), max(self.left, box.left)
         height = min(self.bottom, box.top + box.height) - top
         return box._replace(top=top, left=left, height=height, width=min(self.right, box.left + box.width) - left)
@@ -61,7 +61,7 @@ class Grid:
         self.tile_size = header.tile_size
 
     def reach(self, margin: int) -> int:
-        """How many rows, and columns, of tiles around a tile hold the latents within a margin of it."""
+        """How many rows and columns of tiles around a tile a margin of latents reaches into."""
         return -(-margin * LATENT_STRIDE // self.tile_size)
 
     def number(self, row: int, column: int) -> int:
@@ -69,16 +69,16 @@ class Grid:
         return row * self.columns + column
 
     def numbers(self, row: int, columns: range | None = None) -> list[int]:
-        """The numbers of the tiles of a row."""
+        """The numbers of the tiles in a row."""
         return [self.number(row, column) for column in columns or range(self.columns)]
 
     def under(self, window: Rect) -> tuple[range, range]:
-        """Rows and columns of the tiles that a window of pixels meets."""
+        """Rows and columns of the tiles that overlap a window of pixels."""
         rows = range(window.top // self.tile_size, -(-window.bottom // self.tile_size))
         return rows, range(window.left // self.tile_size, -(-window.right // self.tile_size))
 
     def around(self, numbers: set[int], reach: int) -> set[int]:
-        """The tiles at most `reach` rows and columns away from some of these, themselves included."""
+        """These tiles and all tiles at most `reach` rows and columns away from one of them."""
         found = set()
         for row, column in (divmod(number, self.columns) for number in numbers):
             rows = range(max(0, row - reach), min(self.rows, row + reach + 1))
@@ -88,13 +88,13 @@ class Grid:
 
 
 def sweep(rows: range, reach: int, prepare: Callable[[int], None], finish: Callable[[int], Result]) -> Iterator[Result]:
-    """Visit rows of tiles from the top down, for encoders and decoders alike.
+    """Visit rows of tiles from top to bottom; both encoders and decoders use this.
 
     Args:
         rows: of tiles.
-        reach: how many rows below a row must be prepared before it is finished.
+        reach: how many rows below a row must be prepared before it can be finished.
         prepare: puts the latents of a row in place.
-        finish: makes of a row whatever is yielded.
+        finish: returns the result for a row, which is yielded.
     """
     for row in range(rows.start, rows.stop + reach):
         if row in rows:
@@ -104,32 +104,32 @@ def sweep(rows: range, reach: int, prepare: Callable[[int], None], finish: Calla
 
 
 def cut(samples: Samples, box: TileBox) -> Samples:
-    """A view of the box's samples [h, w, C] of a picture, or of some of its rows, [H, W, all channels]."""
+    """A view of the samples [h, w, C] in a box of a picture [H, W, all channels], or of some of its rows."""
     channels = slice(-1, None) if box.plane == "alpha" else slice(0, box.channels)
     return samples[box.top : box.top + box.height, box.left : box.left + box.width, channels]
 
 
 def alpha_of(box: TileBox) -> TileBox:
-    """The box of the alpha plane in the place of one of the colour plane."""
+    """The box of the alpha plane at the place of a box of the colour plane."""
     return box._replace(plane="alpha", channels=1)
 
 
 def to_rgb(samples: Samples) -> Samples:
-    """Colour [H, W, 3] of a picture in any of the four formats."""
+    """The colours [H, W, 3] of a picture in any of the four pixel formats; grey is repeated."""
     return np.repeat(samples[..., :1], 3, 2) if samples.shape[2] < 3 else samples[..., :3]
 
 
-SMALLEST_PART_PX = 64  # where memory is short, the transforms see parts of a tile, down to this side
+SMALLEST_PART_PX = 64  # when memory is short, transforms process parts of a tile, down to this side
 
 
 def analyze(samples: Samples, top: int, box: TileBox, engine: Engine, quality: int) -> Array:
-    """Latents [M, h, w] of a box, before they are quantized, seen with as much around it as there is.
+    """Unquantized latents [M, h, w] of a box, analyzed with the pixels around it as far as they are given.
 
     Args:
         samples: rows [h, W, C] of the picture.
-        top: the row of the picture that the first of them is, a multiple of 16.
-        box: of the picture.
-        engine: computes.
+        top: number of the first of these rows in the picture, a multiple of 16.
+        box: in the picture.
+        engine: runs the analysis.
         quality: 1 to 100.
     """
     bounds = Rect(top, top + samples.shape[0], 0, samples.shape[1]).latents
@@ -150,13 +150,13 @@ def analyze(samples: Samples, top: int, box: TileBox, engine: Engine, quality: i
 
 
 class Canvas:
-    """Latents of a few rows of tiles: placed from the top left on, synthesized, and let go of again.
+    """Latents of a few rows of tiles: placed in order, synthesized, and released again.
 
     Args:
         header: of the picture.
-        engine: computes.
-        window: the part of the latent grid that matters; None is all of it.
-        deblocking_cut: as of the header; None, of an encoder, has one chosen by the first part that is synthesized.
+        engine: runs the synthesis.
+        window: the needed part of the latent grid; None is all of it.
+        deblocking_cut: as in the header. None, for encoders: the first synthesized part chooses it.
     """
 
     def __init__(
@@ -173,10 +173,10 @@ class Canvas:
         self._rows: dict[int, tuple[int, Array]] = {}  # row of tiles: first row of its latents and of those above them
 
     def place(self, box: TileBox, latents: Array | None) -> None:
-        """Puts the latents [M, h, w] of a tile in place; a tile that is not learned has none, that is zeros.
+        """Puts the latents [M, h, w] of a tile in place; None, for a tile that is not learned, means zeros.
 
-        A row of tiles, with what is seen above it, is one block of memory: many small ones, kept among what synthesis
-        takes and gives back, would leave a heap of gaps.
+        A row of tiles, with its margin above, is one block of memory: many small blocks between those that synthesis
+        allocates and frees would fragment the heap.
         """
         area = Rect.of(box).latents
         row = area.top // self._side
@@ -187,7 +187,7 @@ class Canvas:
             block[:, area.top - top : area.bottom - top, area.left - self._left : area.right - self._left] = latents
 
     def _begin_row(self, row: int, area: Rect) -> tuple[int, Array]:
-        """Room for a row of tiles, under a copy of what its synthesis sees of the row above, which is complete."""
+        """Allocates a row of tiles, and copies the margin from the row above, which is complete."""
         above = self._rows[row - 1][1][:, -self._margin :] if row - 1 in self._rows else None
         height = 0 if above is None else above.shape[1]
         block = self.engine.zeros(height + area.size[0], self._width)
@@ -195,15 +195,15 @@ class Canvas:
             block[:, :height] = above
         return area.top - height, block
 
-    def let_go(self, row: int) -> None:
-        """Gives memory back once a row of tiles, and all above it, is done."""
+    def release(self, row: int) -> None:
+        """Frees the memory of a finished row of tiles."""
         for done in [number for number in self._rows if number <= row]:
             del self._rows[done]
 
     def synthesize_like(self, box: TileBox, original: Samples) -> Array:
-        """Samples uint8 [h, w, C] of a tile whose surroundings are in place, given those that they stand for.
+        """Synthesizes samples uint8 [h, w, C] of a tile whose neighbours are in place, to compare with `original`.
 
-        If there is no deblocking cut yet, one is chosen.
+        Chooses the deblocking cut if there is none yet.
         """
 
         def work(part: TileBox) -> Array:
@@ -215,7 +215,7 @@ class Canvas:
         return _whole_or_halves(box, work, self.engine.concat, largest_px=self.engine.at_once_px)
 
     def synthesize(self, box: TileBox) -> Array:
-        """Samples uint8 [h, w, C] of a part of a tile whose surroundings are in place."""
+        """Synthesizes samples uint8 [h, w, C] of a part of a tile whose neighbours are in place."""
         above, before = box.top % LATENT_STRIDE, box.left % LATENT_STRIDE
         aligned = box._replace(
             top=box.top - above, left=box.left - before, height=box.height + above, width=box.width + before
@@ -237,7 +237,7 @@ class Canvas:
         return in_channels(self.engine, pixels[inside], box)
 
     def _around(self, box: TileBox) -> tuple[Rect, tuple[slice, slice]]:
-        """The latents that the synthesis of a box sees; and where, in their pixels, the box lies."""
+        """The latents that the synthesis of a box needs, and the position of the box in their pixels."""
         inner = Rect.of(box).latents
         seen = inner.widened(self._margin, self.window)
         above, before = (inner.top - seen.top) * LATENT_STRIDE, (inner.left - seen.left) * LATENT_STRIDE
@@ -256,15 +256,15 @@ class Canvas:
 
 
 def in_channels(engine: Engine, rgb: Array, box: TileBox) -> Array:
-    """Pixels [h, w, 3] in the channels of a tile."""
+    """Converts pixels [h, w, 3] to the channels of a tile."""
     return rgb if box.channels == 3 else engine.grey(rgb)
 
 
 def check_finite(pixels: Array, is_finite: bool) -> Array:
-    """The pixels.
+    """Returns the pixels unchanged.
 
     Raises:
-        VaecCorruptError: (NONFINITE) the latents drive the network out of the range of numbers.
+        VaecCorruptError: (NONFINITE) the synthesis overflowed.
     """
     if not is_finite:
         raise VaecCorruptError("the latents do not synthesize to finite pixels", code="NONFINITE")
@@ -278,13 +278,13 @@ def _whole_or_halves(
     *,
     largest_px: int,
 ) -> Result:
-    """The work done on a box; if memory does not suffice, joined from what is done on its halves, and on theirs.
+    """Does the work on a box. If memory does not suffice, splits the box in halves, recursively, and joins the results.
 
     Args:
         box: a part of a tile that starts on the latent grid.
         work: what to do with a box.
-        join: puts the results of two boxes together, along 0 (one is above the other) or 1 (one is left of it).
-        largest_px: boxes of more pixels are halved in any case.
+        join: joins the results of two boxes along axis 0 (one above the other) or 1 (side by side).
+        largest_px: boxes with more pixels are always split.
     """
     is_tall = box.height >= box.width
     middle = max(box.height, box.width) // 2 // LATENT_STRIDE * LATENT_STRIDE

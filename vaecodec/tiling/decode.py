@@ -1,6 +1,6 @@
-"""Tiles to a picture, from the top down: all of it, a window of it, or a preview, touching only what that needs.
+"""Decodes tiles to a picture, from top to bottom: the whole picture, a window or a preview, reading only what it needs.
 
-Small pictures of equal size, and neighbouring tiles on a GPU, go through the engine together: one alone gives
+Small pictures of equal size, and neighbouring tiles on a GPU, go through the engine together: a single one gives the
 processors too little to do.
 """
 
@@ -24,35 +24,35 @@ from vaecodec.tiling.canvas import Canvas, Grid, Rect, alpha_of, check_finite, c
 from vaecodec.tiling.tile import corrected, decode_plain, read_symbols
 
 DAMAGED_GREY = 128
-PREVIEWED_PX = 1 << 20  # of previews at once: with fewer, calls take longer than what they compute
-SCALE_OF_BASE = PREVIEW_SCALES[-1]  # at which a preview needs no more than the base of the latents
+PREVIEWED_PX = 1 << 20  # pixels per preview call: with fewer, the overhead of the call dominates
+SCALE_OF_BASE = PREVIEW_SCALES[-1]  # previews at this scale need only the base of the latents
 
 Report = Callable[[VaecError], None]
 Item = TypeVar("Item")
 
 
 class Arrays(Protocol):
-    """The kind of arrays that pictures come out as, so that what is made on a device need not leave it."""
+    """The array type of the output, so that pixels computed on a device need not leave it."""
 
     def full(self, shape: tuple[int, int, int], value: int) -> Any:
-        """A picture uint8 [h, w, C] of one value."""
+        """A picture uint8 [h, w, C] filled with one value."""
 
     def take(self, samples: Samples | Array, engine: Engine | None) -> Any:
-        """Samples, of numpy or of the engine, as such an array."""
+        """Converts samples, of numpy or of the engine, to such an array."""
 
     def reduced(self, samples: Any, scale: int) -> Any:
-        """As `pixels.reduced`, of such an array of a picture with alpha."""
+        """As `pixels.reduced`, for such an array of a picture with alpha."""
 
 
 class NumpyArrays:
     """Pictures as arrays in the computer's memory."""
 
     def full(self, shape: tuple[int, int, int], value: int) -> Samples:
-        """A picture of one value."""
+        """A picture filled with one value."""
         return np.full(shape, value, np.uint8)
 
     def take(self, samples: Samples | Array, engine: Engine | None) -> Samples:
-        """Samples from wherever they are."""
+        """Converts samples to numpy."""
         return samples if isinstance(samples, np.ndarray) or engine is None else engine.to_numpy(samples)
 
     def reduced(self, samples: Samples, scale: int) -> Samples:
@@ -61,7 +61,7 @@ class NumpyArrays:
 
 
 class _Read(NamedTuple):
-    """A tile as it was read: with its symbols, if it is learned; None if it does not decode, and what is wrong."""
+    """A tile after entropy decoding: its symbols if it is learned; None if it does not decode, with the error."""
 
     number: int
     tile: Tile | None
@@ -70,22 +70,22 @@ class _Read(NamedTuple):
 
     @property
     def is_learned(self) -> bool:
-        """Whether it is for the network."""
+        """Whether the network must decode it."""
         return self.tile is not None and self.tile.mode.is_learned
 
 
 class Decoder:
-    """One picture on its way out of tiles.
+    """Decodes one picture from its tiles.
 
     Args:
-        tiles: in index order, each asked for when it is needed; None is one that is damaged.
-        header: the file's.
-        engine: may be None if no tile that is needed is learned.
-        report: told of each tile that is intact but does not decode, which then is grey; None is to raise its
-            VaecMismatchError.
+        tiles: in index order, each fetched when it is needed; None marks a damaged tile.
+        header: of the file.
+        engine: may be None if no needed tile is learned.
+        report: called with the error of each tile that is intact but does not decode; the tile is then grey. None
+            raises the VaecMismatchError.
         window: the part to decode, in pixels, within the picture; None is all of it.
-        scale: 1; or 2, 4 or 8 for a preview with sides of 1/scale of the picture's, rounded up; then of all of it.
-        arrays: what comes out.
+        scale: 1; or 2, 4 or 8 for a preview of the whole picture, with sides divided by scale and rounded up.
+        arrays: array type of the output.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class Decoder:
         self.canvas: Canvas | None = None
 
     def picture(self) -> Any:
-        """Samples uint8 [h, w, C] of all that is to be seen."""
+        """Samples uint8 [h, w, C] of the whole window."""
         bands = self.bands()
         first = next(bands)
         height = -(-self.window.size[0] // self.scale)
@@ -111,7 +111,7 @@ class Decoder:
         return whole
 
     def bands(self) -> Iterator[Any]:
-        """Yields samples uint8 [h, w, C] from the top down: what a row of tiles has of the window."""
+        """Yields samples uint8 [h, w, C] of the window from top to bottom, one band per row of tiles."""
         margin = self.engine.arch.synthesis_margin if self.engine and self.scale == 1 else 0
         needed = self.window.widened(margin * LATENT_STRIDE, self.grid.picture)
         if self.engine and self.scale == 1:
@@ -132,12 +132,12 @@ class Decoder:
                 if band is not None:
                     yield band
                 if self.canvas:
-                    self.canvas.let_go(row)
+                    self.canvas.release(row)
 
     # --- from tiles to latents ---
 
     def _read_ahead(self, rows: range, columns: range) -> Generator[_Read]:
-        """The tiles of some rows and columns in index order, read while the engine is busy with those before."""
+        """Yields the tiles of some rows and columns in index order, read while the engine is busy with earlier ones."""
         numbers = [number for row in rows for number in self.grid.numbers(row, columns)]
         fetched = ((number, self.tiles[number]) for number in numbers)
         count, start = 0, None
@@ -154,11 +154,11 @@ class Decoder:
         (found,) = read_symbols(self.engine, [tile], size, [self.header.quality], base_only=base_only)
         if isinstance(found, VaecCorruptError):
             return _Read(number, None, error=found)
-        is_done = tile.mode == TileMode.LEARNED  # a correction is still to come
+        is_done = tile.mode == TileMode.LEARNED  # a corrected tile is still needed for its correction
         return _Read(number, tile._replace(payload=b"") if is_done else tile, found)
 
     def _take(self, row: Iterable[_Read]) -> list[_Read]:
-        """A row of tiles, without symbols if their latents have gone onto the canvas."""
+        """Takes a row of tiles; their symbols are dropped once their latents are on the canvas."""
         taken = list[_Read]()
         for span in self._spans(row):
             for each in span:
@@ -177,7 +177,7 @@ class Decoder:
             canvas.place(box, of_box)
 
     def _dequantized(self, symbols: list[Symbols], box: TileBox) -> Iterable[Array]:
-        """Latents [M, h, w], or their base, of tiles as large as the box."""
+        """Latents [M, h, w], or their base, of tiles of the size of the box."""
         engine, size, quality = cast(Engine, self.engine), Rect.of(box).latents.size, self.header.quality
         return first_that_fits(
             lambda: coding.dequantize(engine, symbols, *size, [quality] * len(symbols)),
@@ -185,7 +185,7 @@ class Decoder:
         )
 
     def _spans(self, row: Iterable[_Read]) -> Iterator[list[_Read]]:
-        """Neighbours that go through the engine together, learned and of one size; all others alone."""
+        """Groups neighbouring learned tiles of equal size that go through the engine together; others stay alone."""
 
         def kind(each: _Read) -> object:
             is_alone = not each.is_learned or cast(Tile, each.tile).mode == TileMode.CORRECTED
@@ -206,7 +206,7 @@ class Decoder:
     # --- from latents to the picture ---
 
     def _band(self, row: Sequence[_Read]) -> Any:
-        """What the tiles of a row show, in colour and alpha."""
+        """The pixels of a row of tiles, colour and alpha."""
         band = self._blank(self.grid.boxes[row[0].number])
         for span in self._spans(row):
             self._paint(span, band)
@@ -219,30 +219,30 @@ class Decoder:
         return band
 
     def _is_partly_transparent(self, number: int) -> bool:
-        """Whether a tile of alpha has several values: then colours of a preview count as much as their alpha."""
+        """Whether an alpha tile has several values; the colours of a preview are then weighted by alpha."""
         tile = self.tiles[number]
         if tile is None or tile.mode == TileMode.SOLID:
             return False
         try:
             alpha = decode_plain(tile, self._box(number))
-        except VaecCorruptError:  # told where it is painted
+        except VaecCorruptError:  # reported when it is painted
             return False
         return bool((alpha != alpha[0, 0]).any())
 
     def _paint_by_alpha(self, number: int, band: Any) -> None:
-        """Puts a tile into the band as it is reduced from its full size, which a map from latents cannot do."""
+        """Downscales a tile from full size, weighted by alpha, which a linear map from latents cannot do."""
         box, errors = self.grid.boxes[number], list[VaecError]()
         whole = Decoder(
             self.tiles, self.header, self.engine, report=errors.append, window=Rect.of(box), arrays=self.arrays
         )
         samples = self.arrays.reduced(whole.picture(), self.scale)
-        if errors:  # beside it, or in what the preview did without: it stays as it is
+        if errors:  # in a neighbour, or in symbols that the preview skips: keep the plain preview
             return
         left, (height, width) = (box.left - self.window.left) // self.scale, samples.shape[:2]
         band[:height, left : left + width] = samples
 
     def _paint(self, span: Sequence[_Read], band: Any) -> None:
-        """Puts what neighbouring tiles of a plane show into the band of their row."""
+        """Writes the pixels of neighbouring tiles of a plane into the band of their row."""
         if span[0].tile is None:
             return
         first, last = (self._box(each.number) for each in (span[0], span[-1]))
@@ -261,7 +261,7 @@ class Decoder:
             cut(band, place)[:] = self.arrays.take(samples, self.engine)
 
     def _shown(self, span: Sequence[_Read], part: TileBox) -> Samples | Array:
-        """Samples [h, w, C] of a part of the picture in which all tiles are learned, or there is only one."""
+        """Samples [h, w, C] of a part of the picture that holds only learned tiles, or a single tile."""
         first = span[0]
         box = self._box(first.number)
         if self.canvas and first.is_learned:
@@ -281,12 +281,12 @@ class Decoder:
         return plain if self.scale == 1 else reduced(plain, self.scale)
 
     def _box(self, number: int) -> TileBox:
-        """Of a tile of either plane."""
+        """The box of a tile of either plane."""
         plane, place = divmod(number, len(self.grid.boxes))
         return alpha_of(self.grid.boxes[place]) if plane else self.grid.boxes[place]
 
     def _blank(self, box: TileBox) -> Any:
-        """The band of the row of a tile before anything is in it."""
+        """An empty band for the row of a tile."""
         height, width = self.window.part_of(box).height, self.window.size[1]
         shape = -(-height // self.scale), -(-width // self.scale), self.header.pixel_format.channels
         return self.arrays.full(shape, DAMAGED_GREY)
@@ -296,12 +296,12 @@ class Decoder:
 
 
 def is_single(stream: Bitstream) -> bool:
-    """Whether this is a picture of one learned tile, without alpha, so that it may be decoded with others."""
+    """Whether the picture is one learned tile without alpha, so that it can be decoded together with others."""
     return len(stream.tiles) == 1 and stream.tiles[0] is not None and stream.tiles[0].mode == TileMode.LEARNED
 
 
 def alike(streams: Mapping[int, Bitstream], engine: Engine) -> Iterator[dict[int, Bitstream]]:
-    """Files to decode together, two or more at a time, by their numbers; each occurs once at most."""
+    """Groups of two or more files to decode together, by their numbers; each file occurs at most once."""
     by_size = defaultdict[tuple[int, int], list[tuple[int, Bitstream]]](list)
     for number, stream in streams.items():
         if is_single(stream) and stream.header.model_id == engine.model_id:
@@ -313,9 +313,9 @@ def alike(streams: Mapping[int, Bitstream], engine: Engine) -> Iterator[dict[int
 
 
 def decode_alike(group: Mapping[int, Bitstream], engine: Engine, arrays: Arrays) -> dict[int, Any]:
-    """Pictures uint8 [H, W, C] of single tiles of one size; VaecMismatchError in the place of one that does not decode.
+    """Pictures uint8 [H, W, C] of single tiles of one size; a VaecMismatchError replaces one that does not decode.
 
-    They are those of `Decoder.picture`, within the limits of what may differ between machines.
+    They equal those of `Decoder.picture` within the tolerance between machines.
     """
     headers = [stream.header for stream in group.values()]
     tiles = [cast(Tile, stream.tiles[0]) for stream in group.values()]

@@ -1,8 +1,8 @@
-"""A picture to tiles, from the top down: it need not fit into memory.
+"""Encodes a picture to tiles, from top to bottom; the picture need not fit into memory.
 
-Looking at a tile as a decoder will show it lags behind the coding of those around it, whose latents its synthesis sees.
-A tile that is stored without the network after all takes its latents away from its neighbours, so that these are looked
-at again: in sweeps over the picture, each of which looks at tiles beside what the one before has left.
+A tile can be checked, as a decoder will show it, only after its neighbours are coded, because its synthesis sees their
+latents. If a tile is then stored without the network, its neighbours lose its latents and must be checked again.
+Further sweeps over the picture do that, each around the tiles that the previous sweep replaced.
 """
 
 from collections.abc import Callable
@@ -16,20 +16,20 @@ from vaecodec.model.coding import Symbols
 from vaecodec.model.engine import Array, Engine
 from vaecodec.pictures.pixels import Rows, Samples, pad_edge, squared_error
 from vaecodec.tiling.canvas import Canvas, Grid, Rect, alpha_of, analyze, cut, sweep, to_rgb
-from vaecodec.tiling.tile import decode_latents, encode_tile, learned_part, plain_tile, settle
+from vaecodec.tiling.tile import choose_mode, decode_latents, encode_tile, learned_part, plain_tile
 
 Refine = Callable[[Any, Array, tuple[slice, slice], Samples, int], tuple[Symbols, Array]]
 
 
 class TileStore(Protocol):
-    """Where tiles are put, by number: a list, or what keeps them elsewhere."""
+    """Storage for tiles by number: a list, or a file."""
 
     def __getitem__(self, number: int, /) -> Tile: ...
     def __setitem__(self, number: int, tile: Tile, /) -> None: ...
 
 
 def encode_plain(rows: Rows, header: Header, tiles: TileStore) -> None:
-    """Codes all tiles of a picture without loss, and without the network; arguments as of `Encoder`."""
+    """Codes all tiles of a picture losslessly, without the network; arguments as for `Encoder`."""
     grid = Grid(header)
     for row in range(header.grid[0]):
         first = grid.boxes[row * grid.columns]
@@ -42,15 +42,16 @@ def encode_plain(rows: Rows, header: Header, tiles: TileStore) -> None:
 
 
 class Encoder:
-    """One picture on its way into tiles, with memory for two rows of them.
+    """Encodes one picture to tiles, with two rows of tiles in memory.
 
     Args:
-        rows: the picture, in the header's format; read from the top down, again where tiles miss their floor.
+        rows: the picture, in the header's format; read from top to bottom, and again where tiles miss their minimum
+            PSNR.
         header: its size, format and quality.
-        engine: computes.
-        tiles: where to put the tiles, one place for each of `header.boxes()`.
-        refine: chooses symbols in the place of `coding.quantize`, from latents y [M, H, W] of a tile and around it,
-            rows and columns of the tile in y, and its pixels.
+        engine: runs the network.
+        tiles: storage for the tiles, one place for each of `header.boxes()`.
+        refine: chooses the symbols instead of `coding.quantize`, from latents y [M, H, W] of a tile and its
+            surroundings, the tile's rows and columns in y, and its pixels.
     """
 
     def __init__(
@@ -62,18 +63,18 @@ class Encoder:
         self.reach = self.grid.reach(engine.arch.synthesis_margin)
         self.errors = [0] * len(self.grid.boxes)
         self.deblocking_cut: int | None = None
-        self.strips: dict[int, tuple[int, Samples]] = {}  # row of tiles: first row of the picture, and rows from there
+        self.strips: dict[int, tuple[int, Samples]] = {}  # row of tiles: number of the first pixel row, and the rows
 
     def run(self) -> tuple[Header, int]:
         """Codes all tiles.
 
         Returns:
-            The header that belongs to the tiles, with the deblocking that suits the picture; and the sum of the squared
-            errors of all samples but alpha, as a decoder will show them.
+            The header for these tiles, with the deblocking cut chosen for the picture; and the sum of the squared
+            errors of all samples except alpha, as a decoder will show them.
         """
         every = set(range(len(self.grid.boxes)))
         failing = self._sweep(self._code, every, every)
-        while failing:  # the neighbours of a tile change with it, so they are looked at again
+        while failing:  # the neighbours of a replaced tile change with it, so check them again
             looked_at = self.grid.around(failing, self.reach)
             failing = self._sweep(self._recall, looked_at, self.grid.around(looked_at, self.reach))
         return replace(self.header, deblocking_cut=self.deblocking_cut or 0), sum(self.errors)
@@ -81,12 +82,12 @@ class Encoder:
     def _sweep(
         self, latents_of: Callable[[int, TileBox], Array | None], looked_at: set[int], needed: set[int]
     ) -> set[int]:
-        """Compares learned tiles with the picture, and settles what they become.
+        """Compares learned tiles with the picture, and makes the final choice for each.
 
         Args:
-            latents_of: the latents [M, h, w] of a tile as a decoder will have them; None if it is not learned.
-            looked_at: numbers of the tiles that are compared.
-            needed: those of the tiles whose latents are.
+            latents_of: returns the dequantized latents [M, h, w] of a tile; None if it is not learned.
+            looked_at: numbers of the tiles to compare.
+            needed: numbers of the tiles whose latents are needed for that.
 
         Returns:
             The numbers of the tiles that are no longer learned.
@@ -101,7 +102,7 @@ class Encoder:
         def compare(row: int) -> set[int]:
             learned = (n for n in self.grid.numbers(row) if n in looked_at and self.tiles[n].mode.is_learned)
             failing = {number for number in learned if not self._is_kept(number, canvas)}
-            canvas.let_go(row)
+            canvas.release(row)
             self.strips.pop(row, None)
             return failing
 
@@ -122,7 +123,7 @@ class Encoder:
         return latents
 
     def _quantize(self, samples: Samples, top: int, box: TileBox) -> tuple[Symbols, Array]:
-        """The symbols of a tile, and what the decoder will have of its latents; arguments as of `analyze`."""
+        """Returns the symbols of a tile, and its dequantized latents; arguments as in `analyze`."""
         engine, quality = self.engine, self.header.quality
         if self.refine is None or engine.restores:
             return coding.quantize(engine, analyze(samples, top, box, engine, quality), quality)
@@ -143,19 +144,19 @@ class Encoder:
         return decode_latents(self.engine, tile, Rect.of(box).latents.size, self.header.quality)
 
     def _is_kept(self, number: int, canvas: Canvas) -> bool:
-        """Compares a learned tile with the picture, and corrects or replaces it if need be; whether it is learned."""
+        """Compares a learned tile with the picture, corrects or replaces it; returns whether it stays learned."""
         box = self.grid.boxes[number]
         original = self._cut(box)
         shown = self.engine.to_numpy(canvas.synthesize_like(box, original))
-        if self.engine.restores:  # the picture is what is not to be kept
+        if self.engine.restores:  # such weights change the picture on purpose
             self.errors[number] = squared_error(original, shown)
             return True
         learned = learned_part(self.tiles[number])  # as it was before its neighbours changed
-        self.tiles[number], self.errors[number] = settle(learned, original, shown, self.header.quality)
+        self.tiles[number], self.errors[number] = choose_mode(learned, original, shown, self.header.quality)
         return self.tiles[number].mode.is_learned
 
     def _strip(self, row: int) -> tuple[int, Samples]:
-        """The rows of a row of tiles, with those around them that analysis sees, after the number of the first."""
+        """The number of the first pixel row, and the pixel rows that the analysis of a row of tiles sees."""
         if row not in self.strips:
             margin_px, size_px = self.engine.arch.analysis_margin * LATENT_STRIDE, self.grid.tile_size
             top = max(0, row * size_px - margin_px)

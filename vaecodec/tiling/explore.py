@@ -1,7 +1,7 @@
-"""What latents are good for beside files: features, bits by place, pictures between pictures, pictures from the prior.
+"""Other uses of the latents: features, rate maps, interpolation, samples from the prior.
 
-`Explorer` is the face, reached as `codec.explore`; the functions below it do the work, along the same walk over symbols
-and with the same quantization as decoder and encoder.
+`Explorer`, reached as `codec.explore`, is the interface. The functions below it do the work, with the same order of
+symbols and the same quantization as decoder and encoder.
 """
 
 from collections.abc import Callable, Sequence
@@ -44,11 +44,11 @@ class Coder(Protocol):
 
 
 class Explorer:
-    """What a codec does with latents besides coding pictures: `Codec().explore`.
+    """Features, rate maps, interpolation and samples from the latents of a codec: `Codec().explore`.
 
     Example:
         >>> explore = vaecodec.Codec().explore
-        >>> explore.rate_map("photo.png").shape     # bits of each block of 16 x 16 pixels
+        >>> explore.rate_map("photo.png").shape     # bits per block of 16 x 16 pixels
         (32, 48)
     """
 
@@ -64,7 +64,24 @@ class Explorer:
         quality: int | None = None,
         output: Output = "pil",
     ) -> Any:
-        """Draw a picture of (width, height) pixels from the model's own prior: see `draw`."""
+        """Draw a picture of `size` (width, height) pixels from the model's prior.
+
+        Args:
+            size: width and height in pixels.
+            seed: at least 0; equal seeds give equal pictures.
+            temperature: 1 samples the model's distribution, lower values are smoother, 0 takes the most probable
+                symbols.
+            quality: 1 to 100, of the prior; None is 75.
+            output: as for `Codec.decode`.
+
+        Raises:
+            VaecImageError: (ARGUMENT) a value is out of range.
+            VaecLimitError: the size is beyond the limits.
+
+        Example:
+            >>> Codec().explore.sample((512, 512), seed=7).size
+            (512, 512)
+        """
         records.check_size(*size)
         with translated_errors():
             chosen = _quality(quality)
@@ -76,31 +93,69 @@ class Explorer:
     def interpolate(
         self, a: pixels.Source, b: pixels.Source, steps: int, *, quality: int | None = None, output: Output = "pil"
     ) -> list[Any]:
-        """Pictures between two of equal size, both included, equally spaced in latent space: see `blends`."""
+        """Interpolate between two pictures of equal size, in equal steps in latent space.
+
+        Args:
+            a: the first picture, as for `Codec.encode`.
+            b: the last picture.
+            steps: number of pictures, including a and b; at least 2.
+            quality: 1 to 100; None is 75.
+            output: as for `Codec.decode`.
+
+        Raises:
+            VaecImageError: (SIZE) the sizes differ, or (ARGUMENT) a value is out of range.
+
+        Example:
+            >>> len(Codec().explore.interpolate("a.png", "b.png", steps=5))
+            5
+        """
         with translated_errors():
             chosen, first, last = _quality(quality), _samples(a), _samples(b)
             blended = self._codec.run(lambda engine: blends(first, last, steps, chosen, engine))
             return [self._codec.present(samples, {}, output) for samples in blended]
 
     def features(self, image: pixels.Source, quality: int | None = None) -> "Features":
-        """The latents of a picture as float32 arrays: see `Features`."""
+        """The latents of a picture before quantization, as float32 arrays: see `Features`.
+
+        Example:
+            >>> Codec().explore.features("photo.png").y.shape
+            (384, 32, 48)
+        """
         with translated_errors():
             chosen, samples = _quality(quality), _samples(image)
             return self._codec.run(lambda engine: features_of_picture(samples, chosen, engine))
 
     def features_from_bytes(self, source: sources.Source) -> "Features":
-        """The latents that a .vaec file holds, without synthesizing its pixels: see `features_of_stream`."""
+        """The quantized latents of a .vaec file, without synthesizing its pixels: see `Features`.
+
+        Raises:
+            VaecError: the file is damaged, or needs other weights.
+
+        Example:
+            >>> Codec().explore.features_from_bytes("photo.vaec").quality
+            75
+        """
         with translated_errors():
             stream = container.read(sources.read_all(source))
             self._engine_of(stream)  # refuses a file of other weights
             return self._codec.run(lambda engine: features_of_stream(stream, engine), of=stream.header)
 
     def rate_map(self, image: pixels.Source, quality: int | None = None) -> FloatMap:
-        """Bits that a file spends on each 16x16 block of a picture [rows, columns]: see `block_bits`."""
+        """Bits that a file spends on each 16x16 block of a picture, float32 [ceil(H / 16), ceil(W / 16)].
+
+        Example:
+            >>> Codec().explore.rate_map("photo.png", quality=50).shape
+            (32, 48)
+        """
         return self.rate_map_from_bytes(self._codec.encode(image, _quality(quality)))
 
     def rate_map_from_bytes(self, source: sources.Source) -> FloatMap:
-        """The same of a .vaec file."""
+        """Bits that a .vaec file spends on each 16x16 block, as `rate_map`; metadata and headers are not counted.
+
+        Example:
+            >>> Codec().explore.rate_map_from_bytes("photo.vaec").shape
+            (32, 48)
+        """
         with translated_errors():
             stream = container.read(sources.read_all(source))
             if self._engine_of(stream) is None:
@@ -108,7 +163,12 @@ class Explorer:
             return self._codec.run(lambda engine: block_bits(stream, engine), of=stream.header)
 
     def anomaly_score(self, image: pixels.Source, quality: int | None = None) -> float:
-        """Bits per pixel under the model: high where a picture is unlike photographs, see `bits_per_pixel`."""
+        """Bits per pixel under the model: high for complex pictures that are unlike photographs.
+
+        Example:
+            >>> Codec().explore.anomaly_score("noise.png") > Codec().explore.anomaly_score("photo.png")
+            True
+        """
         with translated_errors():
             chosen, samples = _quality(quality), _samples(image)
             return self._codec.run(lambda engine: bits_per_pixel(samples, chosen, engine))
@@ -131,15 +191,15 @@ def _samples(image: pixels.Source) -> Samples:
 
 
 class Features(NamedTuple):
-    """The latents of a picture: what the network makes of it, and what a file holds.
+    """The latents of a picture or a file.
 
     Attributes:
-        y: float32 [M, ceil(H / 16), ceil(W / 16)], one vector of M = 384 (with the built-in weights) a block of 16x16
-            pixels. Unit: quantizer steps of `quality`, of which a file keeps a whole number as its distance from a
-            prediction; a step is smaller at a higher quality, so values grow with it.
-        z: float32 [Z, ceil(H / 64), ceil(W / 64)], hyper-latents, Z = 96 a block of 64x64 pixels: a summary from which
-            the codec predicts how strong each latent is there. Unit: quantizer steps.
-        quality: 1 to 100. Compare features of the same quality and the same weights only.
+        y: float32 [M, ceil(H / 16), ceil(W / 16)]: M = 384 latents (with the built-in weights) per block of 16x16
+            pixels. Unit: quantizer steps of `quality`; a file stores their distance from a prediction as integers.
+            Steps are smaller at a higher quality, so values grow with it.
+        z: float32 [Z, ceil(H / 64), ceil(W / 64)]: Z = 96 hyper-latents per block of 64x64 pixels, from which the codec
+            predicts the scales of the latents. Unit: quantizer steps.
+        quality: 1 to 100. Compare only features of the same quality and the same weights.
     """
 
     y: FloatMap
@@ -148,15 +208,15 @@ class Features(NamedTuple):
 
 
 def features_of_picture(samples: Samples, quality: int, engine: Engine) -> Features:
-    """Features of a picture [H, W, C] before anything is quantized; alpha is ignored, grey is taken as RGB."""
+    """Unquantized features of a picture [H, W, C]; alpha is ignored, grey counts as RGB."""
     header = _colour_header(samples.shape[1], samples.shape[0], quality, engine)
     return _features([_in_steps(engine, y, quality) for y in analyze_tiles(samples, header, engine)], header)
 
 
 def features_of_stream(stream: Bitstream, engine: Engine) -> Features:
-    """Features as a file holds them, quantized: its latents are decoded, its pixels are not.
+    """Quantized features of a file: its latents are decoded, its pixels are not.
 
-    The tiles that it keeps without loss have no latents: their pixels are analyzed.
+    Lossless tiles have no latents, so their pixels are analyzed.
 
     Raises:
         VaecCorruptError: a tile does not decode.
@@ -179,16 +239,16 @@ def features_of_stream(stream: Bitstream, engine: Engine) -> Features:
 
 
 def analyze_tiles(samples: Samples, header: Header, engine: Engine) -> list[Array]:
-    """Latents [M, h, w], before they are quantized, of every colour tile of a picture [H, W, C]."""
+    """Unquantized latents [M, h, w] of every colour tile of a picture [H, W, C]."""
     colour = (box for box in header.boxes() if box.plane == "colour")
     return [analyze(samples, 0, box, engine, header.quality) for box in colour]
 
 
 def block_bits(stream: Bitstream, engine: Engine | None) -> FloatMap:
-    """Where the bits of a file lie: float32 [ceil(H / 16), ceil(W / 16)], bits a block of 16x16 pixels.
+    """Where the bits of a file go: float32 [ceil(H / 16), ceil(W / 16)], bits per block of 16x16 pixels.
 
-    A learned tile counts as an ideal coder would spend, which is within 0.1 % and 16 bytes of its payload; the bits of
-    a hyper-latent are shared out among its 4x4 blocks. The payload of any other tile, and of alpha, is spread evenly.
+    A learned tile counts the bits of an ideal coder, which are within 0.1 % and 16 bytes of its payload. The bits of a
+    hyper-latent are divided among its 4x4 blocks. The payload of any other tile, and of alpha, is spread evenly.
     Header, index and metadata are not counted.
 
     Args:
@@ -215,9 +275,9 @@ def block_bits(stream: Bitstream, engine: Engine | None) -> FloatMap:
 
 
 def bits_per_pixel(samples: Samples, quality: int, engine: Engine) -> float:
-    """Bits per pixel of a picture [H, W, C] if all of it is coded by the network: -log2 of its probability.
+    """Bits per pixel of a picture [H, W, C] if the network codes all of it: -log2 of its probability.
 
-    Unlike in a file, nothing falls back to lossless coding, and alpha is ignored.
+    Unlike in a file, no tile falls back to lossless coding, and alpha is ignored.
     """
     height, width = samples.shape[:2]
     header = _colour_header(width, height, quality, engine)
@@ -231,23 +291,23 @@ def bits_per_pixel(samples: Samples, quality: int, engine: Engine) -> float:
 def blends(a: Samples, b: Samples, steps: int, quality: int, engine: Engine) -> list[Samples]:
     """Pictures [H, W, 3] whose latents lie between those of two pictures, from a to b in equal steps.
 
-    The latents are quantized and coded as those of any picture: the first and the last show what files of a and b show.
+    The latents are quantized and coded like those of any picture, so the first and last equal the decoded a and b.
 
     Args:
         a: samples [H, W, C].
         b: samples of the same height and width.
-        steps: how many pictures, a and b included.
+        steps: number of pictures, including a and b.
         quality: 1 to 100.
-        engine: computes.
+        engine: runs the network.
 
     Raises:
         VaecImageError: the pictures are of different sizes (SIZE), or steps is below 2 (ARGUMENT).
     """
     if steps < 2:
-        raise VaecImageError(f"steps is {steps}, must be at least 2: the two pictures count", code="ARGUMENT")
+        raise VaecImageError(f"steps is {steps}, must be at least 2, which includes both pictures", code="ARGUMENT")
     if a.shape[:2] != b.shape[:2]:
         raise VaecImageError(
-            f"the pictures have {a.shape[1]} x {a.shape[0]} and {b.shape[1]} x {b.shape[0]} pixels: they must be equal",
+            f"pictures are {a.shape[1]} x {a.shape[0]} and {b.shape[1]} x {b.shape[0]} pixels, must have equal sizes",
             code="SIZE",
         )
     header = _colour_header(a.shape[1], a.shape[0], quality, engine)
@@ -263,25 +323,25 @@ def blends(a: Samples, b: Samples, steps: int, quality: int, engine: Engine) -> 
 
 
 def draw(width: int, height: int, quality: int, engine: Engine, *, seed: int, temperature: float) -> list[Tile]:
-    """The tiles of a picture that nobody took: every symbol is drawn from the table that would code it.
+    """The tiles of a random picture: every symbol is drawn from the table that would code it.
 
-    First the hyper-latents from their prior, then, given those, the latents. The integers come from
-    numpy's PCG64 and integer tables: at temperature 1 they are the same on every machine.
+    First the hyper-latents are drawn from their prior, then the latents, given those. The integers come from numpy's
+    PCG64 and integer tables, so at temperature 1 they are the same on every machine.
 
     Args:
         width: pixels.
         height: pixels.
         quality: 1 to 100, of the prior.
-        engine: computes.
+        engine: computes the table indexes.
         seed: at least 0.
-        temperature: probabilities are raised to the power of 1 / temperature; 0 takes the most probable symbol.
+        temperature: probabilities are raised to the power 1 / temperature; 0 takes the most probable symbol.
 
     Raises:
         VaecImageError: (ARGUMENT) seed or temperature is out of range.
     """
     if seed < 0 or not 0 <= temperature < np.inf:
         raise VaecImageError(
-            f"seed is {seed}, temperature is {temperature}: both must be at least 0, and finite", code="ARGUMENT"
+            f"seed is {seed}, temperature is {temperature}: both must be finite and at least 0", code="ARGUMENT"
         )
     rng = np.random.default_rng(seed)
     header = _colour_header(width, height, quality, engine)
@@ -298,7 +358,7 @@ def draw(width: int, height: int, quality: int, engine: Engine, *, seed: int, te
 
 
 def _bits_by_block(engine: Engine, symbols: Symbols, rows: int, columns: int, quality: int) -> NDArray[np.float64]:
-    """Bits [rows, columns] of the symbols of one learned tile; those of a hyper-latent are shared out."""
+    """Bits [rows, columns] of one learned tile; those of a hyper-latent are divided among its blocks."""
     coded = coding.coded(engine, symbols, rows, columns, quality)
     hyper_bits, bits = np.zeros(symbols.z.shape), np.zeros(symbols.y.shape)
     passes = coding.hyper_passes(*coding.hyper_size(rows, columns))
@@ -311,12 +371,12 @@ def _bits_by_block(engine: Engine, symbols: Symbols, rows: int, columns: int, qu
 
 
 def _on_grid(of_z: NDArray[Any], rows: int, columns: int) -> NDArray[Any]:
-    """What belongs to the hyper-latents of rows x columns blocks, as [h, w, Z]."""
+    """Reshapes values of the hyper-latents of rows x columns blocks to [h, w, Z]."""
     return of_z.reshape(-(-rows // HYPER_STRIDE), -(-columns // HYPER_STRIDE), -1)
 
 
 def _shared_out(hyper_bits: NDArray[np.float64], rows: int, columns: int) -> NDArray[np.float64]:
-    """Bits [h, w] of hyper-latents as bits of their blocks; at the right and bottom edges they have fewer."""
+    """Divides the bits [h, w] of hyper-latents among their blocks, of which there are fewer at the edges."""
     heights, widths = (np.minimum(HYPER_STRIDE, n - np.arange(0, n, HYPER_STRIDE)) for n in (rows, columns))
     each = hyper_bits / (heights[:, None] * widths)
     return each.repeat(heights, 0).repeat(widths, 1)
@@ -325,7 +385,7 @@ def _shared_out(hyper_bits: NDArray[np.float64], rows: int, columns: int) -> NDA
 def _drawn(
     tables: Tables, indexes: NDArray[np.integer], rng: np.random.Generator, temperature: float
 ) -> NDArray[np.int32]:
-    """Symbols int32 [n] from the distributions of the indexes [n]; never the escape, whose share is negligible."""
+    """Draws symbols int32 [n] from the tables of the indexes [n]; never the escape, whose share is negligible."""
     symbols = np.zeros(indexes.size, np.int32)
     for row in range(tables.first_coded_row, tables.rows):
         places = np.flatnonzero(indexes == row)
@@ -347,7 +407,7 @@ def _colour_header(width: int, height: int, quality: int, engine: Engine) -> Hea
 
 
 def _fitting_cut(samples: Samples, header: Header, engine: Engine) -> int:
-    """The deblocking cut that a file of a picture has."""
+    """The deblocking cut that the encoder chooses for a picture."""
     tiles = [Tile(TileMode.SOLID, b"", 0)] * header.tile_count
     return Encoder(ArrayRows(samples), header, engine, tiles).run()[0].deblocking_cut
 
@@ -359,7 +419,7 @@ def _in_steps(engine: Engine, y: Array, quality: int) -> tuple[FloatMap, FloatMa
 
 
 def _features(parts: Sequence[tuple[FloatMap, FloatMap]], header: Header) -> Features:
-    """Those of a picture, from (y, z) of its colour tiles in index order."""
+    """The features of a picture, from (y, z) of its colour tiles in index order."""
     rows, columns = header.grid
     y, z = (
         np.block([[parts[row * columns + column][which] for column in range(columns)] for row in range(rows)])

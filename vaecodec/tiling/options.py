@@ -1,4 +1,4 @@
-"""What a caller may ask for, checked: a quality or a target that is searched for, and how pictures come out."""
+"""Checked options of the public calls: a quality or a target to search for, and the form of decoded pictures."""
 
 import math
 import operator
@@ -15,7 +15,7 @@ from vaecodec.tiling.canvas import Rect
 
 DEFAULT_QUALITY = 75
 EFFORTS, DEFAULT_EFFORT = range(1, 10), 6
-REFINING_STEPS = {7: 100, 8: 300, 9: 1000}  # of `torch_engine.refine`, by effort
+REFINING_STEPS = {7: 100, 8: 300, 9: 1000}  # steps of `torch_engine.refine`, by effort
 QUALITY_MIN, QUALITY_MAX = QUALITIES[0], QUALITIES[-1]
 
 Output = Literal["pil", "numpy", "torch"]
@@ -25,7 +25,7 @@ OnError = Literal["raise", "partial"]
 
 
 class MetadataOptions(TypedDict, total=False):
-    """Metadata in the place of what a picture carries."""
+    """Metadata that replaces that of the picture."""
 
     exif: Exif
     icc_profile: IccProfile
@@ -51,7 +51,7 @@ class EncodeFileOptions(EncodeOptions, total=False):
 
 
 class DecodeOptions(TypedDict, total=False):
-    """Keywords of `Codec.decode`, but for `output`, which decides what comes back."""
+    """Keywords of `Codec.decode`, except `output`, which determines the result type."""
 
     scale: float
     max_pixels: int | None
@@ -59,7 +59,7 @@ class DecodeOptions(TypedDict, total=False):
 
 
 class BatchOptions(DecodeOptions, total=False):
-    """Keywords of `Codec.decode_batch`, but for `output`."""
+    """Keywords of `Codec.decode_batch`, except `output`."""
 
     return_errors: bool
 
@@ -75,12 +75,12 @@ class DecodeFileOptions(MetadataOptions, total=False):
 
 
 class RegionOptions(TypedDict, total=False):
-    """Keywords of `Codec.decode_region`, but for `output`."""
+    """Keywords of `Codec.decode_region`, except `output`."""
 
     max_pixels: int | None
 
 
-File = TypeVar("File", bound=Sized)  # bytes, or anything else whose length is that of the file
+File = TypeVar("File", bound=Sized)  # bytes, or an object with the length of the file
 
 
 class Attempt(NamedTuple, Generic[File]):
@@ -88,12 +88,11 @@ class Attempt(NamedTuple, Generic[File]):
 
     Attributes:
         data: the file.
-        psnr_db: computed when asked for.
-        ssimulacra2: likewise.
+        psnr_db: computes the PSNR.
+        ssimulacra2: computes the score.
         pixels: of the picture.
         metadata_bytes: of the file.
-        is_plain: whether the network alone made all but what has one colour, so that size and fidelity rise with
-            quality for certain.
+        is_plain: whether all tiles are learned or of one colour, so that size and fidelity certainly rise with quality.
     """
 
     data: File
@@ -105,12 +104,12 @@ class Attempt(NamedTuple, Generic[File]):
 
 
 Encode = Callable[[int | None], Attempt[File]]
-"""One encoding at a quality; None is without loss."""
+"""Encodes once at a quality; None is lossless."""
 
 
 @dataclass(frozen=True)
 class FixedQuality:
-    """Encode once at the quality asked for; None is without loss."""
+    """Encode once at a given quality; None is lossless."""
 
     quality: int | None
 
@@ -122,8 +121,8 @@ class FixedQuality:
 def _first_that_fits(encode: Encode[File], fits: Callable[[Attempt[File]], bool], *, largest: bool) -> File | None:
     """The file of the largest, or smallest, quality that fits; None if none does.
 
-    By halves: what fits is taken to be on one side. Where it is not certain that size and fidelity rise with quality,
-    and nothing has been found, all other qualities are tried.
+    A binary search, which assumes that size and fidelity rise with quality. If that is not certain and the search finds
+    nothing, all other qualities are tried.
     """
     best, low, high = None, QUALITY_MIN, QUALITY_MAX
     tried, is_certain = set[int](), True
@@ -156,7 +155,7 @@ class SizeTarget:
         """The file.
 
         Raises:
-            VaecTargetError: (TARGET_SIZE) no quality needs so little.
+            VaecTargetError: (TARGET_SIZE) the file is too large at every quality.
         """
         sizes, metadata_bytes = list[float](), 0
 
@@ -168,7 +167,7 @@ class SizeTarget:
 
         best = _first_that_fits(encode, fits, largest=True)
         if best is None:
-            message = f"the smallest file has {min(sizes):.6g} {self.unit}, {self.limit:.6g} were asked for"
+            message = f"the smallest file has {min(sizes):.6g} {self.unit}, the target is {self.limit:.6g}"
             if metadata_bytes:
                 message += f"; {metadata_bytes:,} bytes of it are metadata: drop some (--strip, exif=None)"
             raise VaecTargetError(message, code="TARGET_SIZE")
@@ -198,7 +197,7 @@ class FidelityTarget:
         if best is None:
             unit = {"psnr": "dB", "ssimulacra2": "points of SSIMULACRA2"}[self.metric]
             raise VaecTargetError(
-                f"quality {QUALITY_MAX} reaches {max(reached):.2f} {unit}, {self.least:.2f} {unit} were asked for",
+                f"the best quality reaches {max(reached):.2f} {unit}, the target is {self.least:.2f}",
                 code=f"TARGET_{self.metric.upper()}",
             )
         return best
@@ -213,7 +212,7 @@ def rate_goal(
     ssimulacra2: float | None = None,
     lossless: bool = False,
 ) -> FixedQuality | SizeTarget | FidelityTarget:
-    """What was asked for; `DEFAULT_QUALITY` if nothing was.
+    """The requested quality or target; `DEFAULT_QUALITY` if there is none.
 
     Raises:
         VaecImageError: (ARGUMENT) more than one was given, or a value is out of range.
@@ -224,16 +223,16 @@ def rate_goal(
     }  # fmt: skip
     given = {name: value for name, value in asked.items() if value is not None}
     if len(given) > 1:
-        raise VaecImageError(f"{' and '.join(given)} exclude each other: give one", code="ARGUMENT")
+        raise VaecImageError(f"{' and '.join(given)} cannot be combined: give only one", code="ARGUMENT")
     if not given:
         return FixedQuality(DEFAULT_QUALITY)
     (name, value), = given.items()  # fmt: skip
     if name == "lossless":
         return FixedQuality(None)
     if name == "quality" and (isinstance(value, bool) or not hasattr(value, "__float__") or not 1 <= value < math.inf):
-        raise VaecImageError(f"quality is {value!r}, allowed are whole numbers 1..100", code="ARGUMENT")
+        raise VaecImageError(f"quality is {value!r}, must be a whole number from 1 to 100", code="ARGUMENT")
     if isinstance(value, bool) or not hasattr(value, "__float__") or not math.isfinite(value) or value <= 0:
-        raise VaecImageError(f"{name} is {value!r}, expected a positive number", code="ARGUMENT")
+        raise VaecImageError(f"{name} is {value!r}, must be a positive number", code="ARGUMENT")
     if name == "quality":
         return FixedQuality(check_quality(value))
     if name == "target_psnr":
@@ -244,7 +243,7 @@ def rate_goal(
 
 
 def overrides(*, exif: Exif, icc_profile: IccProfile, xmp: Xmp) -> dict[str, object]:
-    """What `merge_metadata` is to apply, of a caller's three arguments: those that are not KEEP."""
+    """The overrides for `merge_metadata`: those of a caller's three arguments that are not KEEP."""
     named = {"exif": exif, "icc_profile": icc_profile, "xmp": xmp}
     return {key: value for key, value in named.items() if value is not KEEP}
 
@@ -253,15 +252,15 @@ def check_quality(quality: float) -> int:
     """The quality as an int.
 
     Raises:
-        VaecImageError: (ARGUMENT) it is not a whole number from 1 to 100.
+        VaecImageError: (ARGUMENT) the quality is not a whole number from 1 to 100.
     """
     if quality != int(quality) or not QUALITY_MIN <= quality <= QUALITY_MAX:
-        raise VaecImageError(f"quality is {quality!r}, allowed are whole numbers 1..100", code="ARGUMENT")
+        raise VaecImageError(f"quality is {quality!r}, must be a whole number from 1 to 100", code="ARGUMENT")
     return int(quality)
 
 
 def refining_steps(effort: int) -> int:
-    """How many steps an encoder takes to refine its symbols.
+    """Number of steps in which an encoder refines its symbols.
 
     Raises:
         VaecImageError: (ARGUMENT) the effort is not a whole number from 1 to 9.
@@ -272,7 +271,7 @@ def refining_steps(effort: int) -> int:
 
 
 class Presentation(NamedTuple):
-    """How pictures come out: as what, reduced by 1, 2, 4 or 8, and whether damaged ones, too."""
+    """The form of decoded pictures: output type, downscaling by 1, 2, 4 or 8, and whether damaged ones are returned."""
 
     output: Output
     scale: int
@@ -280,10 +279,10 @@ class Presentation(NamedTuple):
 
     @classmethod
     def checked(cls, output: Output, scale: float = 1, on_error: str = "raise") -> "Presentation":
-        """Of the arguments of `Codec.decode`.
+        """Checks the arguments of `Codec.decode`.
 
         Raises:
-            VaecImageError: (ARGUMENT) one of them has another value than allowed.
+            VaecImageError: (ARGUMENT) a value is not allowed.
         """
         if output not in ("pil", "numpy", "torch"):
             raise VaecImageError(f"output is {output!r}, must be 'pil', 'numpy' or 'torch'", code="ARGUMENT")
@@ -295,10 +294,10 @@ class Presentation(NamedTuple):
 
 
 def window_of(box: tuple[int, int, int, int], header: Header) -> Rect:
-    """The window of a picture that a box (left, top, right, bottom) means.
+    """The window for a box (left, top, right, bottom) of a picture.
 
     Raises:
-        VaecImageError: (BOX) it is empty or reaches beyond the picture.
+        VaecImageError: (BOX) the box is empty or extends beyond the picture.
     """
     try:
         left, top, right, bottom = map(operator.index, box)

@@ -1,4 +1,4 @@
-"""One tile: coded by the network, corrected, without loss, or as one colour; and what a quality promises of it."""
+"""Codes one tile: learned, corrected, lossless or as one colour; and the minimum PSNR that each quality guarantees."""
 
 import struct
 import zlib
@@ -17,29 +17,27 @@ from vaecodec.model.coding import Symbols
 from vaecodec.model.engine import Array, Engine
 from vaecodec.pictures.pixels import Samples, decibels, squared_error
 
-STRIPE_PX, STRIPE_SPACING_PX = (
-    8,
-    128,
-)  # a tile's size without loss is guessed from stripes first: quicker than all of it
-# How many times the learned payload the guesses, from stripes and from all, may be: what repeats is only told once.
+STRIPE_PX, STRIPE_SPACING_PX = 8, 128  # the lossless size is first estimated from stripes, which is faster
+# Maximum ratio of the lossless size, estimated from stripes and from the whole tile, to the learned payload. The
+# estimates are too high for content that repeats.
 STRIPES_MARGIN, GUESS_MARGIN = 4.0, 1.7
-WAVES_RATIO = 2  # of a quick guess to a thorough one
-FLAT_SHARE = 0.5  # text and drawings: quickly packed, and better than any guess says
-SMOOTH_BPP, SMALL_SAMPLES = 0.1, 1 << 16  # below either, packing is quick, and guesses say little
-# What a tile has at least, in dB of PSNR by quality. Photographs have some 10 dB more at quality 75 and 4 at 90. What
-# the network serves badly (text in colour, noise) passes it at low qualities only, as in any codec of these sizes.
+WAVES_RATIO = 2  # if a quick estimate exceeds a thorough one by this factor, it means nothing
+FLAT_SHARE = 0.5  # text and drawings: fast to pack, and smaller than any estimate says
+SMOOTH_BPP, SMALL_SAMPLES = 0.1, 1 << 16  # below either, packing is fast, and estimates are unreliable
+# Minimum PSNR of a tile in dB, by quality. Photographs have about 10 dB more at quality 75 and 4 at 90. What the
+# network codes badly (coloured text, noise) reaches it only at low qualities, as in any codec at these sizes.
 FLOOR_DB = ((1, 5.0), (75, 26.5), (90, 36.5), (100, 40.0))
-TRUSTED_DB = 34.0  # what has less may be cheaper in another way, too
-MARGIN_DB, LEAST_CORRECTED_DB = 0.5, 26.0  # what is coded in another way is above the floor by this, and not below that
-EXACT_MARGIN = 1.05  # what is exact may take more bytes than what is only near
+TRUSTED_DB = 34.0  # below this, another mode may be cheaper even above the floor
+MARGIN_DB, LEAST_CORRECTED_DB = 0.5, 26.0  # tiles in another mode exceed the floor by this, and reach at least that
+EXACT_MARGIN = 1.05  # an exact tile may take this many times the bytes of an approximate one
 STEPS = (64, 48, 40, 32, 28, 24, 20, 18, 16, 14, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2)  # of corrections, and of levels
-ROUND_UP = 0.35  # of a step of a correction: less than half, because zeros are cheap
+ROUND_UP = 0.35  # rounding offset of a correction, in steps: below half, because zeros are cheap
 
-_CORRECTED = struct.Struct("<IIB")  # bytes of the learned payload, CRC-32 of the symbols of the correction, their step
+_CORRECTED = struct.Struct("<IIB")  # bytes of the learned payload, CRC-32 of the correction's symbols, its step
 
 
 def floor_psnr_db(quality: int) -> float:
-    """PSNR in dB that a tile has at least at a quality, whatever it shows; see `settle`."""
+    """The minimum PSNR in dB of every tile at a quality; see `choose_mode`."""
     qualities, floors = zip(*FLOOR_DB, strict=True)
     return float(np.interp(quality, qualities, floors))
 
@@ -48,13 +46,13 @@ def floor_psnr_db(quality: int) -> float:
 
 
 def encode_latents(engine: Engine, y: Array, quality: int) -> tuple[Tile, Array]:
-    """Code the latents y [M, h, w] of one tile; also returns what the decoder will have of them [M, h, w]."""
+    """Code the latents y [M, h, w] of one tile; also returns the dequantized latents [M, h, w] of the decoder."""
     symbols, y_hat = coding.quantize(engine, y, quality)
     return encode_symbols(engine, symbols, (y.shape[1], y.shape[2]), quality), y_hat
 
 
 def encode_symbols(engine: Engine, symbols: Symbols, size: tuple[int, int], quality: int) -> Tile:
-    """The tile of `size` latents, rows and columns, that has these symbols."""
+    """The tile of `size` (rows, columns) latents that codes these symbols."""
     passes = [Pass(*coded) for coded in coding.coded(engine, symbols, *size, quality)]
     return Tile(TileMode.LEARNED, engine.write(passes), _crc_of(symbols))
 
@@ -62,18 +60,18 @@ def encode_symbols(engine: Engine, symbols: Symbols, size: tuple[int, int], qual
 def read_symbols(
     engine: Engine, tiles: Sequence[Tile], size: tuple[int, int], qualities: Sequence[int], *, base_only: bool = False
 ) -> list[Symbols | VaecCorruptError]:
-    """The symbols of learned tiles of `size` latents, rows and columns; an error in the place of those it holds for.
+    """Decodes the symbols of learned tiles of `size` (rows, columns) latents; errors are returned in their places.
 
     Args:
-        engine: gives table indexes.
-        tiles: all of one size. What is wrong with one is no other's matter.
-        size: of each.
-        qualities: of each.
-        base_only: stop when the base is known, enough for a small preview; what follows is not looked at.
+        engine: computes the table indexes.
+        tiles: all of one size. A damaged tile does not affect the others.
+        size: of each tile.
+        qualities: of each tile.
+        base_only: stop after the base, which is enough for a small preview; the rest is not checked.
 
     Returns:
-        Of each tile its symbols; or VaecCorruptError, if the payload is not one that an encoder wrote, and
-        VaecMismatchError, if it does not decode to the latents that were encoded.
+        For each tile its symbols, or a VaecCorruptError if no encoder wrote the payload, or a VaecMismatchError if it
+        does not decode to the latents that were encoded.
     """
     readers = [_Reader(engine, tile) for tile in tiles]
     found = coding.read(engine, *size, qualities, [reader.answer for reader in readers], base_only=base_only)
@@ -84,7 +82,7 @@ def read_symbols(
 
 
 class _Reader:
-    """One payload; where it cannot be read, zeros answer in its place, and `error` says why."""
+    """Reads one payload; after an error, which is kept in `error`, all symbols are zero."""
 
     def __init__(self, engine: Engine, tile: Tile) -> None:
         self._tile = tile
@@ -104,7 +102,7 @@ class _Reader:
         return np.zeros(indexes.size, np.int32)
 
     def end(self, symbols: Symbols) -> VaecCorruptError | None:
-        """What is wrong, if this is not all that the encoder wrote, no less and nothing else."""
+        """The error, if these are not exactly the symbols that the encoder wrote."""
         try:
             self._coder.finish()
         except VaecCorruptError as error:
@@ -136,27 +134,29 @@ def _crc_of(symbols: Symbols) -> int:
 
 
 def learned_part(tile: Tile) -> Tile:
-    """What the network decodes of a tile that is learned, corrected or not.
+    """The learned part of a learned tile, corrected or not.
 
     Raises:
-        VaecCorruptError: (CORRECTION) the payload of a corrected tile has no place for a correction.
+        VaecCorruptError: (CORRECTION) the payload of a corrected tile has an invalid length or step.
     """
     if tile.mode != TileMode.CORRECTED:
         return tile
     learned_bytes, _, step = _CORRECTED.unpack_from(tile.payload)
     end = _CORRECTED.size + learned_bytes
     if end >= len(tile.payload) or step not in STEPS:
-        message = f"{learned_bytes} of {len(tile.payload)} bytes are learned and the step is {step}, which cannot be"
+        message = (
+            f"corrected tile: {learned_bytes} of {len(tile.payload)} bytes are learned, the step is {step}: invalid"
+        )
         raise VaecCorruptError(message, code="CORRECTION")
     return Tile(TileMode.LEARNED, tile.payload[_CORRECTED.size : end], tile.content_crc)
 
 
 def corrected(tile: Tile, box: TileBox, shown: Samples, part: TileBox) -> Samples:
-    """Samples [h, w, C] of a part of a corrected tile, of what the network shows there.
+    """Adds the correction to a part of a tile: samples [h, w, C], given those that the network shows there.
 
     Raises:
         VaecCorruptError: (CORRECTION, WEBP) the correction cannot be read.
-        VaecMismatchError: (CORRECTION_CRC) it is not the one that was written.
+        VaecMismatchError: (CORRECTION_CRC) the correction does not match its CRC.
     """
     learned_bytes, crc, step = _CORRECTED.unpack_from(tile.payload)
     symbols = lossless.unpack(tile.payload[_CORRECTED.size + learned_bytes :], (box.height, box.width, box.channels))
@@ -172,7 +172,7 @@ def _add(shown: Samples, symbols: Samples, step: int) -> Samples:
 
 
 def _correct(tile: Tile, original: Samples, shown: Samples, least_db: float) -> tuple[Tile, int]:
-    """A learned tile with a correction that brings it to a PSNR, and the squared error that is left."""
+    """The learned tile with a correction that reaches a PSNR, and the remaining squared error."""
     error = original.astype(np.int16) - shown
     for step in STEPS:
         symbols = (128 + np.sign(error) * ((np.abs(error) + ROUND_UP * step) // step)).astype(np.uint8)
@@ -188,7 +188,7 @@ def _correct(tile: Tile, original: Samples, shown: Samples, least_db: float) -> 
 
 
 def plain_tile(samples: Samples) -> Tile:
-    """A tile [h, w, C] without loss: one colour if it has only one, else packed."""
+    """A lossless tile [h, w, C]: one colour if it has only one, otherwise WebP."""
     colour = lossless.is_solid(samples)
     mode, payload = (TileMode.WEBP, lossless.pack(samples)) if colour is None else (TileMode.SOLID, colour)
     return Tile(mode, payload, zlib.crc32(samples.tobytes()))
@@ -199,8 +199,9 @@ def decode_plain(tile: Tile, box: TileBox) -> Samples:
 
     Raises:
         VaecCorruptError: (WEBP, ZLIB) the payload cannot be read.
-        VaecMismatchError: (SAMPLES_CRC) it does not decode to what was encoded.
-        VaecUnsupportedError: (WEBP_MISSING) Pillow has no WebP, (EXTERNAL_MODEL) a model of another library decodes it.
+        VaecMismatchError: (SAMPLES_CRC) the samples do not match their CRC.
+        VaecUnsupportedError: (WEBP_MISSING) Pillow was built without WebP; (EXTERNAL_MODEL) only a model of another
+            library decodes the tile.
     """
     if tile.mode == TileMode.EXTERNAL:
         raise external.unsupported(tile)
@@ -216,7 +217,7 @@ def decode_plain(tile: Tile, box: TileBox) -> Samples:
 
 
 def _near(original: Samples, least_db: float) -> tuple[Samples, int]:
-    """Samples of so few levels that they have just this PSNR, and their squared error."""
+    """The samples with as few levels as this PSNR allows, and their squared error."""
     for step in STEPS:
         levels = (np.rint(np.arange(256) / step) * step).clip(0, 255).astype(np.uint8)
         error = squared_error(original, levels[original])
@@ -226,13 +227,13 @@ def _near(original: Samples, least_db: float) -> tuple[Samples, int]:
 
 
 def _plain_tile_near(original: Samples, near: Samples, error: int) -> tuple[Tile, int]:
-    """A plain tile of such samples, and its error; or the exact one, if that is hardly larger."""
+    """A plain tile of approximate samples, and its squared error; the exact tile if that is hardly larger."""
     tile, exact = plain_tile(near), plain_tile(original)
     return (exact, 0) if len(exact.payload) <= EXACT_MARGIN * len(tile.payload) else (tile, error)
 
 
 def _is_flat(samples: Samples) -> bool:
-    """Whether in a stripe in the middle of samples [h, w, C] most pixels are like their left neighbours."""
+    """Whether most pixels of a stripe in the middle of samples [h, w, C] equal their left neighbours."""
     stripe = samples[len(samples) // 2 :][:STRIPE_PX]
     return bool((stripe[:, 1:] == stripe[:, :-1]).all(2).mean() > FLAT_SHARE) if stripe.shape[1] > 1 else True
 
@@ -245,28 +246,28 @@ def _may_pay(samples: Samples, learned_bytes: int) -> bool:
     stripes = [samples[top : top + STRIPE_PX] for top in range(0, len(samples), STRIPE_SPACING_PX)]
     few = np.concatenate(stripes[len(stripes) // 2 :][:2])
     if WAVES_RATIO * lossless.quick_size(few, is_thorough=True) <= lossless.quick_size(few):
-        return True  # no guess tells how well waves pack
+        return True  # no estimate works for smooth waves
     sample = np.concatenate(stripes)
     guess = lossless.quick_size(sample) * len(samples) / len(sample)
     return guess <= STRIPES_MARGIN * learned_bytes and lossless.quick_size(samples) <= GUESS_MARGIN * learned_bytes
 
 
-# --- which of them ----------------------------------------------------------------------------------------------------
+# --- choosing the mode ------------------------------------------------------------------------------------------------
 
 
 def encode_tile(
     samples: Samples, engine: Engine, quality: int, quantize: Callable[[], tuple[Symbols, Array]]
 ) -> tuple[Tile, Array | None]:
-    """Code the samples [h, w, C] of a colour tile in the way that takes fewest bytes.
+    """Code the samples [h, w, C] of a colour tile in the mode that takes the fewest bytes.
 
     Args:
         samples: of the tile.
-        engine: computes.
+        engine: codes the latents.
         quality: 1 to 100.
-        quantize: gives the symbols of the tile, and the latents [M, h, w] that the decoder will have; called if needed.
+        quantize: returns the symbols of the tile, and its dequantized latents [M, h, w]; called only if needed.
 
     Returns:
-        The tile and, if it is learned, the latents that the decoder will have of it.
+        The tile and, if it is learned, the dequantized latents of the decoder.
     """
     if lossless.is_solid(samples) is not None:
         return plain_tile(samples), None
@@ -279,11 +280,11 @@ def encode_tile(
     return tile, y_hat
 
 
-def settle(tile: Tile, original: Samples, shown: Samples, quality: int) -> tuple[Tile, int]:
-    """What a learned tile [h, w, C] becomes, now that it is known what decoders will show of it.
+def choose_mode(tile: Tile, original: Samples, shown: Samples, quality: int) -> tuple[Tile, int]:
+    """Makes the final choice for a learned tile [h, w, C], given what decoders will show.
 
-    It stays if that is good enough. Below the floor it is corrected, or stored without the network; and above it as
-    well, where that takes no more bytes and shows no less.
+    The tile is kept if that is good enough. Below the minimum PSNR it is corrected, or stored without the network.
+    Above it, it is stored without the network if that takes no more bytes and is no worse.
 
     Returns:
         The tile, and the sum of its squared errors.

@@ -1,4 +1,4 @@
-"""compressai's density of the hyper-latents, and how compressai is imported where torchvision has no operators."""
+"""compressai's density of the hyper-latents, and the import of compressai where torchvision lacks operators."""
 
 import importlib
 import sys
@@ -9,17 +9,17 @@ from torch import Tensor, nn
 from vaecodec.training.errors import TrainingError
 
 OPERATORS = "nms", "qnms"
-_declared: list[torch.library.Library] = []  # declarations last as long as their library
+_declared: list[torch.library.Library] = []  # declarations live as long as their library
 
 
 def import_compressai() -> None:
-    """Import compressai, also beside the small CPU build of torch.
+    """Imports compressai, even with the small CPU build of torch.
 
-    torchvision from PyPI is made for torch with CUDA. Beside another build its own library does not load, and its
-    import fails because operators that compressai never calls do not exist. Only then they are declared.
+    The torchvision on PyPI is built for torch with CUDA. With another build, its own library does not load, and its
+    import fails because operators are missing that compressai never calls. Only then, they are declared here.
 
     Raises:
-        ImportError: it is not installed, or cannot be imported for another reason.
+        ImportError: compressai is not installed, or its import fails for another reason.
     """
     try:
         _import_torchvision()
@@ -48,8 +48,8 @@ def _import_torchvision() -> None:
 class Bottleneck(nn.Module):
     """Density of every hyper-latent channel: compressai's `EntropyBottleneck`. For training; files use tables.
 
-    Its quantiles only say where compressai's own tables would end. They have a loss of their own, which moves nothing
-    else, and are here for checkpoints that compressai is to read.
+    Its quantiles only delimit compressai's own tables. They have a separate loss, which affects nothing else, and are
+    here for checkpoints that compressai reads.
 
     Reference: Ballé et al., "Variational Image Compression with a Scale Hyperprior" (2018), appendix 6.1.
 
@@ -70,7 +70,7 @@ class Bottleneck(nn.Module):
     def probability(self, z: Tensor) -> Tensor:
         """Mass of the unit interval around z [B, Z, h, w], same shape."""
         by_channel = z.transpose(0, 1)
-        with torch.autocast(z.device.type, enabled=False):  # differences of sigmoids need all bits
+        with torch.autocast(z.device.type, enabled=False):  # differences of sigmoids need full precision
             # Not `forward`, which rounds to integers plus a median: ours are integers, as in files.
             mass, _, _ = self.density._likelihood(by_channel.float().reshape(z.shape[1], 1, -1))
         return self.density.likelihood_lower_bound(mass).view(by_channel.shape).transpose(0, 1)
@@ -80,5 +80,5 @@ class Bottleneck(nn.Module):
         return -torch.log2(self.probability(z))
 
     def auxiliary_loss(self) -> Tensor:
-        """A scalar that moves the quantiles to where the density has its tails and its median, and nothing else."""
+        """A scalar loss that moves the quantiles to the tails and the median of the density, and nothing else."""
         return self.density.loss()

@@ -1,4 +1,4 @@
-"""Training pictures: folders and tar shards of images, held in memory as uint8, cut into augmented crops."""
+"""Training pictures: folders and tar shards of images, held in memory as uint8 and cut into augmented crops."""
 
 import functools
 import io
@@ -22,18 +22,18 @@ from vaecodec.pictures.pixels import to_samples
 from vaecodec.training.errors import TrainingError
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".vaec"}
-# How often crops are reduced, and by how much at most; and how often they are enlarged. Pictures that people take have
-# far less detail a pixel than the reduced ones that training sets are made of.
+# How often crops are downscaled and upscaled, and by which factor at most. Camera photographs have far less detail per
+# pixel than the downscaled pictures in training sets.
 SHRINK_PROBABILITY, SHRINK_MIN = 0.15, 0.5
 ENLARGE_PROBABILITY, ENLARGE_MAX = 0.3, 2.0
-WINDOW_PX = 1024  # of a larger picture only a window is kept: a few hundred photographs would fill the memory
+WINDOW_PX = 1024  # only a window of a larger picture is kept, because a few hundred photographs would fill the memory
 READ_AHEAD = 64
 
 Found = tuple[str, bytes | Exception]
 
 
 def _shard_members(shard: Path) -> Iterator[Found]:
-    """Images of a tar shard; where a JSON list lies beside it, only those marked as free to redistribute (`free`)."""
+    """Images of a tar shard; if there is a JSON list next to it, only those marked as `free` to redistribute."""
     listing = shard.with_suffix(".json")
     try:
         rows = json.loads(listing.read_text()) if listing.exists() else None
@@ -59,7 +59,7 @@ def _sources(folder: Path) -> Iterator[Found]:
 
 
 def _decode(found: Found) -> tuple[str, NDArray[np.uint8] | str]:
-    """Name and samples [H, W, 3] of a picture, without alpha as the codec sees it, or why there are none."""
+    """Name and samples [H, W, 3] of a picture, without alpha, or the reason why it cannot be used."""
     name, data = found
     try:
         if isinstance(data, Exception):
@@ -83,15 +83,15 @@ class Pictures:
 
     Args:
         folder: holds images, or tar shards of images, at any depth.
-        patch_px: side of the crops; smaller pictures are left out.
+        patch_px: side of the crops; smaller pictures are skipped.
         limit: read at most this many pictures.
 
     Attributes:
-        pictures: uint8 [H, W, 3] each; of a picture wider or taller than 1024 px, a window of at most that.
-        skipped: names of the files that could not be used, and why.
+        pictures: uint8 [H, W, 3] each; a window of at most 1024 px a side of larger pictures.
+        skipped: names of the files that could not be used, with reasons.
 
     Raises:
-        TrainingError: (NO_PICTURES) none can be used.
+        TrainingError: (NO_PICTURES) no picture can be used.
     """
 
     def __init__(self, folder: Path, patch_px: int, *, limit: int | None = None) -> None:
@@ -103,7 +103,7 @@ class Pictures:
                 self.skipped[name] = picture
             elif min(picture.shape[:2]) < patch_px:
                 size = f"{picture.shape[1]} x {picture.shape[0]}"
-                self.skipped[name] = f"{size} px, at least {patch_px} x {patch_px} are needed"
+                self.skipped[name] = f"{size} px, must have at least {patch_px} x {patch_px}"
             else:
                 self.pictures.append(torch.tensor(_window(picture, rng, max(WINDOW_PX, patch_px))))
             if limit and len(self.pictures) >= limit:
@@ -116,26 +116,26 @@ class Pictures:
 
     @classmethod
     def from_arrays(cls, arrays: Iterable[NDArray[np.uint8]]) -> Self:
-        """Pictures [H, W, 3] uint8 that are in memory already."""
+        """Makes a set from pictures [H, W, 3] uint8 in memory."""
         pictures = cls.__new__(cls)
         pictures.pictures, pictures.skipped = [torch.tensor(array) for array in arrays], {}
         return pictures
 
     def skipped_text(self, *, names: int = 20) -> str:
         """The skipped files in one sentence, the first few by name."""
-        told = ", ".join(f"{name} ({why})" for name, why in islice(self.skipped.items(), names))
+        listed = ", ".join(f"{name} ({why})" for name, why in islice(self.skipped.items(), names))
         more = len(self.skipped) - names
-        return f"{len(self.skipped)} skipped: {told}" + (f", and {more} more" if more > 0 else "")
+        return f"{len(self.skipped)} skipped: {listed}" + (f", and {more} more" if more > 0 else "")
 
     @functools.cached_property
     def _ends(self) -> NDArray[np.int64]:
-        """Pixels of the pictures up to and including each: a larger one has more crops that differ."""
+        """Cumulative pixel counts of the pictures, because a larger picture has more distinct crops."""
         return np.cumsum([picture.shape[0] * picture.shape[1] for picture in self.pictures])
 
     def crop(self, rng: np.random.Generator, patch_px: int) -> Tensor:
-        """One crop [3, patch_px, patch_px] uint8: random place, flips, quarter turns, now and then another scale.
+        """One crop [3, patch_px, patch_px] uint8: random position, flips and quarter turns, sometimes rescaled first.
 
-        All pixels of all pictures have the same chance.
+        All pixels of all pictures are equally likely.
         """
         ends = self._ends
         picture = self.pictures[int(np.searchsorted(ends, rng.integers(ends[-1]), side="right"))]

@@ -1,4 +1,4 @@
-"""Pictures made worse on purpose: what a network sees that is to learn to give back the good ones."""
+"""Degrades training pictures, for networks that learn to restore the originals."""
 
 import re
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _NOISE = re.compile(r"noise:(\d+(?:\.\d+)?)(?:-(\d+(?:\.\d+)?))?")
 
 @dataclass(frozen=True)
 class Noise:
-    """Gaussian noise; its standard deviation, in levels of 0..255, is drawn evenly for each picture.
+    """Gaussian noise, with a standard deviation in levels of 0..255 that is drawn uniformly for each picture.
 
     Attributes:
         low: at least 0.
@@ -27,10 +27,10 @@ class Noise:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The noise of a text such as noise:5-25, or noise:15 for always the same.
+        """Parses a text such as noise:5-25, or noise:15 for a fixed deviation.
 
         Raises:
-            TrainingError: (RECIPE) the text has another form, or a value is out of range.
+            TrainingError: (RECIPE) the text is malformed, or a value is out of range.
         """
         match = _NOISE.fullmatch(text)
         low, high = (float(match[1]), float(match[2] or match[1])) if match else (1.0, 0.0)
@@ -41,6 +41,6 @@ class Noise:
         return cls(low, high)
 
     def apply(self, x: Tensor) -> Tensor:
-        """Noisy pictures [B, 3, H, W] of those in 0..1; clipped and rounded to 8 bits, as noisy files are."""
+        """Adds noise to pictures [B, 3, H, W] in 0..1; the result is clipped and rounded to 8 bits, as in files."""
         deviation = torch.empty(len(x), 1, 1, 1, device=x.device).uniform_(self.low, self.high) / LEVELS
         return ((x + deviation * torch.randn_like(x)).clamp(0, 1) * LEVELS).round() / LEVELS

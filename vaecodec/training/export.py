@@ -1,4 +1,4 @@
-"""A trained model to a weights file: the scale network as integers, and all tables, calibrated on training pictures.
+"""Exports a trained model to a weights file: integer scale network and tables, calibrated on training pictures.
 
 Nothing else in the project builds tables.
 """
@@ -26,24 +26,24 @@ from vaecodec.training.objective import TrainingModel
 
 DEQUANTIZE_UNIT = 4096  # fixed-point unit of dequantized hyper-latents
 WEIGHT_LIMIT = 32767
-HEADROOM = 1.5  # hidden activations may exceed the largest one seen in calibration by this factor before they clamp
+HEADROOM = 1.5  # hidden activations may exceed the calibration maximum by this factor before they are clamped
 HYPER_RADIUS = 63
-HYPER_ROWS = 240  # of the tables that all contexts of all channels share
+HYPER_ROWS = 240  # tables, shared by all contexts of all channels
 CLUSTERING_ROUNDS = 30
-LATENT_PRIOR_COUNT, HYPER_PRIOR_COUNT = 4096, 64  # weight of the model's density against measured symbols
-CHANNEL_COUNT, OWN_COUNT = 12, 3  # weight of a channel's symbols in all contexts, and of one context's, likewise
+LATENT_PRIOR_COUNT, HYPER_PRIOR_COUNT = 4096, 64  # weight of the model's density, in symbols
+CHANNEL_COUNT, OWN_COUNT = 12, 3  # weight, in symbols, of a channel's distribution and of that in one context
 VALUES = 2 * ESCAPE_LIMIT + 1
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """How much is measured for the tables: crops of `patch_px`, each at `qualities` random qualities.
+    """How much to measure for the tables: crops of `patch_px`, each at `qualities` random qualities.
 
-    Contexts of hyper-latents want more: `hyper_crops`, of which nothing but the analysis is computed.
+    Contexts of hyper-latents need more crops: `hyper_crops`, of which only the analysis is computed.
 
-    Rows whose symbols are zero but for a share below `skip_below` are not coded. On validation crops, to leave out all
-    below row 6 took 0.01 % less rate than all below row 4, below row 8 0.05 % more, below row 10 0.5 % more. Networks
-    that have hardly learned where zeros are want a smaller share.
+    Table indexes whose share of non-zero symbols is below `skip_below` are not coded. On validation crops, skipping all
+    below 6 took 0.01 % less rate than all below 4; below 8 took 0.05 % more, below 10 0.5 % more. Networks that have
+    hardly learned to predict zeros need a smaller share.
     """
 
     crops: int = 160
@@ -55,7 +55,7 @@ class Calibration:
 
 
 class HyperTables(NamedTuple):
-    """Tables of the hyper-latents, and which row of them codes each channel in each context [HYPER_CONTEXTS, Z]."""
+    """Tables of the hyper-latents, and the index of the table for each context and channel [HYPER_CONTEXTS, Z]."""
 
     tables: Tables
     indexes: NDArray[np.uint8]
@@ -65,18 +65,18 @@ def export(
     model: TrainingModel, pictures: Pictures, path: Path, calibration: Calibration = Calibration(), *,
     eye: float = 1.0, restores: bool = False,
 ) -> str:  # fmt: skip
-    """Write a weights file from a trained model, which stays as it is; returns the file's SHA-256 in hex.
+    """Write a weights file from a trained model, which is not changed; returns the file's SHA-256 in hex.
 
     Args:
-        model: the trained one.
-        pictures: to measure on.
-        path: of the file.
+        model: the trained model.
+        pictures: pictures to measure on.
+        path: path of the weights file.
         calibration: how much to measure.
-        eye: as of `weights.Weights`.
-        restores: likewise.
+        eye: as in `weights.Weights`.
+        restores: as in `weights.Weights`.
     """
     model = copy.deepcopy(model).cpu().eval()
-    for parameter in model.vae.parameters():  # what is stored is what is measured
+    for parameter in model.vae.parameters():  # measure with the precision that is stored
         parameter.data = parameter.data.half().float()
     with torch.inference_mode():
         crops = _crops(pictures, calibration, calibration.crops)
@@ -97,7 +97,7 @@ def export(
 
 
 def _engine(model: TrainingModel, scales: IntegerScales, hyper: HyperTables, latent: tuple[Tables, ...]) -> TorchEngine:
-    """The model at work as it will be once it is exported."""
+    """An engine that runs the model as it will be after export."""
     device = torch.device("cpu")
     return TorchEngine(
         model.vae.requires_grad_(False), ExactScales(scales, device), hyper_tables=hyper.tables,
@@ -119,7 +119,7 @@ def _hyper_latents(model: TrainingModel, crop: NDArray[np.uint8], level: Tensor)
 
 
 def _integer_scales(model: TrainingModel, crops: Sequence[NDArray[np.uint8]]) -> IntegerScales:
-    """The float scale network in integers: 16-bit weights, 12-bit activations, one power of two a layer."""
+    """The float scale network in integers: 16-bit weights, 12-bit activations, one power of two per layer."""
     vae, layers = model.vae, model.scale_network.layers
     peaks = torch.zeros(len(layers) - 1)
     hooks = [
@@ -148,7 +148,7 @@ def _integer_scales(model: TrainingModel, crops: Sequence[NDArray[np.uint8]]) ->
 
 
 def _integer_layer(weight: Tensor, bias: Tensor, unit_in: float, unit_out: float) -> IntegerLayer:
-    """Integers whose sum, shifted, is the layer's output in `unit_out`; the largest shift whose weights fit 16 bits."""
+    """Integers whose shifted sum is the layer's output in `unit_out`, with the largest shift for 16-bit weights."""
     shift = int(np.floor(np.log2(WEIGHT_LIMIT * unit_in / (unit_out * float(weight.abs().max())))))
     shift = max(1, min(shift, 40))
     scale = 2.0**shift * unit_out
@@ -159,7 +159,7 @@ def _integer_layer(weight: Tensor, bias: Tensor, unit_in: float, unit_out: float
 
 
 def _measure(engine: TorchEngine, crops: Sequence[NDArray[np.uint8]], calibration: Calibration) -> NDArray[np.int64]:
-    """Encode the crops at random qualities: how often each value was seen, by pass and row of y [2, rows, 4095]."""
+    """Encodes the crops at random qualities; returns counts of values, by pass and table index of y [2, rows, 4095]."""
     counts = np.zeros((2, len(SCALE_TABLE), VALUES), np.int64)
     for y, quality in _analyzed(engine, crops, calibration):
         symbols, _ = coding.quantize(engine, y, quality)
@@ -173,9 +173,9 @@ def _measure(engine: TorchEngine, crops: Sequence[NDArray[np.uint8]], calibratio
 def _measure_hyper(
     engine: TorchEngine, crops: Sequence[NDArray[np.uint8]], calibration: Calibration
 ) -> NDArray[np.int64]:
-    """How often each value of the hyper-latents was seen, by context and channel [HYPER_CONTEXTS, Z, 2 R + 2].
+    """Counts of each value of the hyper-latents, by context and channel [HYPER_CONTEXTS, Z, 2 R + 2].
 
-    The last is all beyond the radius R.
+    The last one counts all values beyond the radius R.
     """
     counts = np.zeros((HYPER_CONTEXTS, engine.arch.hyper_channels, 2 * HYPER_RADIUS + 2), np.int64)
     for y, quality in _analyzed(engine, crops, calibration):
@@ -191,7 +191,7 @@ def _measure_hyper(
 def _analyzed(
     engine: TorchEngine, crops: Sequence[NDArray[np.uint8]], calibration: Calibration
 ) -> Iterator[tuple[Tensor, int]]:
-    """Latents of each crop at some random qualities, and the quality."""
+    """Yields the latents of each crop at some random qualities, with the quality."""
     rng = np.random.default_rng(calibration.seed)
     for crop in crops:
         for quality in rng.integers(1, 101, calibration.qualities).tolist():
@@ -208,7 +208,7 @@ def _flat_tables(rows: int) -> Tables:
 
 
 def _mix(measured: NDArray[np.int64], density: NDArray[np.float64], prior: float) -> tuple[NDArray[np.float64], float]:
-    """Probabilities of -R..R and of all else: measured counts [4095] with the density [2 R + 1] as a prior."""
+    """Probabilities of -R..R and of the escape: measured counts [4095] with the density [2 R + 1] as a prior."""
     radius = len(density) // 2
     inside = measured[ESCAPE_LIMIT - radius : ESCAPE_LIMIT + radius + 1]
     outside = measured.sum() - inside.sum()
@@ -217,11 +217,11 @@ def _mix(measured: NDArray[np.int64], density: NDArray[np.float64], prior: float
 
 
 def _hyper_tables(model: TrainingModel, measured: NDArray[np.int64]) -> HyperTables:
-    """Few tables for the many contexts of all channels: those that code the measured symbols in the fewest bits.
+    """Clusters the many contexts of all channels into a few tables that code the measured symbols in the fewest bits.
 
     Args:
-        model: its density tells of values that were not seen.
-        measured: as `_measure_hyper` counts.
+        model: its density covers values that were not measured.
+        measured: counts from `_measure_hyper`.
     """
     channels = model.vae.arch.hyper_channels
     values = torch.arange(-HYPER_RADIUS, HYPER_RADIUS + 1, dtype=torch.float32)
@@ -231,7 +231,7 @@ def _hyper_tables(model: TrainingModel, measured: NDArray[np.int64]) -> HyperTab
     own = _shares(measured + CHANNEL_COUNT * of_channel)
     seen = (measured + OWN_COUNT * own).reshape(-1, measured.shape[2])
     own = own.reshape(seen.shape)
-    # Lloyd's algorithm, from equal groups in the order of how spread a distribution is.
+    # Lloyd's algorithm, from equal groups in the order of entropy.
     rows = min(HYPER_ROWS, len(own))
     index = np.empty(len(own), np.int64)
     index[np.argsort((own * -np.log2(own)).sum(1), kind="stable")] = np.arange(len(own)) * rows // len(own)

@@ -1,4 +1,4 @@
-"""The last stage of training: the deblocking filter alone learns to leave no grid, for next to no squared error."""
+"""The last stage of training: trains only the deblocking filter against a visible grid, at little squared error."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -16,15 +16,15 @@ CROPS = 1000
 STEPS = 200
 BATCH = 16
 LEARNING_RATE = 2e-3
-LOWEST_LEVEL = 0.05  # the grid of lower qualities is what the main stage made of it
-LIVELY_STEP = 2 / 255  # on the mean, between neighbouring pixels: in flat crops, noise outweighs the grid
-COLLECTING = 0.3  # share of the time that the crops take
-DRAWS = 4  # for each crop that is wanted: where all pictures are flat, there are none
-GRID_PRICE = 2.0  # a ratio off by 1 % may cost 2 % of squared error, if nothing less helps
+LOWEST_LEVEL = 0.05  # lower qualities keep the grid of the main stage
+LIVELY_STEP = 2 / 255  # minimum mean step between neighbouring pixels: in flat crops, noise outweighs the grid
+COLLECTING = 0.3  # share of the time that collecting crops takes
+DRAWS = 4  # attempts per crop, because all pictures may be flat
+GRID_PRICE = 2.0  # correcting a ratio by 1 % may cost up to 2 % of squared error
 
 
 class _Crop(NamedTuple):
-    """A crop [1, 3, H, W] in 0..1, what the filter was given of it, and its squared error before the filter."""
+    """A crop [1, 3, H, W] in 0..1, the filter's inputs for it, and its squared error before the filter."""
 
     original: Tensor
     pictures: Tensor
@@ -36,20 +36,20 @@ def remove_grid(
     model: TrainingModel, pictures: Pictures, rng: np.random.Generator, *, patch_px: int, steps: int = STEPS,
     noise: Noise | None = None, watch: Callable[[float], None] = lambda progress: None,
 ) -> None:  # fmt: skip
-    """Train the deblocking filter, on crops whose grid has a price of its own; all else stays.
+    """Trains only the deblocking filter, with a loss that penalizes the grid.
 
-    In the main stage the price of a grid is one of many gradients. Here only the filter's parameters change: rates stay
-    exactly as they are. Leaves the model in eval mode.
+    In the main stage the grid penalty is one of many gradients. Here only the filter's parameters change, so rates stay
+    exactly the same. Leaves the model in eval mode.
 
     Args:
         model: on any device.
-        pictures: to take crops of.
-        rng: chooses crops and qualities.
-        patch_px: side of the crops, a multiple of 64 and smaller than the pictures. Of a picture as large as a crop,
-            the blocks of the codec that once stored it lie where ours do, and the filter would learn to imitate them.
-        steps: and five crops a step, up to the default.
-        noise: how what the model sees is made worse, if it is to restore.
-        watch: told how much is done, 0..1.
+        pictures: source of the crops.
+        rng: draws crops and qualities.
+        patch_px: side of the crops, a multiple of 64 and smaller than the pictures. In a picture as large as a crop,
+            the blocks of its original codec align with ours, and the filter would learn to imitate them.
+        steps: number of steps, with five crops per step, up to the default.
+        noise: degradation of the model's input, if it is to restore.
+        watch: called with the progress, 0..1.
     """
     model.eval()
     if steps == 0:
@@ -61,7 +61,7 @@ def remove_grid(
         watch(COLLECTING * len(crops) / count)
     filter_ = model.vae.synthesis.deblocking
     optimizer = torch.optim.Adam(filter_.parameters(), LEARNING_RATE)
-    filter_.train()  # or it would write over its input
+    filter_.train()  # otherwise it would overwrite its input
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * (1 - step / steps)
@@ -81,7 +81,7 @@ def _loss(filter_: torch.nn.Module, crop: _Crop) -> Tensor:
 
 
 def _lively_crop(pictures: Pictures, rng: np.random.Generator, patch_px: int) -> Tensor:
-    """A crop [1, 3, H, W] that is not flat, if one is soon found."""
+    """A crop [1, 3, H, W] that is not flat, if one is found within `DRAWS` attempts."""
     for _ in range(DRAWS):
         x = pictures.batch(rng, 1, patch_px)
         if min(float(x.diff(dim=dim).abs().mean()) for dim in (2, 3)) >= LIVELY_STEP:

@@ -1,4 +1,4 @@
-"""What a run tells of itself: a JSON log, and TensorBoard where it is installed."""
+"""The log of a run: JSON lines, and TensorBoard if it is installed."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Journal:
-    """Writes log.jsonl, one object a line, and TensorBoard's events into a run's folder; nothing without a folder."""
+    """Writes log.jsonl, one object per line, and TensorBoard events to a run's folder; without one, does nothing."""
 
     def __init__(self, folder: Path | None) -> None:
         self._file = folder / "log.jsonl" if folder else None
@@ -16,11 +16,11 @@ class Journal:
 
     @property
     def shows_pictures(self) -> bool:
-        """Whether `pictures` has anywhere to write to."""
+        """Whether `pictures` writes anything."""
         return self._board is not None
 
     def write(self, step: int, elapsed_s: float, **row: object) -> None:
-        """One line of the log; its numbers also as scalars."""
+        """Writes one line of the log, and its numbers as scalars."""
         if self._file is None:
             return
         with open(self._file, "a", encoding="utf-8") as file:
@@ -31,7 +31,7 @@ class Journal:
                     self._board.add_scalar(f"train/{name}", value, step)
 
     def curve(self, step: int, elapsed_s: float, curve: list[dict[str, float]]) -> None:
-        """A measured rate-distortion curve, as `validate` gives it."""
+        """Writes a measured rate-distortion curve, as from `validate`."""
         self.write(step, elapsed_s, event="validation", curve=curve)
         if self._board is not None:
             for point in curve:
@@ -39,12 +39,12 @@ class Journal:
                     self._board.add_scalar(f"validation/{name}/level_{point['level']:.1f}", point[name], step)
 
     def pictures(self, step: int, pictures: Tensor) -> None:
-        """Pictures [N, 3, H, W] in 0..1."""
+        """Writes pictures [N, 3, H, W] in 0..1."""
         if self._board is not None:
             self._board.add_images("reconstructions", pictures, step)
 
     def close(self) -> None:
-        """Write what is still in memory."""
+        """Flushes and closes the log."""
         if self._board is not None:
             self._board.close()
 

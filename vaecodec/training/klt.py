@@ -1,4 +1,4 @@
-"""A start that is already a codec: analysis and synthesis as the Karhunen-Loève transform of 16x16 patches."""
+"""Initializes the network as a linear codec: the Karhunen-Loève transform of 16x16 patches."""
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ SMALLEST_VARIANCE = 1e-8
 
 
 def _identity(layer: nn.Conv2d) -> None:
-    """Pass the first channels through, up to the smaller width."""
+    """Makes a layer pass the first channels through, up to the smaller width."""
     with torch.no_grad():
         layer.weight.zero_()
         layer.bias.zero_()
@@ -21,10 +21,10 @@ def _identity(layer: nn.Conv2d) -> None:
 
 @torch.no_grad()
 def start_from_klt(model: TrainingModel, pictures: Tensor) -> None:
-    """Make the model a linear transform codec with the principal components of `pictures` [N, 3, H, W] in 0..1.
+    """Makes the model a linear transform codec with the principal components of `pictures` [N, 3, H, W] in 0..1.
 
-    Everything that is not linear starts near zero: the residual branches, the renderer's conditioning, the context.
-    Trained from here, 200 steps reach what a random start has not after 3,000 (docs/training.md).
+    Everything nonlinear starts near zero: the residual branches, the renderer's conditioning, the context.
+    From here, 200 steps of training reach more than 3,000 steps from a random start (docs/training.md).
     """
     vae = model.vae
     patches = F.pixel_unshuffle(F.pixel_unshuffle(2 * pictures - 1, GRID), LATENT_STRIDE // GRID)
@@ -44,7 +44,7 @@ def start_from_klt(model: TrainingModel, pictures: Tensor) -> None:
     synthesis.content.weight.copy_(content.reshape(-1, kept, 1, 1))
     synthesis.content.bias.zero_()
     _identity(synthesis.pixels_out)
-    synthesis.pixels_out.weight.mul_(0.5)  # of -1..1 it makes 0..1
+    synthesis.pixels_out.weight.mul_(0.5)  # maps -1..1 to 0..1
     synthesis.pixels_out.bias.fill_(0.5)
     for layer in (synthesis.modulation, synthesis.render_out, vae.hyper_synthesis.mean_out):
         layer.weight.mul_(0.1)
@@ -55,4 +55,4 @@ def start_from_klt(model: TrainingModel, pictures: Tensor) -> None:
     log_deviation = 0.5 * torch.log(variance[:kept].clamp_min(SMALLEST_VARIANCE))
     last = model.scale_network.layers[-1]
     last.weight.mul_(0.1)
-    last.bias.copy_(log_deviation.repeat_interleave(4))  # the pixel shuffle makes four positions of four channels
+    last.bias.copy_(log_deviation.repeat_interleave(4))  # the pixel shuffle turns four channels into four positions

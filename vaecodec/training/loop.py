@@ -1,4 +1,4 @@
-"""The training loop: steps, moving average, checkpoints that a killed run resumes from, export at the end."""
+"""The training loop: steps, moving average, checkpoints from which a killed run resumes, export at the end."""
 
 import copy
 import os
@@ -35,9 +35,9 @@ QUANTILES, QUANTILES_LEARNING_RATE = (
 
 @dataclass(frozen=True)
 class Status:
-    """How a run stands: means over the steps since the last line of the log; NaN where none has been taken.
+    """The status of a run: means over the steps since the last log line; NaN if there were none.
 
-    Stages: "training", of which `progress` tells how much is done; then "removing the grid", which counts from 0 again;
+    Stages: "training", whose fraction done is `progress`; then "removing the grid", which counts from 0 again;
     then "writing the weights".
     """
 
@@ -54,9 +54,9 @@ class Status:
 
 @dataclass(frozen=True)
 class Result:
-    """What a run came to, in what time, its last stages included.
+    """The result of a run; its time includes the last stages.
 
-    `sha256` is that of the weights file, if this process wrote one.
+    `sha256` is the hash of the weights file, if this process wrote one.
     """
 
     step: int
@@ -69,7 +69,7 @@ Watch = Callable[[Status], None]
 
 
 def checkpoint_path(folder: Path) -> Path:
-    """Where a run keeps what it resumes from."""
+    """The path of the checkpoint of a run."""
     return folder / "checkpoint.pt"
 
 
@@ -82,9 +82,9 @@ class Run:
         self.average = copy.deepcopy(self.model).eval()
         self.learner = workers.share_gradients(self.model)
         on_cuda = self.device.type == "cuda"
-        self.bfloat16 = on_cuda or has_fast_bfloat16(self.device)  # elsewhere it is emulated, ten times slower
+        self.bfloat16 = on_cuda or has_fast_bfloat16(self.device)  # elsewhere it is emulated, and ten times slower
         if on_cuda:
-            self.learner.compile(dynamic=False)  # crops have two sizes in a run: each is worth kernels of its own
+            self.learner.compile(dynamic=False)  # crops have two sizes in a run, and each gets its own kernels
         named = list(self.model.named_parameters())
         self.parameters = [parameter for name, parameter in named if not name.endswith(QUANTILES)]
         quantiles = [parameter for name, parameter in named if name.endswith(QUANTILES)]
@@ -96,10 +96,10 @@ class Run:
 
     @classmethod
     def resume(cls, recipe: Recipe, workers: Workers) -> "Run":
-        """The run as its last checkpoint has it.
+        """Restores a run from its last checkpoint.
 
         Raises:
-            TrainingError: (CHECKPOINT) it cannot be read.
+            TrainingError: (CHECKPOINT) the checkpoint cannot be read.
         """
         path = checkpoint_path(recipe.out)
         state = load_checkpoint(path)
@@ -113,7 +113,7 @@ class Run:
         return run
 
     def save(self) -> None:
-        """Replace the checkpoint atomically: a run killed while writing keeps the one before."""
+        """Replaces the checkpoint atomically: a run killed while writing keeps the previous one."""
         path = checkpoint_path(self.recipe.out)
         temporary = path.with_suffix(".tmp")
         state = {
@@ -124,20 +124,20 @@ class Run:
         with open(temporary, "wb") as file:
             torch.save(state, file)
             file.flush()
-            os.fsync(file.fileno())  # or a power failure could leave the new name without the new bytes
+            os.fsync(file.fileno())  # otherwise a power failure could leave the new name without the new bytes
         os.replace(temporary, path)
 
     def learn(self, x: Tensor, level: Tensor, learning_rate: float, *, seen: Tensor | None = None) -> Losses | None:
-        """One optimizer step; None where loss or gradient is not finite (the step is skipped and counted).
+        """Takes one optimizer step; returns None if loss or gradient is not finite (the step is skipped and counted).
 
         Args:
             x: crops [B, 3, H, W] in 0..1.
             level: quality levels [B] in 0..1.
-            learning_rate: of this step.
-            seen: what the codec is given instead of x, if it is to learn to restore.
+            learning_rate: for this step.
+            seen: the codec's input instead of x, if it is to learn to restore.
 
         Raises:
-            TrainingError: (NONFINITE) that has now happened more often than the recipe allows.
+            TrainingError: (NONFINITE) this happened more often than the recipe allows.
         """
         self.optimizer.param_groups[0]["lr"] = learning_rate
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
@@ -151,7 +151,7 @@ class Run:
             if self.bad_steps > self.recipe.max_bad_steps:
                 raise TrainingError(
                     f"{self.bad_steps} steps without a finite loss and gradient, the last of them step {self.step}; "
-                    f"{self.recipe.max_bad_steps} are allowed: lower the learning rate and resume",
+                    f"at most {self.recipe.max_bad_steps} are allowed: lower the learning rate and resume",
                     code="NONFINITE",
                 )
             return None
@@ -163,16 +163,16 @@ class Run:
 
 
 def train(recipe: Recipe, *, resume: bool = False, watch: Watch | None = None) -> Result:
-    """Run the recipe to its end, from its start or from the checkpoint in its folder, and write the weights file.
+    """Runs a recipe to its end, from its start or from the checkpoint in its folder, and writes the weights file.
 
     Args:
-        recipe: the run. With a checkpoint, the network is the checkpoint's and `init` does not matter.
-        resume: go on from the checkpoint, if there is one.
-        watch: called after every step, in the first process only.
+        recipe: the run. With a checkpoint, the network is the checkpoint's and `init` has no effect.
+        resume: continue from the checkpoint, if there is one.
+        watch: called after every step, only in the first process.
 
     Raises:
-        TrainingError: see there.
-        VaecModelError: the device or the weights to start from cannot be used.
+        TrainingError: see `TrainingError`.
+        VaecModelError: the device or the initial weights cannot be used.
     """
     if checkpoint_path(recipe.out).exists() and not resume:
         raise TrainingError(f"{recipe.out} holds a run already: resume it, or choose another output", code="RUN_EXISTS")
@@ -192,7 +192,7 @@ def train(recipe: Recipe, *, resume: bool = False, watch: Watch | None = None) -
 
 
 class _Session:
-    """One process's work on a run, from start or resumption to the end."""
+    """The work of one process on a run, from start or resumption to the end."""
 
     def __init__(self, run: Run, pictures: Pictures, watch: Watch | None) -> None:
         self.run, self.pictures = run, pictures
@@ -208,12 +208,12 @@ class _Session:
         self.sums, self.sums_since = np.zeros(4), time.monotonic()
 
     def finish(self) -> Result:
-        """Take all steps that are left, then export."""
+        """Takes all remaining steps, then exports."""
         run, recipe = self.run, self.run.recipe
         if self.leads and self.pictures.skipped:
             warnings.warn(self.pictures.skipped_text(), UserWarning, stacklevel=3)
-        told = asdict(replace(recipe, architecture=run.model.vae.arch))
-        self._write(event="start", recipe={name: str(value) for name, value in told.items()},
+        used = asdict(replace(recipe, architecture=run.model.vae.arch))
+        self._write(event="start", recipe={name: str(value) for name, value in used.items()},
                     pictures=len(self.pictures.pictures), skipped=self.pictures.skipped)  # fmt: skip
         self._steps()
         digest, start_s = None, time.monotonic()
@@ -225,10 +225,10 @@ class _Session:
                 steps = min(STEPS, run.step) if recipe.finish_steps is None else recipe.finish_steps
                 remove_grid(
                     run.average, self.pictures, self.rng, patch_px=recipe.final_patch_px, steps=steps,
-                    noise=recipe.noise, watch=lambda progress: self._tell("removing the grid", progress),
+                    noise=recipe.noise, watch=lambda progress: self._report_stage("removing the grid", progress),
                 )  # fmt: skip
                 self._write(stage="removing the grid", finish_steps=steps)
-                self._tell("writing the weights", 0.0)
+                self._report_stage("writing the weights", 0.0)
                 digest = export(
                     run.average,
                     self.pictures,
@@ -260,8 +260,8 @@ class _Session:
             if measure.is_due():
                 self._measure()
 
-    def _tell(self, stage: str, progress: float) -> None:
-        """Shows the stages after the training, which take minutes, too."""
+    def _report_stage(self, stage: str, progress: float) -> None:
+        """Reports the stages after training, which also take minutes."""
         if self.watch:
             self.watch(replace(self._status(), stage=stage, progress=progress))
 
@@ -302,7 +302,7 @@ class _Session:
             self.journal.pictures(run.step, reconstructions(run.average, crops.to(run.device)))
 
     def _calibration(self) -> Calibration:
-        """Crops no larger than the pictures, and no more than tell something new."""
+        """The calibration, with crops no larger than the pictures, and no more of them than the content needs."""
         most = CROPS_PER_PICTURE * len(self.pictures.pictures)
         return Calibration(
             crops=min(Calibration.crops, most), hyper_crops=min(Calibration.hyper_crops, most),
@@ -314,7 +314,7 @@ class _Session:
 
 
 class _Every:
-    """True once in every interval of seconds."""
+    """A timer that is due once per interval."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds, self.last = seconds, time.monotonic()

@@ -21,9 +21,9 @@ from vaecodec.training.scale_network import ScaleNetwork
 
 
 class Outcome(NamedTuple):
-    """What one forward pass gives: pictures [B, 3, H, W], bits of the latents [B] and of the hyper-latents [B].
+    """The result of a forward pass: pictures [B, 3, H, W], bits of the latents [B] and of the hyper-latents [B].
 
-    Of `TrainingModel.code`, bits are those of each: [B, M, H/16, W/16] and [B, Z, H/64, W/64].
+    From `TrainingModel.code`, bits are per value: [B, M, H/16, W/16] and [B, Z, H/64, W/64].
     """
 
     pictures: Tensor
@@ -32,7 +32,7 @@ class Outcome(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """Scalars of one batch: the loss that is minimised, its mean rate and its mean squared error on 0..1."""
+    """Scalars of one batch: the minimized loss, the mean rate, and the mean squared error on 0..1."""
 
     total: Tensor
     bpp: Tensor
@@ -41,7 +41,7 @@ class Losses(NamedTuple):
 
 @torch.no_grad()
 def quantize(residual: Tensor, log_scale: Tensor) -> Tensor:
-    """Symbols as an encoder chooses them, of a residual in quantizer steps; arguments as of `gaussian_bits`."""
+    """Quantizes a residual, in quantizer steps, with RDOQ as encoders do; arguments as for `gaussian_bits`."""
     symbols = torch.round(residual)
     nearer = symbols - symbols.sign()
     saved_bits = gaussian_bits(symbols, log_scale) - gaussian_bits(nearer, log_scale)
@@ -49,7 +49,7 @@ def quantize(residual: Tensor, log_scale: Tensor) -> Tensor:
 
 
 class TrainingModel(nn.Module):
-    """The codec with float scales and densities in place of integer tables.
+    """The codec with float scales and densities instead of integer tables.
 
     Args:
         arch: widths and depths.
@@ -63,7 +63,7 @@ class TrainingModel(nn.Module):
         self.hyper_prior = hyper_prior(prior, arch.hyper_channels)
 
     def _for_rate(self, x: Tensor, quantized: Tensor) -> Tensor:
-        """Uniform noise stands for quantization while gradients are wanted (Ballé et al. 2017, §3)."""
+        """Replaces quantization by uniform noise while gradients are needed (Ballé et al. 2017, §3)."""
         return x + torch.rand_like(x) - 0.5 if self.training else quantized
 
     def forward(self, x: Tensor, level: Tensor) -> Outcome:
@@ -100,19 +100,19 @@ class TrainingModel(nn.Module):
 
 
 def losses(model: nn.Module, x: Tensor, level: Tensor, *, tune: Tune = Tune(), seen: Tensor | None = None) -> Losses:
-    """Rate + distortion, each sample weighted by lambda^-1/2 so that no quality drowns the others.
+    """Rate + distortion, with each sample weighted by lambda^-1/2 so that no quality dominates the others.
 
     Args:
         model: the codec.
-        x: the pictures that are to come out [B, 3, H, W] in 0..1.
+        x: the target pictures [B, 3, H, W] in 0..1.
         level: quality levels [B] in 0..1.
-        tune: what distortion is.
-        seen: what the codec is given instead of x, if it is to learn to restore.
+        tune: the distortion measure.
+        seen: the codec's input instead of x, if it is to learn to restore.
     """
     outcome = model(x if seen is None else seen, level)
     bpp = (outcome.latent_bits + outcome.hyper_bits) / (x.shape[2] * x.shape[3])
     mse = (outcome.pictures - x).square().mean((1, 2, 3))
-    with torch.autocast(x.device.type, enabled=False):  # differences of near-equal variances need all bits
+    with torch.autocast(x.device.type, enabled=False):  # differences of nearly equal variances need full precision
         with_grid = mse * (1 + GRID_WEIGHT * grid_excess(outcome.pictures, x))
         distortion = tune.distortion(outcome.pictures, x, with_grid, level)
     total = ((bpp + distortion) * (rd_lambda(tune.level(level)) / LAMBDA_MIDDLE) ** -0.5).mean()

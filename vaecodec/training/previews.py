@@ -1,4 +1,4 @@
-"""What previews need, found when a model is exported: the latents that come first, and the maps to reduced pictures."""
+"""Prepares previews at export: the order of the latents, and the linear maps to downscaled pictures."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -16,15 +16,15 @@ from vaecodec.model.torch_engine.engine import TorchEngine
 from vaecodec.model.torch_engine.network import Preview
 from vaecodec.training.objective import TrainingModel
 
-LOWEST_QUALITY = 25  # of the crops: coarser latents would blur the previews of all others
+LOWEST_QUALITY = 25  # of the crops: coarser latents would blur the previews of higher qualities
 CROPS_TO_ORDER = 8
-RIDGE = 1e-6  # of the mean square: some latents are always 0
+RIDGE = 1e-6  # relative to the mean square, because some latents are always 0
 
 Crops = Sequence[NDArray[np.uint8]]
 
 
 class _Seen(NamedTuple):
-    """A crop as it is decoded: quality, rows and columns of its latents, their symbols, all and base, and its pixels.
+    """A decoded crop: quality, rows and columns of its latents, their symbols, all latents, the base, and the pixels.
 
     y_hat is [M, h, w], base [M / 8, h, w], and pixels [3, H, W] in 0..255.
     """
@@ -38,7 +38,7 @@ class _Seen(NamedTuple):
 
 
 def fit(engine: TorchEngine, crops: Crops) -> None:
-    """Fit the maps of the network's previews, by least squares, to what it makes of crops [H, W, 3]."""
+    """Fits the linear preview maps by least squares to decoded crops [H, W, 3]."""
     seen, preview = list(_decoded(engine, crops)), engine.vae.preview
     for name, known, scale in (("whole", "y_hat", PREVIEW_SCALES[0]), ("base", "base", PREVIEW_SCALES[-1])):
         inputs = torch.cat([_with_one(getattr(each, known)) for each in seen]).double()
@@ -49,10 +49,10 @@ def fit(engine: TorchEngine, crops: Crops) -> None:
 
 
 def base_first(engine: TorchEngine, crops: Crops) -> Tensor:
-    """An order int64 [M] of the latents in which those of the first half that matter most to previews come first.
+    """An order int64 [M] of the latents that puts those of the first half first that matter most to previews.
 
-    How much one matters: by how much previews at 1/8 change, on crops [H, W, 3], without its symbols. That is more than
-    its own share, since the means of the second half depend on it.
+    The importance of a latent is the change of previews at 1/8, on crops [H, W, 3], without its symbols. This includes
+    more than its direct effect, because the means of the second half depend on it.
     """
     seen = list(_decoded(engine, crops[:: -(-len(crops) // CROPS_TO_ORDER)]))
     half = engine.vae.arch.latent_channels // 2
@@ -69,9 +69,9 @@ def base_first(engine: TorchEngine, crops: Crops) -> Tensor:
 
 @torch.no_grad()
 def reorder_latents(model: TrainingModel, order: Tensor) -> None:
-    """Give the latents of a model another order [M], of old channels; it computes what it did before.
+    """Reorders the latents of a model by an order [M] of old channels, without changing what it computes.
 
-    The two halves are predicted in different places: channels must stay in theirs.
+    The two halves are predicted at different positions, so channels must stay in their half.
     """
     vae, last = model.vae, model.scale_network.layers[-1]
     outputs: list[Any] = [
@@ -86,7 +86,7 @@ def reorder_latents(model: TrainingModel, order: Tensor) -> None:
         parameter.copy_(parameter[order])
     for parameter in inputs:
         parameter.copy_(parameter[:, order])
-    for parameter in (last.weight, last.bias):  # four places of each latent side by side, for a pixel shuffle
+    for parameter in (last.weight, last.bias):  # four positions of each latent are adjacent, for a pixel shuffle
         parameter.copy_(parameter.unflatten(0, (-1, 4))[order].flatten(0, 1))
 
 
@@ -103,15 +103,15 @@ def _decoded(engine: TorchEngine, crops: Crops) -> Iterator[_Seen]:
 
 
 def _with_one(latents: Tensor) -> Tensor:
-    """Latents [C, h, w] as [h w, C + 1], the last of them 1."""
+    """Latents [C, h, w] as [h w, C + 1], with a last column of ones."""
     return F.pad(latents.flatten(1).T, (0, 1), value=1.0)
 
 
 def _blocks(pixels: Tensor, scale: int) -> Tensor:
-    """Means [h w, 3 (16 / scale)^2] of blocks of pixels [3, H, W], in the places of latents."""
+    """Means of blocks of pixels [3, H, W], as [h w, 3 (16 / scale)^2] by latent position."""
     return F.pixel_unshuffle(F.avg_pool2d(pixels[None], scale), LATENT_STRIDE // scale)[0].flatten(1).T
 
 
 def _small(preview: Preview, y_hat: Tensor) -> Tensor:
-    """The picture at 1/4 made of all latents [M, h, w], reduced to 1/8."""
+    """The preview at 1/4 from all latents [M, h, w], downscaled to 1/8."""
     return F.avg_pool2d(preview(y_hat, PREVIEW_SCALES[1]), PREVIEW_SCALES[-1] // PREVIEW_SCALES[1])

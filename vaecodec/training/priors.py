@@ -1,4 +1,4 @@
-"""Densities that training minimises: the conditional Gaussian of latents, the factorized prior of hyper-latents."""
+"""Densities for training: the conditional Gaussian of latents, and the factorized prior of hyper-latents."""
 
 import math
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ def gaussian_bits(residual: Tensor, log_scale: Tensor) -> Tensor:
     """Bits of integers (or noisy integers) under a Gaussian around zero, integrated over one quantizer step.
 
     Args:
-        residual: distance from the mean, in quantizer steps, any shape.
+        residual: distance from the mean in quantizer steps, any shape.
         log_scale: natural log of the standard deviation in quantizer steps, same shape; clamped to the table's range.
 
     Reference: Minnen, Ballé, Toderici, "Joint Autoregressive and Hierarchical Priors" (2018), §2.
@@ -30,7 +30,7 @@ def gaussian_bits(residual: Tensor, log_scale: Tensor) -> Tensor:
 
 
 class FactorizedPrior(nn.Module):
-    """Density of every hyper-latent channel: a mixture of three logistics. For training; files use tables."""
+    """The density of every hyper-latent channel: a mixture of three logistics. For training only; files use tables."""
 
     def __init__(self, channels: int, components: int = 3) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class FactorizedPrior(nn.Module):
         self.raw_scale = nn.Parameter(torch.full((components, channels), 0.5))
 
     def probability(self, z: Tensor) -> Tensor:
-        """Mass of the unit interval around z [B, Z, h, w], same shape."""
+        """Probability mass of the unit interval around z [B, Z, h, w], same shape."""
         weight = torch.softmax(self.logits, 0)[:, None, :, None, None]
         mean = self.mean[:, None, :, None, None]
         scale = F.softplus(self.raw_scale).clamp_min(0.05)[:, None, :, None, None]
@@ -51,15 +51,15 @@ class FactorizedPrior(nn.Module):
         return -torch.log2(self.probability(z).clamp_min(1e-9))
 
     def auxiliary_loss(self) -> Tensor:
-        """Nothing: it has no quantiles."""
+        """Zero, because there are no quantiles."""
         return self.logits.new_zeros(())
 
 
 def hyper_prior(kind: str, channels: int) -> FactorizedPrior | Bottleneck:
-    """The density of a kind, one of `HYPER_PRIORS`.
+    """Creates a density of the given kind, one of `HYPER_PRIORS`.
 
     Raises:
-        TrainingError: (IMPORT) it needs compressai, which is not installed.
+        TrainingError: (IMPORT) the kind needs compressai, which is not installed.
     """
     return Bottleneck(channels) if kind == "bottleneck" else FactorizedPrior(channels)
 

@@ -1,4 +1,4 @@
-"""What one training run is: every choice in one frozen record, and the schedules that follow from it."""
+"""The recipe of a training run: every setting in one frozen record, and the schedules that follow from it."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,24 +14,24 @@ PATCH_STEP_PX = LATENT_STRIDE * HYPER_STRIDE
 
 @dataclass(frozen=True)
 class Recipe:
-    """One run. Progress (0..1) is steps over `steps`, or elapsed minutes over `minutes` where no steps are given.
+    """The settings of a run. Progress (0..1) is steps over `steps`, or elapsed minutes over `minutes` without steps.
 
     Attributes:
         data: folder of images or tar shards of images.
         out: the run's folder: checkpoint, logs.
         weights: weights file to write at the end.
         init: klt, default, random, or the path of a weights file or of a checkpoint.
-        validation: folder of pictures to measure now and then.
-        tune: what pictures are made for: eye, psnr, or a number between them, 0 (psnr) to 1 (eye).
-        degrade: what the network sees instead of the pictures it is to give back, such as noise:5-25.
-        architecture: of a klt or random start; others bring their own.
-        hyper_prior: density of the hyper-latents while training, logistics or bottleneck; a checkpoint brings its own.
-        finish_steps: of the last stage (`finish.remove_grid`); None is as many as were taken before, up to its default.
-        analysis_blocks: make the analysis so deep, by blocks that change nothing at first; None is as the start is.
+        validation: folder of pictures to measure from time to time.
+        tune: distortion measure: eye, psnr, or a mix from 0 (psnr) to 1 (eye).
+        degrade: degradation of the network's input, which it learns to remove, such as noise:5-25.
+        architecture: for a klt or random start; other starts have their own.
+        hyper_prior: density of the hyper-latents in training, logistics or bottleneck; checkpoints have their own.
+        finish_steps: steps of the last stage (`finish.remove_grid`); None is as many as before it, up to its default.
+        analysis_blocks: deepen the analysis to this many blocks, which change nothing at first; None keeps it.
 
     Raises:
         TrainingError: (RECIPE) a patch is not a positive multiple of 64 px, or `tune`, `degrade` or `hyper_prior` is
-            not understood.
+            not allowed.
     """
 
     data: Path
@@ -76,36 +76,36 @@ class Recipe:
 
     @property
     def traded(self) -> Tune:
-        """What pictures are made for."""
+        """The distortion measure."""
         return tune_of(self.tune)
 
     @property
     def noise(self) -> Noise | None:
-        """How pictures are made worse, if at all."""
+        """The degradation of the input, if any."""
         return None if self.degrade is None else Noise.parse(self.degrade)
 
     def progress(self, step: int, elapsed_s: float) -> float:
-        """How much of the run is done, 0..1 or a little more."""
+        """The fraction of the run that is done, 0..1 or slightly more."""
         return step / self.steps if self.steps else elapsed_s / 60 / self.minutes
 
     def patch_at(self, progress: float) -> int:
-        """Side of the crops: large ones in the second half, where the hyperprior needs its real surroundings."""
+        """Side of the crops: larger in the second half, so that the hyperprior sees realistic surroundings."""
         return self.final_patch_px if progress >= 0.5 else self.patch_px
 
     def learning_rate_at(self, progress: float, step: int) -> float:
-        """Linear warm-up over the first steps, then linear down to 1 % at the end.
+        """The learning rate: linear warm-up over the first steps, then linear decay to 1 % at the end.
 
-        A rate that stays high only wanders: all runs gained most while it fell (docs/training.md).
+        A constant rate gains little: all runs gained most while the rate fell (docs/training.md).
         """
         warmup = min(1.0, (step + 1) / self.warmup_steps)
         return self.learning_rate * warmup * (0.01 + 0.99 * (1 - min(1.0, progress)))
 
 
 def tune_of(text: str) -> Tune:
-    """The tune of a text: eye, psnr, or a number from 0 (psnr) to 1 (eye).
+    """Parses a text: eye, psnr, or a number from 0 (psnr) to 1 (eye).
 
     Raises:
-        TrainingError: (RECIPE) it is anything else.
+        TrainingError: (RECIPE) the text is anything else.
     """
     named = {"psnr": "0", "eye": "1"}.get(text, text)
     try:

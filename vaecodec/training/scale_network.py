@@ -1,4 +1,4 @@
-"""The network from hyper-latents to log scales, in float: what is trained and then exported as integers."""
+"""The scale network in float: trained, and then exported as integers."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -7,7 +7,7 @@ from vaecodec.model.architecture import Architecture
 
 
 class ScaleNetwork(nn.Module):
-    """Four convolutions with ReLU and pixel shuffles between, so that integers can compute it exactly later."""
+    """Four convolutions with ReLU and pixel shuffles between them, which integers can compute exactly."""
 
     def __init__(self, arch: Architecture) -> None:
         super().__init__()
@@ -20,7 +20,7 @@ class ScaleNetwork(nn.Module):
         ])  # fmt: skip
 
     def forward(self, z: Tensor) -> Tensor:
-        """Log scales [B, M, 4 h, 4 w] in units of y, of dequantized hyper-latents z [B, Z, h, w]."""
+        """Log scales [B, M, 4 h, 4 w], in units of y, of dequantized hyper-latents z [B, Z, h, w]."""
         first, second, third, last = self.layers
         h = F.relu(first(z))
         h = F.relu(F.pixel_shuffle(second(h), 2))

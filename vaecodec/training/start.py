@@ -1,4 +1,4 @@
-"""What a run starts from: noise, a linear transform, a weights file, or the checkpoint of another run."""
+"""The initial model of a run: random, a linear transform, a weights file, or the checkpoint of another run."""
 
 import math
 from dataclasses import replace
@@ -31,10 +31,10 @@ FIT_STEPS, FIT_LEARNING_RATE = 300, 0.05
 
 
 def starting_model(recipe: Recipe, pictures: Pictures) -> TrainingModel:
-    """The model that step 0 finds, on the CPU, as `recipe.init` says.
+    """The initial model for `recipe.init`, on the CPU.
 
     Raises:
-        TrainingError: (INIT, CHECKPOINT) there is no such file, it cannot be used, or is deeper than asked.
+        TrainingError: (INIT, CHECKPOINT) the file does not exist, cannot be used, or is deeper than the recipe says.
         VaecModelError: the weights file is damaged.
     """
     model = _initial(recipe, pictures)
@@ -58,18 +58,19 @@ def _initial(recipe: Recipe, pictures: Pictures) -> TrainingModel:
 
 
 def deepen(model: TrainingModel, blocks: int) -> None:
-    """Give the analysis more blocks, which do nothing until they have learned something.
+    """Adds blocks to the analysis that initially change nothing.
 
     Raises:
-        TrainingError: (INIT) it has more already.
+        TrainingError: (INIT) it has more blocks already.
     """
     vae, analysis = model.vae, model.vae.analysis
     old, width = list(analysis.blocks), vae.arch.analysis_channels
     if blocks < len(old):
         raise TrainingError(
-            f"analysis_blocks is {blocks}, the start has {len(old)}: none can be taken out", code="INIT"
+            f"analysis_blocks is {blocks}, must be at least the {len(old)} of the start: blocks cannot be removed",
+            code="INIT",
         )
-    before, all_before = len(old) // 2 + 1, blocks // 2 + 1  # the gain: no old block may change sides
+    before, all_before = len(old) // 2 + 1, blocks // 2 + 1  # positions of the gain: no old block may change sides
     fresh = [Block(width, residual_gain=0.0) for _ in range(blocks - len(old))]
     front = old[:before] + fresh[: all_before - before]
     analysis.blocks = nn.ModuleList(front + old[before:] + fresh[all_before - before :])
@@ -77,7 +78,7 @@ def deepen(model: TrainingModel, blocks: int) -> None:
 
 
 def from_checkpoint(path: Path) -> TrainingModel:
-    """The moving average of a run: what its weights file is made of.
+    """Loads the moving average of a run, from which its weights file is made.
 
     Raises:
         TrainingError: (CHECKPOINT) as `load_checkpoint` and `load_into`.
@@ -89,10 +90,10 @@ def from_checkpoint(path: Path) -> TrainingModel:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """What `Run.save` wrote: tensors and numbers only, on the CPU.
+    """Loads what `Run.save` wrote: only tensors and numbers, on the CPU.
 
     Raises:
-        TrainingError: (CHECKPOINT) it cannot be read, or is something else.
+        TrainingError: (CHECKPOINT) the file cannot be read, or is not a checkpoint.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -100,29 +101,29 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise TrainingError(f"cannot read the checkpoint {path}: {error}", code="CHECKPOINT") from error
     missing = CHECKPOINT_KEYS - (state.keys() if isinstance(state, dict) else set())
     if missing:
-        raise TrainingError(f"{path} is no checkpoint: it lacks {', '.join(sorted(missing))}", code="CHECKPOINT")
+        raise TrainingError(f"{path} is not a checkpoint: it lacks {', '.join(sorted(missing))}", code="CHECKPOINT")
     return state
 
 
 def architecture_of(state: dict[str, Any]) -> Architecture:
-    """The architecture that a checkpoint names; the first ones name none, and are of the default."""
+    """The architecture in a checkpoint; the first checkpoints have none, and use the default."""
     return Architecture(**state.get("architecture", {}))
 
 
 def load_into(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    """Put a checkpoint's tensors into a model.
+    """Loads a checkpoint's tensors into a model.
 
     Raises:
-        TrainingError: (CHECKPOINT) they are of another network.
+        TrainingError: (CHECKPOINT) the tensors belong to another network.
     """
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
-        raise TrainingError(f"{path} is of another network: {error}", code="CHECKPOINT") from error
+        raise TrainingError(f"{path} belongs to another network: {error}", code="CHECKPOINT") from error
 
 
 def from_weights(stored: Weights, prior: str = "logistics") -> TrainingModel:
-    """A model that can be trained on, from a weights file: what the file holds as integers becomes float again."""
+    """A trainable model from a weights file: the file's integers become floats again."""
     model = TrainingModel(stored.arch, prior)
     model.vae.load_state_dict({name: torch.tensor(values).float() for name, values in stored.floats.items()})
     _to_float(model.scale_network, stored.scales.layers)
@@ -134,8 +135,8 @@ def from_weights(stored: Weights, prior: str = "logistics") -> TrainingModel:
 def _to_float(scale_network: ScaleNetwork, stored: tuple[IntegerLayer, ...]) -> None:
     """The inverse of the export's integer layers.
 
-    The units of hidden values are not stored and do not matter to the result. They are chosen so that the weights of
-    all layers are larger than those of a fresh layer by the same factor: the learning rate is made for fresh ones.
+    The units of hidden values are not stored and do not affect the result. They are chosen so that the weights of all
+    layers exceed those of a fresh layer by the same factor, because the learning rate is meant for fresh layers.
     """
     layers = list(zip(scale_network.layers, stored, strict=True))
     first, last = float(DEQUANTIZE_UNIT), 2**ROW_FRACTION_BITS / LOG_SCALE_STEP
@@ -158,7 +159,7 @@ def _rms(weight: Tensor) -> float:
 
 
 def _mean_pmf(stored: Weights) -> Tensor:
-    """Probabilities of -R..R by channel [Z, 2 R + 1] where nothing around is known, the mean over all qualities."""
+    """Probabilities of -R..R by channel [Z, 2 R + 1] without known neighbours, averaged over all qualities."""
     tables, rows = stored.hyper_tables, stored.hyper_indexes[:HYPER_BANDS]
     largest = int(tables.radius.max())
     pmfs = np.zeros((tables.rows, 2 * largest + 1))
@@ -169,7 +170,7 @@ def _mean_pmf(stored: Weights) -> Tensor:
 
 
 def _fit_prior(prior: FactorizedPrior | Bottleneck, pmf: Tensor) -> None:
-    """Fit the density to the tables [Z, 2 R + 1] that an export once made of it and of measured symbols."""
+    """Fits the density to the tables [Z, 2 R + 1] that an export made from it and from measured symbols."""
     radius = pmf.shape[1] // 2
     values = torch.arange(-radius, radius + 1, dtype=torch.float32)
     if isinstance(prior, FactorizedPrior):

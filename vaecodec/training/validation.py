@@ -38,11 +38,11 @@ def estimate(model: TrainingModel, x: Tensor, level: float) -> tuple[float, floa
 def validate(model: TrainingModel, folder: Path, *, images: int = 8) -> list[dict[str, float]]:
     """Mean bpp, PSNR in dB and SSIMULACRA2 of a folder's first pictures at six quality levels.
 
-    Pictures are cut to multiples of 64 px; those that are smaller or cannot be read do not count. Leaves the model in
+    Pictures are cropped to multiples of 64 px; smaller and unreadable ones are skipped. Leaves the model in
     eval mode.
 
     Raises:
-        TrainingError: (NO_PICTURES) none can be used.
+        TrainingError: (NO_PICTURES) no picture can be used.
     """
     model.eval()
     device = next(model.parameters()).device
@@ -61,7 +61,7 @@ def _to_input(picture: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def reconstructions(model: TrainingModel, x: Tensor) -> Tensor:
-    """Pictures x [N, 3, H, W] in 0..1 beside themselves decoded at three quality levels: [N, 3, H, 4 W] on the CPU.
+    """Pictures x [N, 3, H, W] in 0..1 next to their reconstructions at three quality levels: [N, 3, H, 4 W] on the CPU.
 
     Leaves the model in eval mode.
     """

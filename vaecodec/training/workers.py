@@ -1,4 +1,4 @@
-"""The processes of one run: one alone, or those that torchrun started, each with its own device and crops."""
+"""The processes of a run: a single one, or those that torchrun started, each with its own device and crops."""
 
 import os
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from vaecodec.model.torch_engine.engine import pick_device
 
 @dataclass(frozen=True)
 class Workers:
-    """This process among all of the run; the first one (rank 0) writes, the others only compute."""
+    """This process among all processes of the run; the first (rank 0) writes, the others only compute."""
 
     rank: int
     count: int
@@ -19,7 +19,7 @@ class Workers:
 
     @classmethod
     def join(cls, device: str) -> "Workers":
-        """Meet the other processes, if torchrun started this one; each then takes the GPU of its number.
+        """Joins the other processes, if torchrun started this one; each then uses the GPU of its local rank.
 
         Raises:
             VaecModelError: (DEVICE) the device cannot be used.
@@ -34,17 +34,17 @@ class Workers:
         return cls(distributed.get_rank(), distributed.get_world_size(), chosen)
 
     def wait(self) -> None:
-        """Wait until every process has come this far: one that leaves early may take the others' connections down."""
+        """Waits for all processes: one that leaves early may close the others' connections."""
         if self.count > 1:
             distributed.barrier()
 
     def leave(self) -> None:
-        """Part from the other processes."""
+        """Leaves the process group."""
         if distributed.is_initialized():
             distributed.destroy_process_group()
 
     def share_gradients(self, model: nn.Module) -> nn.Module:
-        """The model, made to average its gradients over all processes."""
+        """Wraps the model so that it averages its gradients over all processes."""
         if self.count == 1:
             return model
         ids = [self.device.index] if self.device.type == "cuda" else None
@@ -59,7 +59,7 @@ class Workers:
         return bool(condition)
 
     def from_first(self, value: float) -> float:
-        """The first process's value: clocks differ, and all must take the same steps."""
+        """The first process's value, because clocks differ and all must take the same steps."""
         if self.count == 1:
             return value
         shared = torch.tensor(value, dtype=torch.float64, device=self.device)

@@ -42,7 +42,7 @@ async function take(files) {
     const same = entries.findLast(entry => stem(entry.name) === stem(file.name));
     const entry = same ?? entries[shown];
     if (entry) entry.original = file;
-    else note("Open a .vaec file first: this picture is to be compared with one.");
+    else note("Open a .vaec file first, to compare this picture with.");
   }
   if (isNew) await show(first);
   else if (others.length && entries[shown]) await compare(entries[shown]);
@@ -75,7 +75,7 @@ async function read(url) {
   } catch {
     throw failure("the server does not answer: has it been stopped?", "NETWORK");
   }
-  if (!answer.ok) throw failure(`the server does not give the file any more: ${answer.status}`, "NETWORK");
+  if (!answer.ok) throw failure(`the server no longer provides the file: ${answer.status}`, "NETWORK");
   return new Uint8Array(await answer.arrayBuffer());
 }
 

@@ -1,1 +1,1 @@
-"""Many pictures to .vaec files, on one machine or a cluster: places, the manifest, the worker, the run, Ray."""
+"""Encodes large collections on one machine or a cluster: locations, manifest, worker, run, Ray."""

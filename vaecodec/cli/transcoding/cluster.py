@@ -1,4 +1,4 @@
-"""The work spread by Ray Data: actors that load the weights once, started, restarted and fed by Ray."""
+"""Distributes the work with Ray Data: Ray starts, restarts and feeds actors that load the weights once."""
 
 import json
 import logging
@@ -16,14 +16,14 @@ from vaecodec.cli.transcoding.worker import Job, Transcoder, Work
 from vaecodec.errors import VaecError
 
 LOCAL = "local"
-"""Instead of an address: a cluster of this machine alone, which ends with the run."""
+"""Used instead of an address: a cluster of this machine alone, which ends with the run."""
 
 JOBS_EACH = 16
-"""Jobs that an actor takes at a time: what is done again if it dies, and how late its records come."""
+"""Jobs that an actor takes at a time. They are repeated if it dies, and their records arrive together."""
 
 
 class ClusterError(VaecError):
-    """Ray is not installed, cannot be reached, or has given up."""
+    """Ray is not installed, cannot be reached, or failed."""
 
     default_code = "CLUSTER"
 
@@ -34,8 +34,8 @@ class Cluster:
 
     Attributes:
         address: of a Ray cluster; "auto" is the one of this machine, "local" starts one.
-        workers: at most this many actors; None is one for each processor, or share of a GPU.
-        gpu_share: of a GPU for each actor, such as 1 or 0.25; 0 encodes on processors, one each.
+        workers: at most this many actors; None is one per processor, or per GPU share.
+        gpu_share: share of a GPU per actor, such as 1 or 0.25; 0 encodes on one processor per actor.
     """
 
     address: str = LOCAL
@@ -44,7 +44,7 @@ class Cluster:
 
 
 class Actor:
-    """A Transcoder whose answers fit into Ray's tables, which want the same fields in every row."""
+    """A Transcoder whose records fit into Ray's tables, which need the same fields in every row."""
 
     def __init__(self, work: Work) -> None:
         self._transcode = Transcoder(work)
@@ -55,14 +55,14 @@ class Actor:
 
 
 def answers(jobs: Sequence[Job], work: Work, cluster: Cluster) -> Iterator[Record]:
-    """Records of all jobs, in the order in which they are done; Ray is started when the first is asked for.
+    """Yields the records of all jobs, in the order of completion; Ray starts with the first `next`.
 
-    A worker that dies is started again by Ray, on another machine if its own is gone, and what it had in hand is done
-    again: to the same files, and answered once.
+    Ray restarts a worker that dies, on another machine if its own is lost. Its current pictures are encoded again, to
+    the same files, and get one record each.
 
     Raises:
-        ClusterError: Ray is not installed (NO_RAY), there is no cluster at the address (NO_CLUSTER), or it has given
-            up, because no worker can load the weights, for one (CLUSTER), or it has no processor or GPU (NO_PLACE).
+        ClusterError: (NO_RAY) Ray is not installed; (NO_CLUSTER) there is no cluster at the address; (NO_PLACE) the
+            cluster has no processor or GPU; (CLUSTER) Ray failed, for example because no worker can load the weights.
     """
     return _answers(_import_ray(), jobs, work, cluster) if jobs else iter(())
 
@@ -76,19 +76,19 @@ def _answers(ray: Any, jobs: Sequence[Job], work: Work, cluster: Cluster) -> Ite
         except ray.exceptions.RayError as error:
             raise ClusterError(f"Ray: {error}") from error
         finally:
-            with redirect_stdout(sys.stderr):  # where it prints from this thread what it has held back
+            with redirect_stdout(sys.stderr):  # Ray prints held-back messages from this thread
                 ray.shutdown()
 
 
 def _dataset(ray: Any, jobs: Sequence[Job], work: Work, cluster: Cluster) -> Any:
-    """What Ray is asked to do: nothing is done before its rows are asked for."""
+    """The lazy Ray dataset of the jobs: nothing runs before its rows are requested."""
     rows = ray.data.from_items([job._asdict() for job in jobs], override_num_blocks=-(-len(jobs) // JOBS_EACH))
     pool = ray.data.ActorPoolStrategy(min_size=1, max_size=cluster.workers or _count_workers(ray, cluster))
     return rows.map(Actor, fn_constructor_args=(work,), compute=pool, num_cpus=1, num_gpus=cluster.gpu_share)
 
 
 def _import_ray() -> Any:
-    # By default Ray reports its use over the network, and the user has not agreed to that.
+    # By default Ray reports usage statistics over the network, and the user has not agreed to that.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
@@ -101,7 +101,7 @@ def _import_ray() -> Any:
 
 def _connect(ray: Any, cluster: Cluster) -> None:
     is_local = cluster.address == LOCAL
-    if not is_local:  # an attempt takes half a minute, and Ray's own rule is twenty
+    if not is_local:  # an attempt takes half a minute, and Ray makes twenty by default
         os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "2")
     started = {"include_dashboard": False} if is_local else {}
     answer_to_sigterm = signal.getsignal(signal.SIGTERM)
@@ -119,13 +119,13 @@ def _count_workers(ray: Any, cluster: Cluster) -> int:
     kind, share = ("GPU", cluster.gpu_share) if cluster.gpu_share else ("CPU", 1)
     count = int(ray.cluster_resources().get(kind, 0) / share)
     if count < 1:
-        message = f"the cluster has {count} places for workers of {share:g} {kind}, must have 1"
+        message = f"the cluster has room for {count} workers of {share:g} {kind}, must have room for 1"
         raise ClusterError(f"{message}: give --workers if it starts machines on demand", code="NO_PLACE")
     return count
 
 
 class _Stdout:
-    """Standard output for the thread that makes this, standard error for all others."""
+    """Standard output for the thread that creates this object, standard error for all others."""
 
     def __init__(self) -> None:
         self._thread, self._stdout = threading.get_ident(), sys.stdout
@@ -136,6 +136,6 @@ class _Stdout:
 
 @contextmanager
 def _own_output() -> Iterator[None]:
-    """Keeps Ray, which prints what has gone wrong from a thread of its own, off standard output."""
+    """Keeps Ray, which prints errors from its own thread, off standard output."""
     with redirect_stdout(_Stdout()):
         yield

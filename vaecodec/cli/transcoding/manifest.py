@@ -1,9 +1,9 @@
-"""The manifest: what came of each picture, as JSON lines beside the .vaec files; it is also what a run resumes from.
+"""The manifest: the result for each picture, as JSON lines next to the .vaec files. Runs resume from it.
 
-The folder manifest/ holds files of JSON lines, which together, in order of their names, are the manifest. Each is
-written once and whole, because object stores cannot append: an empty one when a run begins, another after so many
-pictures or seconds, and at the end. What a run that was killed had not written yet is missing, and its pictures are
-done again, to the same files.
+The folder manifest/ holds files of JSON lines; concatenated in order of their names, they are the manifest. Each file
+is written once and completely, because object stores cannot append: an empty one when a run begins, others after a
+number of pictures or seconds, and one at the end. Records that a killed run had not written yet are missing; their
+pictures are encoded again, to the same files.
 """
 
 import json
@@ -20,39 +20,39 @@ FOLDER = "manifest"
 SUFFIX = ".jsonl"
 
 Record = dict[str, Any]
-"""One line. "path": name of the picture in its place. "status": "done" or "failed".
+"""One line. "path": name of the picture in the source. "status": "done" or "failed".
 
-Of those done: "output" (name of the .vaec file), "width", "height" (pixels), "mode", "quality", "model_id",
-"input_bytes", "output_bytes", "bpp", "psnr_db" (all samples but alpha; null if nothing was lost), "seconds", and
-"warnings" if there were any. Of those that failed: "code" and "message". Of both: "worker", the machine and process.
+If done: "output" (name of the .vaec file), "width", "height" (pixels), "mode", "quality", "model_id", "input_bytes",
+"output_bytes", "bpp", "psnr_db" (all samples except alpha; null if lossless), "seconds", and "warnings" if there were
+any. If failed: "code" and "message". In both cases: "worker", the machine and process.
 """
 
 
 class ManifestError(VaecError):
-    """A manifest that is there cannot be understood."""
+    """An existing manifest cannot be parsed."""
 
     default_code = "MANIFEST"
 
 
 class Manifest:
-    """Collects records and writes them. Its context begins with a file without records, and ends by writing the rest.
+    """Collects records and writes them. Entering the context writes an empty file; leaving it writes the rest.
 
     Args:
         place: where the .vaec files go.
-        records_each: at most this many in a file of the manifest.
-        seconds_each: a record waits at most about so long to be written.
+        records_each: maximum number of records per manifest file.
+        seconds_each: maximum time that a record waits to be written, approximately.
     """
 
     def __init__(self, place: Place, *, records_each: int = 1000, seconds_each: float = 20.0) -> None:
         self.place, self.records_each, self.seconds_each = place, records_each, seconds_each
-        started = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")  # names of later runs come later
+        started = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")  # names of later runs sort later
         self._run = f"{started}-{secrets.token_hex(4)}"
         self._waiting: list[str] = []
         self._files = 0
         self._written_s = time.monotonic()
 
     def __enter__(self) -> Self:
-        self._write()  # so that whatever this run leaves in the place, there is a manifest that tells whose it is
+        self._write()  # marks the target as ours before the first .vaec file
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -60,7 +60,7 @@ class Manifest:
             self._write()
 
     def add(self, record: Record) -> None:
-        """Takes a record, and writes what has been waiting if that is much, or old; raises OSError."""
+        """Adds a record, and writes the waiting ones if they are many or old; raises OSError."""
         self._waiting.append(json.dumps(record, allow_nan=False))
         if len(self._waiting) >= self.records_each or time.monotonic() - self._written_s >= self.seconds_each:
             self._write()
@@ -78,10 +78,10 @@ def read(place: Place, names: Iterable[str]) -> dict[str, Record]:
 
     Args:
         place: where the .vaec files are.
-        names: of the files there, of which some are the manifest's.
+        names: of all files there, including those of the manifest.
 
     Raises:
-        ManifestError: a line is not one of a manifest.
+        ManifestError: a line is not a manifest record.
         OSError: a file cannot be read.
     """
     records: dict[str, Record] = {}
@@ -96,5 +96,5 @@ def read(place: Place, names: Iterable[str]) -> dict[str, Record]:
 
 
 def is_manifest(name: str) -> bool:
-    """Whether a file beside the .vaec files is part of the manifest."""
+    """Whether a file next to the .vaec files is part of the manifest."""
     return name.startswith(f"{FOLDER}/") and name.endswith(SUFFIX)

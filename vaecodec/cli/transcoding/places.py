@@ -1,4 +1,4 @@
-"""Where pictures come from and .vaec files go: a folder, or a place in an object store that fsspec knows."""
+"""Where pictures come from and .vaec files go: a local folder, or a path in an object store through fsspec."""
 
 import functools
 import os
@@ -14,16 +14,16 @@ from vaecodec.runtime.files import write_whole
 
 
 class PlaceError(VaecError):
-    """A place cannot be reached: its protocol is not known, its package is missing, or it is not a folder."""
+    """A place cannot be opened: its protocol is unknown, a package is missing, or it is not a folder."""
 
     default_code = "PLACE"
 
 
 @dataclass(frozen=True)
 class Place:
-    """A folder and everything below it. Names are relative to it, with "/" between their parts, on every system.
+    """A folder and everything below it. Names are relative to it, with "/" as separator, on every system.
 
-    Every process may have it: on other machines, a folder of this one must be mounted under the same path.
+    It can be sent to other processes. On other machines, a local folder must be mounted under the same path.
 
     Attributes:
         files: the file system.
@@ -34,11 +34,11 @@ class Place:
     root: str
 
     def sizes(self) -> Iterator[tuple[str, int]]:
-        """Yields name and size in bytes of every file; hidden ones, and what lies in hidden folders, are left out.
+        """Yields name and size in bytes of every file, except hidden files and those in hidden folders.
 
         Raises:
             PlaceError: there is no such folder.
-            OSError: it, or a folder in it, cannot be read.
+            OSError: the folder, or one below it, cannot be read.
         """
         self.files.invalidate_cache()
         if not self.files.isdir(self.root):
@@ -48,7 +48,7 @@ class Place:
                 del folders[name]
             inside = parent.removeprefix(self.root).strip("/")
             for name, facts in found.items():
-                is_hidden = not name or name.startswith(".")  # some stores list the folder itself under no name
+                is_hidden = not name or name.startswith(".")  # some stores list the folder itself with an empty name
                 if not is_hidden and not self._may_wait(f"{parent}/{name}"):
                     yield f"{inside}/{name}".lstrip("/"), facts["size"]
 
@@ -58,10 +58,10 @@ class Place:
         return data
 
     def write(self, name: str, data: bytes) -> None:
-        """Writes a file, and the folders that it needs; a file of that name is replaced.
+        """Writes a file, and the folders that it needs, replacing an existing file; raises OSError.
 
-        On this computer as a whole or not at all. Object stores do the same; of the protocols that do not (such as
-        sftp), a worker that dies may leave a part, which no manifest lists. Raises OSError.
+        Local writes are atomic, and so are those of object stores. With other protocols (such as sftp), a worker that
+        dies may leave a partial file, which no manifest lists.
         """
         path = self._path(name)
         _make_folder(self.files, path.rpartition("/")[0])
@@ -71,7 +71,7 @@ class Place:
             self.files.pipe_file(path, data)
 
     def _may_wait(self, path: str) -> bool:
-        """Whether this is a pipe or a device, which may keep its reader waiting for ever."""
+        """Whether this is a pipe or a device, which might block its reader forever."""
         return isinstance(self.files, LocalFileSystem) and os.path.exists(path) and not os.path.isfile(path)
 
     def _path(self, name: str) -> str:
@@ -79,10 +79,10 @@ class Place:
 
 
 def open_place(uri: str) -> Place:
-    """The place of a path or of an address such as s3://bucket/photos; nothing is read yet.
+    """The place at a path or an address such as s3://bucket/photos; reads nothing yet.
 
     Raises:
-        PlaceError: fsspec does not know the protocol, or needs a package for it that is not installed.
+        PlaceError: fsspec does not know the protocol, or a package for it is not installed.
     """
     try:
         files, root = fsspec.url_to_fs(uri)
@@ -91,6 +91,6 @@ def open_place(uri: str) -> Place:
     return Place(files, root.rstrip("/"))
 
 
-@functools.lru_cache(maxsize=4096)  # one request a folder and process, not one a picture
+@functools.lru_cache(maxsize=4096)  # one request per folder and process, not per picture
 def _make_folder(files: Any, path: str) -> None:
     files.makedirs(path, exist_ok=True)

@@ -1,4 +1,4 @@
-"""A run: which pictures are still to be done, who does them, and that each is in the manifest once."""
+"""A transcoding run: finds the remaining pictures, and records each of them in the manifest exactly once."""
 
 import os
 from collections.abc import Callable, Collection, Generator, Iterable, Sequence
@@ -14,19 +14,19 @@ SUFFIX = ".vaec"
 
 
 class TargetTakenError(VaecError):
-    """The target holds other files than those of this run: made with other settings, or by somebody else."""
+    """The target holds files that are not from this run: made with other settings, or by somebody else."""
 
     default_code = "TARGET_TAKEN"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done.
+    """The work of a run.
 
     Attributes:
         jobs: pictures that are not done yet, by name.
-        skipped: how many are done already.
-        refused: records of pictures that must not be done, because another has the same output.
+        skipped: number of pictures that are done already.
+        refused: records of pictures that are refused because another picture has the same output.
     """
 
     jobs: Sequence[Job]
@@ -35,16 +35,16 @@ class Plan:
 
 
 def plan(work: Work, picks: Callable[[str], bool]) -> Plan:
-    """Finds out what is to be done. A picture is done if the manifest says so and its file is there, with its size.
+    """Plans the work. A picture is done if the manifest says so and its file exists with the recorded size.
 
     Args:
         work: source, target and settings.
-        picks: tells by its name whether a file is a picture.
+        picks: whether a file is a picture, by its name.
 
     Raises:
-        TargetTakenError: .vaec files in the target have another quality, or were made with other weights
-            (OTHER_SETTINGS), or there is no manifest with them (TARGET_TAKEN).
-        VaecError, OSError: source or target cannot be read; a target that is not there yet is empty.
+        TargetTakenError: (OTHER_SETTINGS) .vaec files in the target have another quality or other weights, or
+            (TARGET_TAKEN) there is no manifest with them.
+        VaecError, OSError: source or target cannot be read. A target that does not exist yet counts as empty.
     """
     there = dict(work.target.sizes()) if work.target.files.isdir(work.target.root) else {}
     _check_owner(there, work.target)
@@ -67,12 +67,12 @@ def run(plan: Plan, target: Place, answers: Iterable[Record]) -> Generator[Recor
     """Writes the manifest, and yields every record that goes into it.
 
     Args:
-        plan: what is to be done.
+        plan: the work.
         target: where the manifest goes.
-        answers: records of its jobs, from whoever does them, in any order, some perhaps twice.
+        answers: records of its jobs, in any order, some perhaps twice.
 
     Yields:
-        Exactly one record for every job and every refused picture. A job without an answer has failed (LOST).
+        Exactly one record for every job and every refused picture. A job without a record has failed (LOST).
     """
     waiting = {job.path for job in plan.jobs}
     with Manifest(target) as written:
@@ -85,16 +85,17 @@ def run(plan: Plan, target: Place, answers: Iterable[Record]) -> Generator[Recor
                 written.add(record)
                 yield record
         for path in sorted(waiting):
-            record = _failed(path, "LOST", "no worker has answered: run again")
+            record = _failed(path, "LOST", "no worker returned a result: run the command again")
             written.add(record)
             yield record
 
 
 def _check_owner(there: Collection[str], target: Place) -> None:
-    """A .vaec file that no manifest tells of may be the only one of its picture, and must not be replaced."""
+    """Refuses a target without a manifest: its .vaec files may be the only copies of their pictures."""
     if any(name.endswith(SUFFIX) for name in there) and not any(map(manifest.is_manifest, there)):
         raise TargetTakenError(
-            f"{target.root!r} holds {SUFFIX} files but no manifest, so they are not from here: choose an empty folder"
+            f"{target.root!r} holds {SUFFIX} files but no manifest, so they are not from a"
+            " run of this command: choose an empty folder"
         )
 
 
@@ -104,7 +105,7 @@ def _is_done(record: Record | None, there: dict[str, int], work: Work) -> bool:
     made, asked = (record["quality"], record["model_id"]), (work.quality, work.model_id)
     if made != asked:
         raise TargetTakenError(
-            f"{record['output']} was made with quality {made[0]} and the weights {made[1]}, now they are {asked[0]} and"
+            f"{record['output']} was made with quality {made[0]} and weights {made[1]}, this run uses {asked[0]} and"
             f" {asked[1]}: choose another target, or the same settings",
             code="OTHER_SETTINGS",
         )

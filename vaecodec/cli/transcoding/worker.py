@@ -1,4 +1,4 @@
-"""One picture on a worker: read, encoded, checked, written; and what came of it, for the manifest."""
+"""The worker: reads, encodes, checks and writes one picture, and returns its record for the manifest."""
 
 import io
 import math
@@ -29,14 +29,14 @@ class Job(NamedTuple):
 
 @dataclass(frozen=True)
 class Work:
-    """What all workers are told.
+    """The settings that all workers share.
 
     Attributes:
         source: where the pictures are.
         target: where the .vaec files go.
         quality: 1 to 100.
-        model: path of a weights file, on every machine; None is the built-in one.
-        model_id: first 4 bytes of the SHA-256 of the weights, in hexadecimal digits: every worker must have the same.
+        model: path of a weights file that every machine has; None uses the built-in ones.
+        model_id: first 4 bytes of the SHA-256 of the weights, as hexadecimal digits; equal on every worker.
         device: a torch device.
         max_pixels: larger pictures fail.
     """
@@ -54,7 +54,7 @@ class Transcoder:
     """Encodes pictures one after the other, with weights that it loads once.
 
     Raises:
-        VaecModelError: the weights cannot be loaded, or (MODEL_DIFFERS) are not those that the other workers have.
+        VaecModelError: the weights cannot be loaded, or (MODEL_DIFFERS) differ from those of the other workers.
     """
 
     def __init__(self, work: Work) -> None:
@@ -68,17 +68,17 @@ class Transcoder:
             )
 
     def __call__(self, job: Job) -> Record:
-        """Does one picture; whatever is wrong with it is in the record."""
+        """Encodes one picture; the record contains any error."""
         start_s = time.perf_counter()
         label = {"path": job.path, "worker": f"{platform.node()}:{os.getpid()}"}
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
                 facts = self._encode(job)
-            except Exception as error:  # whatever is wrong with this picture, the next may be fine
+            except Exception as error:  # the next picture may be fine
                 return {**label, "status": "failed", "code": _code(error), "message": _message(error)}
-        heard = {"warnings": [str(each.message) for each in caught]} if caught else {}
-        return {**label, "status": "done", **facts, **heard, "seconds": round(time.perf_counter() - start_s, 3)}
+        extra = {"warnings": [str(each.message) for each in caught]} if caught else {}
+        return {**label, "status": "done", **facts, **extra, "seconds": round(time.perf_counter() - start_s, 3)}
 
     def _encode(self, job: Job) -> dict[str, Any]:
         content = self.work.source.read(job.path)
@@ -86,10 +86,10 @@ class Transcoder:
             records.check_size(*image.size, max_pixels=self.work.max_pixels)
             samples = pixels.to_samples(image)
             metadata: dict[str, Any] = {**pixels.metadata_of(image)}
-            pixels.tell_losses(image)
+            pixels.warn_of_losses(image)
         data = self.codec.encode(samples, self.work.quality, max_pixels=self.work.max_pixels, **metadata)
         header = container.read_info(io.BytesIO(data), max_pixels=None).header
-        psnr_db = self._psnr_db(samples, data)  # before anything is written: it is also the check that the file decodes
+        psnr_db = self._psnr_db(samples, data)  # before writing: this also checks that the file decodes
         self.work.target.write(job.output, data)
         return {
             "output": job.output,

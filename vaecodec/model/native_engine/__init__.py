@@ -1,7 +1,7 @@
-"""The engine without torch: a small library of our own, called through ctypes and numpy.
+"""The native engine: our own C++ library, called through ctypes and numpy, without torch.
 
-Latents are arrays [C, h, w] that are views of memory by position, [h, w, C]; pixels are uint8 [H, W, 3]. All results
-have the same bits on every instruction set and with every number of threads. A forked process may go on using an
+Latents are arrays [C, h, w] that are views of memory laid out by position, [h, w, C]; pixels are uint8 [H, W, 3]. All
+results have the same bits on every instruction set and with every number of threads. A forked process can keep using an
 engine: the library starts new threads there when it needs them.
 """
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from vaecodec.entropy.tables import Pass, Tables
 from vaecodec.errors import VaecModelError, keep_freed_memory
-from vaecodec.model.engine import Choose
+from vaecodec.model.engine import SymbolsOfPass
 from vaecodec.model.native_engine import binding
 from vaecodec.model.native_engine.binding import call, library
 from vaecodec.model.weights import Weights
@@ -27,28 +27,28 @@ Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
 Integers = NDArray[np.int16]
 
-LARGEST_PART_PX = 1 << 20  # pixels that are computed at once: more take more memory, and no less time
+LARGEST_PART_PX = 1 << 20  # pixels to compute at once; more need more memory, and no less time
 THREADS_PER_HELPER = 4
 
 _TYPES = {"float32": 0, "float16": 1, "int16": 2, "int32": 3, "int64": 4}
 
 
 class NativeEngine:
-    """Weights at work on the CPU: see `model.engine.Engine`.
+    """Weights loaded on the CPU: see `model.engine.Engine`.
 
     Args:
         weights: as loaded.
-        threads: that share the work of a call, the caller's included; None is as many as this process may use.
+        threads: threads that share the work of a call, including the caller's; None is one per usable processor.
 
     Raises:
-        VaecModelError: there is no library (NATIVE_MISSING, NATIVE_VERSION, NATIVE_LEVEL), it does not compute integers
-            exactly (SELF_TEST), or a weight is not finite (MODEL_VALUES).
+        VaecModelError: (NATIVE_MISSING, NATIVE_VERSION, NATIVE_LEVEL) the library cannot be used; (SELF_TEST) it does
+            not compute integers exactly; (MODEL_VALUES) a weight is not finite.
     """
 
     device = "cpu"
     is_cpu = True
     at_once_px = LARGEST_PART_PX
-    joined_px = 0  # alone, tiles come out as their encoder has seen them
+    joined_px = 0  # tiles alone come out exactly as their encoder saw them
 
     def __init__(self, weights: Weights, threads: int | None = None) -> None:
         native = library()
@@ -57,7 +57,7 @@ class NativeEngine:
         self.latent_tables = weights.latent_tables
         self._threads, self._alone = threads or _usable_processors(), threading.local()
         keep_freed_memory()
-        # Kept: the library packs what only encoders need when the first of them asks.
+        # Kept alive: the library packs encoder-only weights on first use.
         self._tensors = {name: np.ascontiguousarray(array) for name, array in weights.arrays().items()}
         count = len(self._tensors)
         values = self._tensors.values()
@@ -75,17 +75,17 @@ class NativeEngine:
 
     @property
     def threads(self) -> int:
-        """That share the work of a call from this thread."""
+        """Threads that share the work of a call from this thread."""
         return 1 if getattr(self._alone, "is_set", False) else self._threads
 
     @property
     def pictures_at_once(self) -> int:
-        """A thread for each that a call would use."""
+        """As many pictures as a call would use threads."""
         return self.threads
 
     @property
     def helpers(self) -> int:
-        """How many threads should read symbols ahead."""
+        """Number of threads that should read symbols ahead."""
         return self.threads // THREADS_PER_HELPER
 
     def use_one_thread(self) -> None:
@@ -105,17 +105,17 @@ class NativeEngine:
 
     @staticmethod
     def reader(payload: bytes) -> binding.Decoder:
-        """Reads the symbols of a payload."""
+        """Returns a reader of the symbols of a payload."""
         return binding.Decoder(payload)
 
     @staticmethod
     def write(passes: Sequence[Pass]) -> bytes:
-        """The payload of symbols."""
+        """Codes symbols to a payload."""
         return binding.encode(passes)
 
     @staticmethod
     def rdoq(residual: Floats, indexes: NDArray[np.uint8], tables: Tables) -> NDArray[np.integer]:
-        """Symbols of residuals, rate-distortion optimized."""
+        """Quantizes residuals with RDOQ."""
         return binding.rdoq(residual, indexes, tables)
 
     def table_indexes(
@@ -139,7 +139,7 @@ class NativeEngine:
         pixels = np.ascontiguousarray(pixels, np.uint8)
         height, width, colours = pixels.shape
         if colours != 3:
-            raise ValueError(f"pixels have {colours} colours, 3 are allowed")
+            raise ValueError(f"pixels have {colours} channels, must have 3")
         y = np.empty((height // 16, width // 16, self.arch.latent_channels), np.float32)
         call(
             library().vaec_analyze, self._model, pixels, height, width, quality, y,
@@ -148,7 +148,7 @@ class NativeEngine:
         return y.transpose(2, 0, 1)
 
     def hyper_analyze(self, y: Floats, quality: int) -> tuple[Floats, Floats]:
-        """Latents y [M, h, w] and hyper-latents [h' w', Z], both in quantizer steps: likewise."""
+        """Latents [M, h, w] and hyper-latents [h' w', Z], both in quantizer steps, of latents y [M, h, w]."""
         by_place = _by_place(y)
         rows, columns = by_place.shape[:2]
         steps = np.empty_like(by_place)
@@ -162,10 +162,10 @@ class NativeEngine:
     # --- prediction ---------------------------------------------------------------------------------------------------
 
     def predict(
-        self, z: Sequence[Integers], rows: int, columns: int, qualities: Sequence[int], choose: Choose, channels: int,
-        steps: Floats | None = None,
+        self, z: Sequence[Integers], rows: int, columns: int, qualities: Sequence[int],
+        symbols_of_pass: SymbolsOfPass, channels: int, steps: Floats | None = None,
     ) -> Floats:  # fmt: skip
-        """The first channels [B, C, rows, columns] of dequantized latents: all of them, or no more than half."""
+        """The first channels [B, C, rows, columns] of dequantized latents: all of them, or at most half."""
         count, positions = len(z), rows * columns
         features = np.empty((count, positions, self.arch.prior_channels), np.float32)
         mean = np.empty((count, positions, channels), np.float32)
@@ -178,14 +178,14 @@ class NativeEngine:
                 native.vaec_start_prediction, self._model, own, own.size, rows, columns, qualities[n],
                 channels, features[n], features[n].size, mean[n], size, self.threads,
             )  # fmt: skip
-        symbols = self._checked(choose(0, self._residual(steps, mean[0], qualities[0])), mean.shape)
+        symbols = self._checked(symbols_of_pass(0, self._residual(steps, mean[0], qualities[0])), mean.shape)
         for n in tiles:
             call(
                 native.vaec_refine, self._model, symbols[n], features[n],
                 features[n].size, rows, columns, qualities[n], channels, mean[n],
                 latents[n], size, self.threads,
             )  # fmt: skip
-        symbols = self._checked(choose(1, self._residual(steps, mean[0], qualities[0])), mean.shape)
+        symbols = self._checked(symbols_of_pass(1, self._residual(steps, mean[0], qualities[0])), mean.shape)
         for n in tiles:
             call(
                 native.vaec_complete, self._model, symbols[n], rows, columns, qualities[n], channels,
@@ -198,7 +198,7 @@ class NativeEngine:
             return None
         steps, out = _by_place(y), np.empty_like(mean)
         if steps.size != mean.size:
-            raise ValueError(f"latents have shape {y.shape}, means {mean.shape}")
+            raise ValueError(f"latents have shape {y.shape}, must have that of the means, {mean.shape}")
         call(
             library().vaec_residual, self._model, steps, mean, *mean.shape[:1],
             quality, mean.shape[1], out, out.size,
@@ -209,7 +209,7 @@ class NativeEngine:
     def _checked(symbols: Sequence[Integers], shape: tuple[int, ...]) -> list[Integers]:
         found = [np.ascontiguousarray(each, np.int16) for each in symbols]
         if any(each.shape != shape[1:] for each in found) or len(found) != shape[0]:
-            raise ValueError(f"symbols have shapes {[each.shape for each in found]}, expected {shape}")
+            raise ValueError(f"symbols have shapes {[each.shape for each in found]}, must have {shape}")
         return found
 
     # --- latents to pixels --------------------------------------------------------------------------------------------
@@ -217,7 +217,7 @@ class NativeEngine:
     def synthesize(
         self, y_hat: Floats, qualities: Sequence[int], deblocking_cuts: Sequence[int]
     ) -> tuple[Pixels, list[bool]]:
-        """Pixels [B, 16 h, 16 w, 3] uint8 of latents [B, M, h, w], and whether all of a picture are finite."""
+        """Pixels [B, 16 h, 16 w, 3] uint8 of latents [B, M, h, w], and whether those of each picture are finite."""
         by_place = np.ascontiguousarray(np.asarray(y_hat, np.float32).transpose(0, 2, 3, 1))
         count, rows, columns, _ = by_place.shape
         pixels, finite = np.empty((count, 16 * rows, 16 * columns, 3), np.uint8), list[bool]()
@@ -233,7 +233,7 @@ class NativeEngine:
     def synthesize_like(
         self, y_hat: Floats, quality: int, original: Pixels, inside: tuple[slice, slice]
     ) -> tuple[Pixels, int, bool]:
-        """Pixels [16 h, 16 w, 3] of latents [M, h, w], deblocked as suits the original, and by which cut."""
+        """Pixels [16 h, 16 w, 3] of latents [M, h, w] with the deblocking cut that fits the original, and the cut."""
         by_place, original = _by_place(y_hat), np.ascontiguousarray(original, np.uint8)
         rows, columns = by_place.shape[:2]
         pixels = np.empty((16 * rows, 16 * columns, 3), np.uint8)
@@ -241,7 +241,7 @@ class NativeEngine:
             part.indices(side) for part, side in zip(inside, pixels.shape, strict=False)
         )
         if original.shape != (bottom - top, right - left, 3):
-            raise ValueError(f"original has shape {original.shape}, its place is {inside}")
+            raise ValueError(f"original has shape {original.shape}, which does not fit {inside}")
         cut, is_finite = ctypes.c_int32(), ctypes.c_int32()
         call(
             library().vaec_synthesize_like, self._model, by_place, by_place.size, rows, columns, quality,
@@ -265,19 +265,19 @@ class NativeEngine:
     # --- arrays -------------------------------------------------------------------------------------------------------
 
     def zeros(self, rows: int, columns: int) -> Floats:
-        """Zeros [M, rows, columns] to collect the latents of a picture in."""
+        """Zero latents [M, rows, columns], to be filled with those of a picture."""
         return np.zeros((rows, columns, self.arch.latent_channels), np.float32).transpose(2, 0, 1)
 
     @staticmethod
     def concat(parts: Sequence[NDArray[Any]], axis: int) -> NDArray[Any]:
-        """Latents [C, h, w], or pixels, of neighbouring regions as those of one, along an axis."""
+        """Joins latents [C, h, w], or pixels, of neighbouring regions along an axis."""
         if parts[0].dtype == np.float32 and parts[0].ndim == 3:
             return np.concatenate([part.transpose(1, 2, 0) for part in parts], (axis + 2) % 3).transpose(2, 0, 1)
         return np.concatenate(list(parts), axis)
 
     @staticmethod
     def to_numpy(array: NDArray[Any]) -> NDArray[Any]:
-        """The same: engines elsewhere have other arrays."""
+        """Returns the array unchanged: it is numpy already."""
         return array
 
     @staticmethod
@@ -287,7 +287,7 @@ class NativeEngine:
 
 
 def _by_place(latents: Floats) -> Floats:
-    """Latents [C, h, w] as contiguous memory [h, w, C]: usually no copy."""
+    """Latents [C, h, w] as contiguous memory [h, w, C]; usually without a copy."""
     return np.ascontiguousarray(np.asarray(latents, np.float32).transpose(1, 2, 0))
 
 

@@ -1,4 +1,4 @@
-"""The compiled library: finding it, its functions and faults; and entropy coding by it, as `entropy.coder` does."""
+"""The compiled library: loading, functions and error codes; and entropy coding with it, as in `entropy.coder`."""
 
 import ctypes
 import functools
@@ -16,11 +16,11 @@ from vaecodec.entropy.tables import SENTINEL, IntArray, Tables
 from vaecodec.errors import VaecCorruptError, VaecModelError, VaecResourceError
 
 ABI_VERSION = 1
-LEVEL_VARIABLE = "VAECODEC_LEVEL"  # of the environment: an instruction set to use instead of the best
+LEVEL_VARIABLE = "VAECODEC_LEVEL"  # environment variable: an instruction set to use instead of the best one
 
 _SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 
-# Arguments by letters: p a pointer, n a size, i int32, s text, and contiguous arrays: b uint8, h int16, w int32,
+# Argument types by letter: p pointer, n size, i int32, s text, and contiguous arrays: b uint8, h int16, w int32,
 # l int64, u uint32, f float32.
 _FUNCTIONS = {
     "vaec_abi_version": ("i", ""),
@@ -56,7 +56,7 @@ _TYPES: dict[str, Any] = {
 
 
 def library_path() -> Path:
-    """Where the compiled library lies, if it was built."""
+    """The path of the compiled library, which exists if it was built."""
     return Path(__file__).parent / f"libvaec_core{_SUFFIX}"
 
 
@@ -65,8 +65,8 @@ def library() -> ctypes.CDLL:
     """The library, loaded once.
 
     Raises:
-        VaecModelError: it was not built or cannot be loaded (NATIVE_MISSING), or is that of another version of this
-            package (NATIVE_VERSION).
+        VaecModelError: (NATIVE_MISSING) it was not built or cannot be loaded; (NATIVE_VERSION) it belongs to another
+            version of this package.
     """
     path = library_path()
     try:
@@ -77,7 +77,7 @@ def library() -> ctypes.CDLL:
         raise VaecModelError(message, code="NATIVE_MISSING") from error
     if version != ABI_VERSION:
         raise VaecModelError(
-            f"{path.name} has interface {version}, this package needs {ABI_VERSION}: build or install it anew",
+            f"{path.name} has interface {version}, must have {ABI_VERSION}: rebuild it (make core) or reinstall",
             code="NATIVE_VERSION",
         )
     for name, (result, arguments) in _FUNCTIONS.items():
@@ -85,12 +85,12 @@ def library() -> ctypes.CDLL:
         function.restype, function.argtypes = _TYPES[result], [_TYPES[letter] for letter in arguments]
     wanted = os.environ.get(LEVEL_VARIABLE)
     if wanted and not loaded.vaec_level(wanted.encode()):
-        raise VaecModelError(f"{LEVEL_VARIABLE} is {wanted!r}: no such instruction set here", code="NATIVE_LEVEL")
+        raise VaecModelError(f"{LEVEL_VARIABLE} is {wanted!r}, which this CPU does not support", code="NATIVE_LEVEL")
     return loaded
 
 
 def is_available() -> bool:
-    """Whether the library is there and fits."""
+    """Whether the library can be loaded."""
     try:
         library()
     except VaecModelError:
@@ -99,7 +99,7 @@ def is_available() -> bool:
 
 
 def levels() -> tuple[str, ...]:
-    """The instruction sets that can be used here, from the plainest to the best."""
+    """The instruction sets that this CPU supports, from the baseline to the best."""
     found, number = [], 0
     while (name := library().vaec_level_name(number)) is not None:
         found.append(name.decode())
@@ -108,23 +108,23 @@ def levels() -> tuple[str, ...]:
 
 
 def use_level(name: str | None = None) -> str:
-    """The instruction set in use in this process; `name` changes it. Results are the same with all of them."""
+    """Returns the instruction set used by this process; `name` changes it. All of them give the same results."""
     found = library().vaec_level(name and name.encode())
     if found is None:
-        raise VaecModelError(f"no instruction set {name!r} here: {', '.join(levels())}", code="NATIVE_LEVEL")
+        raise VaecModelError(f"instruction set is {name!r}, must be one of {', '.join(levels())}", code="NATIVE_LEVEL")
     return str(found.decode())
 
 
 _CORRUPT = {
     1: ("CODER_WORDS", "payload is empty or not a whole number of words"),
-    2: ("CODER_STATE", "payload ends with the word 0; any other word is allowed"),
-    3: ("ESCAPE_RANGE", "escaped symbol has a value that its row codes without escape"),
+    2: ("CODER_STATE", "payload ends with the word 0, which no encoder writes"),
+    3: ("ESCAPE_RANGE", "escaped symbol has a value that its row codes without an escape"),
 }
 _NOT_A_NUMBER, _NO_MEMORY = 6, 7
 
 
 def call(function: Callable[..., int], *arguments: Any) -> None:
-    """Call a function of the library and raise what its fault stands for."""
+    """Calls a function of the library and raises the error that belongs to its fault code."""
     fault = function(*arguments)
     if fault == 0:
         return
@@ -132,7 +132,7 @@ def call(function: Callable[..., int], *arguments: Any) -> None:
         code, text = _CORRUPT[fault]
         raise VaecCorruptError(text, code=code)
     if fault == _NOT_A_NUMBER:
-        raise VaecModelError("the weights turn this picture into latents that are NaN", code="MODEL_VALUES")
+        raise VaecModelError("the weights produce NaN latents for this picture", code="MODEL_VALUES")
     if fault == _NO_MEMORY:
         raise VaecResourceError("out of memory")
     raise ValueError(f"native engine: {library().vaec_message().decode()} (fault {fault})")
@@ -142,7 +142,7 @@ def call(function: Callable[..., int], *arguments: Any) -> None:
 
 
 class _Handle:
-    """The tables of the library that belong to a `Tables`."""
+    """The library's copy of a `Tables`."""
 
     def __init__(self, tables: Tables) -> None:
         radius, counts = tables.radius, tables.counts
@@ -157,7 +157,7 @@ _HANDLES: weakref.WeakKeyDictionary[Tables, _Handle] = weakref.WeakKeyDictionary
 
 
 def _pointer(tables: Tables) -> int:
-    """Two threads that ask first may both make them, which harms nobody: one is kept."""
+    """The library's copy of the tables. Two threads may both make it at first, which is harmless: one is kept."""
     handle = _HANDLES.get(tables)
     if handle is None:
         handle = _HANDLES.setdefault(tables, _Handle(tables))
@@ -165,7 +165,7 @@ def _pointer(tables: Tables) -> int:
 
 
 def _narrow(tables: Tables, indexes: IntArray) -> NDArray[np.uint8]:
-    """Table indexes as the library takes them; it checks their range itself."""
+    """Table indexes as uint8 for the library, which checks their range itself."""
     if indexes.dtype != np.uint8 or indexes.ndim != 1:
         tables.check(indexes)
     return np.ascontiguousarray(indexes, np.uint8)
@@ -180,10 +180,10 @@ class _Payload(ctypes.Structure):
 
 
 class Decoder:
-    """As `coder.Decoder`: reads the passes of one payload in order; not to be shared by threads.
+    """Like `coder.Decoder`: reads the passes of one payload in order; not thread-safe.
 
     Raises:
-        VaecCorruptError: CODER_WORDS or CODER_STATE, as there.
+        VaecCorruptError: (CODER_WORDS, CODER_STATE) as `coder.Decoder`.
     """
 
     def __init__(self, payload: bytes | memoryview) -> None:
@@ -203,7 +203,7 @@ class Decoder:
         words, state = self._reader.words_left, self._reader.state
         if words or state != SENTINEL:
             raise VaecCorruptError(
-                f"payload ends with {words} words left and state {state:#x}; 0 and {SENTINEL:#x} is allowed",
+                f"payload ends with {words} words left and state {state:#x}, must be 0 and {SENTINEL:#x}",
                 code="CODER_END",
             )
 
@@ -212,26 +212,26 @@ class Decoder:
 
 
 class Encoder:
-    """Makes a payload of passes, which are given last to first.
+    """Codes passes to a payload; the passes are given last to first.
 
     Args:
-        symbols: how many will be coded at most.
+        symbols: maximum number of symbols.
     """
 
     def __init__(self, symbols: int) -> None:
-        # Each pushes 24 bits at most, twice if it is escaped: never more words than pushes.
+        # A symbol pushes at most 24 bits, twice if it is escaped, so there are never more words than pushes.
         self._words = np.empty(2 * symbols + 4, np.uint32)
         self._payload = _Payload(SENTINEL, 0)
 
     def push(self, tables: Tables, indexes: IntArray, symbols: IntArray) -> None:
-        """Code one pass; raises as `coder.encode`."""
+        """Codes one pass; raises as `coder.encode`."""
         if symbols.dtype not in (np.int16, np.int32) or symbols.shape != indexes.shape:
             tables.check(indexes, symbols)
         narrow, wide = _narrow(tables, indexes), np.ascontiguousarray(symbols, np.int32)
         self._push_by(library().vaec_writer_push, _pointer(tables), narrow, wide, wide.size)
 
     def finish(self) -> bytes:
-        """The payload."""
+        """Returns the payload."""
         self._push_by(library().vaec_writer_finish)
         return self._words[: self._payload.size].astype("<u4").tobytes()
 
@@ -241,7 +241,7 @@ class Encoder:
 
 
 def encode(passes: Sequence[tuple[Tables, IntArray, IntArray]]) -> bytes:
-    """The payload of all passes of a tile, byte for byte that of `coder.encode`; raises as that."""
+    """Codes all passes of a tile to the same bytes as `coder.encode`; raises the same errors."""
     encoder = Encoder(sum(len(indexes) for _, indexes, _ in passes))
     for each in reversed(passes):
         encoder.push(*each)
@@ -249,14 +249,14 @@ def encode(passes: Sequence[tuple[Tables, IntArray, IntArray]]) -> bytes:
 
 
 def rdoq(residual: NDArray[np.float32], indexes: NDArray[np.uint8], tables: Tables) -> NDArray[np.int16]:
-    """As `coding.rdoq`.
+    """Like `coding.rdoq`.
 
     Raises:
         VaecModelError: (MODEL_VALUES) a residual is NaN.
     """
     residual, indexes = np.ascontiguousarray(residual, np.float32), np.ascontiguousarray(indexes, np.uint8)
     if residual.shape != indexes.shape:
-        raise ValueError(f"residuals have shape {residual.shape}, table indexes {indexes.shape}")
+        raise ValueError(f"residuals have shape {residual.shape}, table indexes {indexes.shape}: must be equal")
     symbols = np.empty(residual.shape, np.int16)
     call(
         library().vaec_rdoq, residual, indexes, residual.size,

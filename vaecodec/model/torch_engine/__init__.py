@@ -1,1 +1,1 @@
-"""The network on torch: layers, transforms, integer scales, and the engine that runs them."""
+"""The torch engine: layers, transforms, integer scales, and the engine that runs them."""

@@ -1,4 +1,4 @@
-"""The engine on torch: the network of one weights file on a CPU or a GPU, in exact integers and whole floats."""
+"""The torch engine: runs the network of one weights file on a CPU or a GPU, with exact integers and full float32."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +23,7 @@ from vaecodec.model.architecture import (
     Architecture,
 )
 from vaecodec.model.coding import hyper_size, quality_level
-from vaecodec.model.engine import Choose
+from vaecodec.model.engine import SymbolsOfPass
 from vaecodec.model.scales import ACTIVATION_LIMIT, HYPER_LIMIT, ROW_FRACTION_BITS, IntegerScales
 from vaecodec.model.torch_engine.network import TOLERATED, Vae, border_ratio, fitting_cut
 from vaecodec.model.weights import Weights
@@ -32,10 +32,10 @@ from vaecodec.runtime import forks
 
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """No gradients, no autocast, and float32 products of matrices, and on CUDA convolutions, in all their bits.
+    """Disables gradients and autocast, and computes float32 matrix products (and CUDA convolutions) in full precision.
 
-    Torch has coarser ones as settings of the whole process only: they are off while any thread is in here, and put
-    back after the last.
+    Torch's lower precisions are process-wide settings: they are off while any thread is in this context, and restored
+    after the last one leaves.
     """
     tf32 = _NO_TF32 if device.type == "cuda" else nullcontext()
     with torch.inference_mode(), torch.autocast(device.type, enabled=False), _WHOLE_PRODUCTS, tf32:
@@ -43,13 +43,13 @@ def full_precision(device: torch.device) -> Iterator[None]:
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 is worth its rounding: on CPUs that have instructions for it. GPUs are quick enough without."""
-    instructions = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)  # there from torch 2.5 to 2.15, not documented
+    """Whether to use bfloat16: only on CPUs that have instructions for it. GPUs are fast enough without it."""
+    instructions = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)  # exists from torch 2.5 to 2.15, undocumented
     return device.type == "cpu" and bool(instructions())
 
 
 class _Shared:
-    """A setting of the process: changed by the first thread that enters, put back by the last that leaves."""
+    """A process-wide setting: changed by the first thread that enters, restored by the last that leaves."""
 
     def __init__(self, change: Callable[[], Callable[[], None]]) -> None:
         self._change, self._lock, self._inside = change, threading.Lock(), 0
@@ -68,7 +68,7 @@ class _Shared:
 
 
 def _tf32_off() -> Callable[[], None]:
-    """Switch TF32 off in cuDNN's convolutions; returns what puts it back.
+    """Switches TF32 off in cuDNN's convolutions; returns a function that restores the setting.
 
     Torch 2.9 has a second interface, and raises in the first once a process has used the second. The first is tried
     first: whoever reads it meanwhile, in another thread, must not run into that error because of us.
@@ -95,9 +95,9 @@ def _tf32_off() -> Callable[[], None]:
 
 
 def _whole_products() -> Callable[[], None]:
-    """Ask for products of matrices in float32, also where a CPU or GPU has quicker ones; returns what puts it back.
+    """Selects full float32 matrix products, even if the device has faster ones; returns a function that restores it.
 
-    Here, too, the first interface raises once a process has used the second.
+    Here too, the first interface raises once a process has used the second.
     """
     try:
         before = torch.get_float32_matmul_precision()
@@ -110,8 +110,8 @@ def _whole_products() -> Callable[[], None]:
 
 
 def _whole_products_by_backend() -> Callable[[], None]:
-    """The same by the second interface."""
-    backends: Any = torch.backends  # not all of it is declared
+    """Like `_whole_products`, through the second interface."""
+    backends: Any = torch.backends  # not fully typed
     products = backends.mkldnn.matmul, backends.cuda.matmul
     before = [product.fp32_precision for product in products]
     for product in products:
@@ -129,9 +129,9 @@ _WHOLE_PRODUCTS = _Shared(_whole_products)
 
 
 def settle_after_fork() -> None:
-    """Leaves torch with one thread in a process that was forked while torch was loaded: it would wait for the parent's.
+    """Gives torch one thread in a process forked while torch was loaded; it would wait for the parent's threads.
 
-    To be called before torch computes anything for this package. Torch's DataLoader does the same to its workers.
+    Call this before torch computes anything for this package. Torch's DataLoader does the same in its workers.
     """
     if forks.forked_thread == threading.get_ident():
         forks.forked_thread = None
@@ -146,18 +146,18 @@ class TorchArrays:
         self._device = pick_device(device)
 
     def full(self, shape: tuple[int, int, int], value: int) -> Tensor:
-        """A picture of one value."""
+        """A picture filled with one value."""
         return torch.full(shape, value, dtype=torch.uint8, device=self._device)
 
     def take(self, samples: NDArray[np.uint8] | Tensor, engine: object = None) -> Tensor:
-        """Samples from wherever they are."""
+        """Moves samples to the device."""
         if isinstance(samples, Tensor):
             return samples.to(self._device)
-        return torch.tensor(samples, device=self._device)  # a copy: some samples may not be written to
+        return torch.tensor(samples, device=self._device)  # a copy, because some samples are read-only
 
     @staticmethod
     def reduced(samples: Tensor, scale: int) -> Tensor:
-        """As `pictures.pixels.reduced`, bit by bit, of a picture with alpha."""
+        """Like `pictures.pixels.reduced`, with identical results, for a picture with alpha."""
         rows, columns = (
             torch.arange(-(-side // scale) * scale, device=samples.device).clamp(max=side - 1)
             for side in samples.shape[:2]
@@ -171,15 +171,15 @@ class TorchArrays:
 
     @staticmethod
     def by_channels(picture: Tensor) -> Tensor:
-        """A picture [H, W, C] as [C, H, W]."""
+        """Transposes a picture [H, W, C] to [C, H, W]."""
         return picture.permute(2, 0, 1).contiguous()
 
 
 def pick_device(name: str) -> torch.device:
-    """The torch device of a name; "auto" is CUDA where there is one, else the CPU.
+    """The torch device of a name; "auto" is CUDA if available, otherwise the CPU.
 
     Raises:
-        VaecModelError: (DEVICE) there is no such device, or it has no float64, which exact integers need.
+        VaecModelError: (DEVICE) there is no such device, or it lacks float64, which exact integers need.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -191,8 +191,8 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-TEST_SIDE = 16  # width of the hyper-latents of an ordinary tile: libraries choose their kernels by size, too
-TEST_ROWS = 6  # of such a width: int64 is slow
+TEST_SIDE = 16  # width of the hyper-latents of an ordinary tile, because libraries choose kernels by size
+TEST_ROWS = 6  # only a few rows, because int64 is slow
 
 
 class ExactScales:
@@ -211,12 +211,12 @@ class ExactScales:
     def table_indexes(self, z: Tensor, quality: int | Sequence[int], channels: int | None = None) -> Tensor:
         """Table indexes uint8 [B, M, 4 h, 4 w] of integer hyper-latents z [B, Z, h, w] (any dtype).
 
-        Those of a position lie side by side in memory, as symbols are coded.
+        The indexes of a position are contiguous in memory, in the order in which symbols are coded.
 
         Args:
             z: of B tiles.
-            quality: 1..100, of all of them or of each.
-            channels: only the first few; None is all.
+            quality: 1..100, one for all tiles or one per tile.
+            channels: compute only the first ones; None is all.
         """
         line = torch.tensor(quality, device=z.device).reshape(-1) - 1
         with full_precision(z.device):
@@ -237,7 +237,7 @@ class ExactScales:
     def sums(self, number: int, x: Tensor, outputs: int | None = None) -> Tensor:
         """Sums [B, out, h, w] of a layer over inputs x [B, in, h, w] of the carrier's dtype, before its division.
 
-        Of the first few outputs; None is all.
+        `outputs` selects the first ones; None is all.
         Rounding repairs what a Winograd or FFT kernel may leave at 1e-5.
         """
         weight, bias = self._weights[number][:outputs], self._biases[number][:outputs]
@@ -256,9 +256,9 @@ class ExactScales:
         return x.bitwise_right_shift_(bits) if self.carrier == torch.int64 else x.mul_(2.0**-bits).floor_()
 
     def self_test(self) -> None:
-        """Compare with int64 arithmetic on the CPU: every sum of every layer, then the table indexes.
+        """Compares every sum of every layer, and the table indexes, with int64 arithmetic on the CPU.
 
-        Those alone would not do: the divisions between layers hide small errors of most inputs.
+        The indexes alone would not do: the divisions between layers hide small errors of most inputs.
 
         Raises:
             VaecModelError: (SELF_TEST) this device, build or setting does not compute integers exactly.
@@ -283,13 +283,13 @@ class ExactScales:
         for name, here, expected in pairs:
             if not torch.equal(here.cpu(), expected.to(here.dtype)):
                 raise VaecModelError(
-                    f"{device} does not compute the scale network exactly ({name}): it cannot read or write .vaec",
+                    f"{device} does not compute the scale network exactly ({name}) and cannot read or write .vaec",
                     code="SELF_TEST",
                 )
 
 
 def _test_inputs(stored: IntegerScales, number: int) -> Iterator[Tensor]:
-    """Inputs int64 [1, in, h, w] of a layer: a pattern, and such as drive a sum near to its limits, all bits in use."""
+    """Inputs int64 [1, in, h, w] of a layer: a pattern, and inputs that drive a sum close to its limits."""
     low, high = stored.input_range(number)
     weight = torch.tensor(stored.layers[number].weight, device="cpu")
     yield _pattern(weight.shape[1], TEST_SIDE, low, high)[:, :, :TEST_ROWS].contiguous()
@@ -300,22 +300,22 @@ def _test_inputs(stored: IntegerScales, number: int) -> Iterator[Tensor]:
 
 
 def _around_ties(shift: int) -> Tensor:
-    """Integers [3, n] at and beside where the division by 2^shift rounds to another value: near 0 and at the limits."""
+    """Integers [3, n] around the values at which the rounded division by 2^shift changes, near 0 and at the limits."""
     halves = torch.arange(-9, 10, device="cpu")
     halves = torch.cat([halves, halves - 2 * ACTIVATION_LIMIT, halves + 2 * ACTIVATION_LIMIT])
     return (halves << (shift - 1)) + torch.arange(-1, 2, device="cpu")[:, None]
 
 
 def _pattern(channels: int, side: int, low: int, high: int) -> Tensor:
-    """Integers low..high [1, channels, side, side] without a regularity that an error could hide in."""
+    """Irregular integers low..high [1, channels, side, side], so that no error goes unnoticed."""
     numbers = torch.arange(channels * side**2, device="cpu") * 7919 % 4099
     return (low + numbers * (high - low) // 4098).reshape(1, channels, side, side)
 
 
 LARGEST_PART_PX = 1 << 19  # pixels that a CPU computes at once
-LARGEST_ON_GPU_PX = 1 << 23  # by the sizes of its tensors, some 3 GB; not measured
-# Of a decode by one thread, reading symbols is a sixth: one helper should keep up with four threads that do the rest.
-# On two processors with two threads of torch, helpers were measured to cost 5 to 9 % (docs/scale.md).
+LARGEST_ON_GPU_PX = 1 << 23  # about 3 GB, estimated from tensor sizes; not measured
+# Reading symbols takes a sixth of a single-threaded decode, so one helper should keep up with four other threads.
+# On two processors with two torch threads, helpers cost 5 to 9 % (docs/scale.md).
 THREADS_PER_HELPER = 4
 
 
@@ -338,66 +338,66 @@ class TorchEngine:
 
     @property
     def is_cpu(self) -> bool:
-        """Whether it computes where everything else does."""
+        """Whether it computes on the CPU."""
         return self.device.type == "cpu"
 
     @property
     def at_once_px(self) -> int:
-        """How many pixels to compute at a time."""
+        """Pixels to compute at a time."""
         return LARGEST_PART_PX if self.is_cpu else LARGEST_ON_GPU_PX
 
     @property
     def joined_px(self) -> int:
-        """A CPU would gain nothing; and alone, tiles come out bit by bit as their encoder has seen them."""
+        """0 on a CPU, which would gain nothing; tiles alone come out exactly as their encoder saw them."""
         return 0 if self.is_cpu else LARGEST_ON_GPU_PX
 
     @property
     def pictures_at_once(self) -> int:
-        """On a CPU a thread for each of torch's; a GPU is shared out by itself."""
+        """On a CPU as many as torch has threads; a GPU parallelizes by itself."""
         return torch.get_num_threads() if self.is_cpu else 1
 
     @property
     def helpers(self) -> int:
-        """How many threads should read symbols ahead."""
+        """Number of threads that should read symbols ahead."""
         return torch.get_num_threads() // (THREADS_PER_HELPER if self.is_cpu else 1)
 
     @staticmethod
     def use_one_thread() -> None:
-        """Torch's number of threads belongs to the thread that sets it: the caller's other threads keep theirs."""
+        """Sets torch's number of threads, which is per thread: the caller's other threads keep theirs."""
         torch.set_num_threads(1)
 
     def self_test(self) -> None:
-        """Compare the integer network with int64 arithmetic; raises VaecModelError (SELF_TEST)."""
+        """Compares the integer network with int64 arithmetic; raises VaecModelError (SELF_TEST)."""
         self.scales.self_test()
 
     @staticmethod
     def reader(payload: bytes) -> coder.Decoder:
-        """Reads the symbols of a payload."""
+        """Returns a reader of the symbols of a payload."""
         return coder.Decoder(payload)
 
     @staticmethod
     def write(passes: Sequence[Pass]) -> bytes:
-        """The payload of symbols."""
+        """Codes symbols to a payload."""
         return coder.encode(passes)
 
     @staticmethod
     def rdoq(residual: NDArray[np.float32], indexes: NDArray[np.uint8], tables: Tables) -> NDArray[np.int32]:
-        """Symbols of residuals, rate-distortion optimized."""
+        """Quantizes residuals with RDOQ."""
         return coding.rdoq(residual, indexes, tables)
 
     def zeros(self, rows: int, columns: int) -> Tensor:
-        """Latents [M, rows, columns] of value 0."""
+        """Zero latents [M, rows, columns]."""
         size = rows, columns, self.arch.latent_channels
         return torch.zeros(size, dtype=torch.float32, device=self.device).permute(2, 0, 1)
 
     @staticmethod
     def concat(parts: list[Tensor], axis: int) -> Tensor:
-        """Neighbouring regions as one, along an axis."""
+        """Joins neighbouring regions along an axis."""
         return torch.cat(parts, axis)
 
     @staticmethod
     def to_numpy(array: Tensor) -> NDArray[Any]:
-        """A tensor as an array, a view of it if it is on the CPU."""
+        """Converts a tensor to an array; a view if it is on the CPU."""
         return array.cpu().numpy()
 
     @staticmethod
@@ -417,14 +417,14 @@ class TorchEngine:
     def analyze(self, pixels: NDArray[np.uint8], quality: int) -> Tensor:
         """Latents y [M, H/16, W/16] of pixels [H, W, 3].
 
-        In bfloat16 where that is quicker: only encoders analyze, and rate and PSNR stay the same within 0.15 %.
+        In bfloat16 where that is faster: only encoders analyze, and rate and PSNR change by less than 0.15 %.
         """
         with self._inference(), torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bfloat16(self.device)):
             x = torch.tensor(pixels, device=self.device).permute(2, 0, 1)[None].float() / 255
             return self.vae.analysis(x.contiguous(memory_format=torch.channels_last), self._level([quality]))[0]
 
     def hyper_analyze(self, y: Tensor, quality: int) -> tuple[Tensor, NDArray[np.float32]]:
-        """Latents [M, h, w] in quantizer steps, and hyper-latents [h' w', Z] likewise."""
+        """Latents [M, h, w] and hyper-latents [h' w', Z], both in quantizer steps."""
         with self._inference():
             level = self._level([quality])
             rows, columns = (HYPER_STRIDE * n for n in hyper_size(*y.shape[1:]))
@@ -433,17 +433,17 @@ class TorchEngine:
             return y * torch.exp(self.vae.latent_gain(level))[0], _positions(z[0])
 
     def predict(
-        self, z: Sequence[NDArray[np.int16]], rows: int, columns: int, qualities: Sequence[int], choose: Choose,
-        channels: int, steps: Tensor | None = None,
+        self, z: Sequence[NDArray[np.int16]], rows: int, columns: int, qualities: Sequence[int],
+        symbols_of_pass: SymbolsOfPass, channels: int, steps: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """The first channels [B, C, rows, columns] of dequantized latents."""
         vae, level = self.vae, self._level(qualities)
-        is_for_previews = channels < self.arch.latent_channels  # which are approximations anyway
+        is_for_previews = channels < self.arch.latent_channels  # which are approximate anyway
         coarse = is_for_previews and has_fast_bfloat16(self.device)
 
         def symbols_of(number: int, mean: Tensor, gain: Tensor) -> Tensor:
             residual = None if steps is None else _positions(steps - mean[0] * gain[0])
-            return self._to_tensor(choose(number, residual), rows, columns)
+            return self._to_tensor(symbols_of_pass(number, residual), rows, columns)
 
         with self._inference(), torch.autocast("cpu", torch.bfloat16, enabled=coarse):
             z_hat = self._to_tensor(z, *hyper_size(rows, columns)) * torch.exp(-vae.hyper_gain(level))
@@ -453,7 +453,7 @@ class TorchEngine:
     def synthesize(
         self, y_hat: Tensor, qualities: Sequence[int], deblocking_cuts: Sequence[int]
     ) -> tuple[Tensor, list[bool]]:
-        """Pixels [B, 16 h, 16 w, 3] of latents [B, M, h, w], and of which of them all values are finite."""
+        """Pixels [B, 16 h, 16 w, 3] of latents [B, M, h, w], and for each whether all values are finite."""
         with self._inference():
             share = 1 - torch.tensor(deblocking_cuts, dtype=torch.float32, device=self.device) / CUTS_IN_ALL
             pictures = self.vae.synthesis(*self._restored(y_hat, qualities), share)
@@ -462,7 +462,7 @@ class TorchEngine:
     def synthesize_like(
         self, y_hat: Tensor, quality: int, original: NDArray[np.uint8], inside: tuple[slice, slice]
     ) -> tuple[Tensor, int, bool]:
-        """Pixels [16 h, 16 w, 3] of latents [M, h, w], deblocked as suits the original, and by which cut."""
+        """Pixels [16 h, 16 w, 3] of latents [M, h, w] with the deblocking cut that fits the original, and the cut."""
         with self._inference():
             before, features = self.vae.synthesis.before_deblocking(*self._restored(y_hat[None], [quality]))
             after = self.vae.synthesis.deblock(before.clone(), features)
@@ -483,7 +483,7 @@ class TorchEngine:
             return self.vae.preview(y_hat, scale).round_().clamp_(0, 255).to(torch.uint8).permute(1, 2, 0)
 
     def _restored(self, y_hat: Tensor, qualities: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """What synthesis takes: latents [B, M, h, w] and levels [B]."""
+        """The inputs of synthesis: latents [B, M, h, w] and levels [B]."""
         level = self._level(qualities)
         y = y_hat * torch.exp(self.vae.latent_restore(level))
         return y.contiguous(memory_format=torch.channels_last), level
@@ -501,10 +501,10 @@ class TorchEngine:
 
 
 def load(weights: Weights, device: str = "auto") -> TorchEngine:
-    """Put weights to work.
+    """Loads weights on a device.
 
     Raises:
-        VaecModelError: the device cannot be used (DEVICE) or does not compute integers exactly (SELF_TEST).
+        VaecModelError: (DEVICE) the device cannot be used, or (SELF_TEST) does not compute integers exactly.
     """
     where = pick_device(device)
     if where.type == "cpu":
@@ -523,15 +523,15 @@ def load(weights: Weights, device: str = "auto") -> TorchEngine:
 
 
 def empty(arch: Architecture) -> Vae:
-    """The network without values: no memory, no draw from the caller's random numbers, no default dtype."""
+    """The network on the meta device: needs no memory, and uses neither the caller's generator nor default dtype."""
     with torch.device("meta"):
         return Vae(arch)
 
 
 def _pixels_of(pictures: Tensor) -> Tensor:
-    """Pixels [B, H, W, 3] uint8 of pictures [B, 3, H, W] in 0..1, which are lost."""
+    """Pixels [B, H, W, 3] uint8 of pictures [B, 3, H, W] in 0..1, which are overwritten."""
     planes = pictures.mul_(255).round_().clamp_(0, 255).to(torch.uint8)
-    return torch.stack(planes.unbind(1), 3)  # whoever copies it finds the colours of a pixel side by side
+    return torch.stack(planes.unbind(1), 3)  # in memory, the colours of a pixel are contiguous
 
 
 def _positions(latents: Tensor) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""The network on torch: layers, transforms, deblocking, previews, and the prediction that training shares."""
+"""The network in torch: layers, transforms, deblocking, previews, and the prediction that training shares."""
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
@@ -13,25 +13,25 @@ from vaecodec.model.coding import first_pass
 
 
 def by_position(x: Tensor) -> Tensor:
-    """The same [B, C, H, W] with the channels of a position side by side in memory.
+    """Rearranges the memory of x [B, C, H, W] so that the channels of a position are contiguous (channels last).
 
-    `Pointwise` likes them so, and so symbols are coded.
+    `Pointwise` is fastest with this layout, and symbols are coded in this order.
     """
     return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
 
 
 class Pointwise(nn.Conv2d):
-    """A 1x1 convolution as a product of matrices: on grids of a few thousand positions, CPUs are quicker at that."""
+    """A 1x1 convolution as a matrix product, which is faster on CPUs for grids of a few thousand positions."""
 
     def __init__(self, in_channels: int, out_channels: int, bias: bool = True) -> None:
         super().__init__(in_channels, out_channels, 1, bias=bias)
 
     def forward(self, x: Tensor, outputs: int | None = None) -> Tensor:
-        """[B, out, h, w] of [B, in, h, w], the channels of a position side by side in memory.
+        """Returns [B, out, h, w] for x [B, in, h, w], with the channels of a position contiguous in memory.
 
         Args:
-            x: channels that are missing count as zeros.
-            outputs: compute only the first few; None is all.
+            x: missing channels count as zeros.
+            outputs: compute only the first ones; None is all.
         """
         weight = self.weight.flatten(1)[:outputs, : x.shape[1]]
         bias = None if self.bias is None else self.bias[:outputs]
@@ -39,23 +39,23 @@ class Pointwise(nn.Conv2d):
 
 
 class Onto(nn.Module):
-    """A 1x1 convolution without bias, added to what is there: a product of matrices can do that in the same pass."""
+    """A 1x1 convolution without bias that is added to a total, which a matrix product can do in the same pass."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.weight = nn.Conv2d(in_channels, out_channels, 1, bias=False).weight
 
     def forward(self, total: Tensor, x: Tensor, *, in_place: bool = False) -> Tensor:
-        """[B, out, h, w]: the total [B, out, h, w] plus the convolution of x [B, in, h, w].
+        """Returns the total [B, out, h, w] plus the convolution of x [B, in, h, w].
 
         Args:
-            total: the channels of a position side by side in memory; if it has fewer, only those are computed.
-            x: likewise.
-            in_place: whether the result may take the place of the total, where no gradients are wanted.
+            total: with the channels of a position contiguous in memory; if it has fewer, only those are computed.
+            x: with the same memory layout.
+            in_place: whether the result may overwrite the total; only without gradients.
         """
         weight, x = self.weight.flatten(1)[: total.shape[1]], x.permute(0, 2, 3, 1)
         if torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type):
-            return total + F.linear(x, weight).permute(0, 3, 1, 2)  # the total itself keeps all of its bits
+            return total + F.linear(x, weight).permute(0, 3, 1, 2)  # the total itself keeps full precision
         flat = total.permute(0, 2, 3, 1).flatten(0, 2)
         out = flat if in_place else torch.empty_like(flat)
         torch.addmm(flat, x.flatten(0, 2), weight.T, out=out)
@@ -63,12 +63,12 @@ class Onto(nn.Module):
 
 
 class Block(nn.Module):
-    """Depthwise-separable mixing, then a gated 1x1 network; both residual, both starting near the identity.
+    """Depthwise-separable mixing, then a gated 1x1 network; both residual, both initialized near the identity.
 
     Args:
         channels: of input and output.
         kernel: side of the depthwise kernel.
-        residual_gain: by how much less than usual the last layers of both do at the start.
+        residual_gain: factor on the initial weights of the last layers of both.
         gate_channels: width of the gated network; None is `channels`.
     """
 
@@ -91,7 +91,7 @@ class Block(nn.Module):
 
 
 class ResidualDepthwise(nn.Conv2d):
-    """x plus a depthwise 3x3 of x, starting as x alone."""
+    """x plus a depthwise 3x3 convolution of x, initialized as the identity."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels, 3, padding=1, groups=channels)
@@ -99,11 +99,11 @@ class ResidualDepthwise(nn.Conv2d):
         nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """As large as x [B, C, H, W]."""
+        """Returns a tensor of the shape of x [B, C, H, W]."""
         if torch.is_autocast_enabled(x.device.type):
-            return x + super().forward(x)  # x itself keeps all of its bits
+            return x + super().forward(x)  # x itself keeps full precision
         identity = torch.zeros_like(self.weight[0])
-        identity[0, 1, 1] = 1  # one more tap instead of one more pass over the memory of x
+        identity[0, 1, 1] = 1  # adds x through the kernel, which saves a pass over memory
         return self._conv_forward(x, self.weight + identity, self.bias)
 
 
@@ -116,7 +116,7 @@ class GainCurve(nn.Module):
     def __init__(self, channels: int, anchors: int, low: float = 0.0, high: float = 0.0) -> None:
         super().__init__()
         self.log_gain = nn.Parameter(torch.empty(anchors, channels))
-        # Not `linspace`: on the meta device, where weights are about to be loaded, it draws in sympy, half a second.
+        # Not `linspace`: on the meta device it imports sympy, which takes half a second.
         for number, line in enumerate(self.log_gain.data):
             line.fill_(low + (high - low) * number / (anchors - 1))
 
@@ -130,16 +130,16 @@ class GainCurve(nn.Module):
         return log_gain[:, :, None, None]
 
 
-SMALLEST_BOUND = 1e-9  # softplus runs out to 0, and 0 / 0 is no number
-TOLERATED = 0.01  # of a border ratio: nobody sees it
+SMALLEST_BOUND = 1e-9  # softplus can underflow to 0, and 0 / 0 is NaN
+TOLERATED = 0.01  # invisible deviation of a border ratio
 
 
 class Deblocking(nn.Module):
-    """A filter of pixels across the borders between latents.
+    """A filter that smooths pixels across the borders between latents.
 
-    What a row of pixels jumps at a border, beyond what its neighbours would lead one to expect, is taken for an
-    artefact up to a bound that the features of both latents tell, and for a true edge beyond it. Ramps that run out
-    away from the border take it back. Squared error hardly sees a grid of small steps, and eyes hardly anything else.
+    A step at a border that is larger than its neighbouring pixels predict counts as an artefact up to a bound, which
+    the features of both latents determine, and as a true edge beyond it. Ramps that decay with distance from the border
+    remove the artefact. Squared error hardly registers a grid of small steps, but it is very visible.
 
     Reference: List et al., "Adaptive Deblocking Filter" (IEEE TCSVT 13:7, 2003), for the bound that spares true edges.
 
@@ -152,7 +152,7 @@ class Deblocking(nn.Module):
     def __init__(self, channels: int, block_px: int, segment_px: int) -> None:
         super().__init__()
         self.block_px, self.segment_px = block_px, segment_px
-        # Of every latent, for each of its four borders: bounds by colour and segment.
+        # For every latent and each of its four borders: bounds per colour and segment.
         self.bound = nn.Conv2d(channels, 4 * 3 * (block_px // segment_px), 1)
         nn.init.zeros_(self.bound.weight)
         nn.init.constant_(self.bound.bias, -2.5)
@@ -160,12 +160,12 @@ class Deblocking(nn.Module):
         self.slope = nn.Parameter(torch.tensor(0.25))
 
     def forward(self, pictures: Tensor, features: Tensor, share: Tensor) -> Tensor:
-        """Pictures without their steps; the result takes the place of the pictures, but in training.
+        """Smooths the steps of pictures, in place except in training.
 
         Args:
             pictures: [B, 3, H, W], about 0..1.
             features: [B, C, H / block_px, W / block_px].
-            share: of the smoothing that is done [B], 0..1.
+            share: fraction of the smoothing [B], 0..1.
         """
         pictures = pictures.clone() if self.training else pictures
         right, left, bottom, top = self.bound(features).chunk(4, 1)
@@ -174,9 +174,9 @@ class Deblocking(nn.Module):
         return pictures
 
     def _smooth(self, dim: int, pictures: Tensor, bound: Tensor, share: Tensor) -> None:
-        """Smooth the borders between columns (dim 3) or rows (dim 2) of latents, in place.
+        """Smooths the borders between columns (dim 3) or rows (dim 2) of latents, in place.
 
-        `bound` [B, 3 * segments, k, w] or [B, 3 * segments, h, k] has a value per segment, before their softplus.
+        `bound` [B, 3 * segments, k, w] or [B, 3 * segments, h, k] has one value per segment, before softplus.
         """
         along, half, borders = 5 - dim, self.block_px // 2, bound.shape[dim]
         bound = F.softplus(bound).unflatten(1, (3, -1)).movedim(2, along + 1).flatten(along, along + 1)
@@ -195,7 +195,7 @@ def border_steps(pictures: Tensor, dim: int, block_px: int) -> tuple[Tensor, Ten
 
     Args:
         pictures: [B, C, H, W].
-        dim: 2 is between rows, 3 between columns.
+        dim: 2 compares rows, 3 columns.
         block_px: distance of the borders.
     """
     steps = pictures.diff(dim=dim).abs().mean((1, 5 - dim))
@@ -204,9 +204,9 @@ def border_steps(pictures: Tensor, dim: int, block_px: int) -> tuple[Tensor, Ten
 
 
 def border_ratio(picture: Tensor, block_px: int) -> float:
-    """The mean step of a picture [C, H, W] across borders over that between its other rows and columns: 1 is no grid.
+    """The mean step of a picture [C, H, W] across borders, relative to that between other rows and columns.
 
-    So, too, of a picture of one colour, or without borders.
+    1 means no grid; also returned for a picture of one colour or without borders.
     """
     at, elsewhere = zip(*(border_steps(picture[None], dim, block_px) for dim in (2, 3)), strict=True)
     there, other = torch.cat(at, 1), torch.cat(elsewhere, 1)
@@ -214,12 +214,12 @@ def border_ratio(picture: Tensor, block_px: int) -> float:
 
 
 def fitting_cut(before: Tensor, after: Tensor, growth: float, block_px: int) -> int:
-    """How many 64ths of the smoothing to leave out, so that the steps across borders grow by so much on the mean.
+    """How many 64ths of the smoothing to omit, so that the mean step across borders grows by a factor.
 
     Args:
-        before: a picture [C, H, W] with its steps.
-        after: without.
-        growth: more than 1. The steps between other rows and columns are taken to stay as they are.
+        before: a picture [C, H, W] before deblocking.
+        after: the picture after deblocking.
+        growth: factor above 1. The steps between other rows and columns are assumed not to change.
         block_px: distance of the borders.
 
     Returns:
@@ -229,12 +229,14 @@ def fitting_cut(before: Tensor, after: Tensor, growth: float, block_px: int) -> 
     removed = [steps - left for steps, left in zip(_signed_steps(before, block_px), rest, strict=True)]
 
     def size(cut: int) -> float:
-        """Lines of pixels along rows and along columns weigh the same, however long they are."""
+        """The mean step; lines of pixels along rows and along columns have equal weight, whatever their length."""
         parts = zip(rest, removed, strict=True)
         return sum(float((left + cut / CUTS_IN_ALL * off).abs().mean((0, 2)).sum()) for left, off in parts)
 
     wanted = growth * size(0)
-    return 1 + bisect_left(range(1, CUTS_IN_ALL), wanted, key=size)  # sizes are convex: they exceed a larger one once
+    return 1 + bisect_left(
+        range(1, CUTS_IN_ALL), wanted, key=size
+    )  # sizes are convex, so they exceed `wanted` from one cut on
 
 
 def _signed_steps(picture: Tensor, block_px: int) -> Iterator[Tensor]:
@@ -245,11 +247,11 @@ def _signed_steps(picture: Tensor, block_px: int) -> Iterator[Tensor]:
 
 
 class Preview(nn.Module):
-    """Latents to reduced pictures.
+    """Linear maps from latents to downscaled pictures.
 
     Args:
         latent_channels: M.
-        base_channels: how many of them, the first, are enough at the smallest scale.
+        base_channels: number of first channels that are enough at the smallest scale.
     """
 
     whole: Tensor
@@ -257,20 +259,20 @@ class Preview(nn.Module):
 
     def __init__(self, latent_channels: int, base_channels: int) -> None:
         super().__init__()
-        # Buffers, not parameters: they are no part of training.
+        # Buffers, not parameters, because they are not trained.
         self.register_buffer("whole", torch.zeros(latent_channels + 1, self.cells(PREVIEW_SCALES[0])))
         self.register_buffer("base", torch.zeros(base_channels + 1, self.cells(PREVIEW_SCALES[-1])))
 
     @staticmethod
     def cells(scale: int) -> int:
-        """Samples of a reduced picture in the place of one latent: 3 colours of (16 / scale)^2 pixels."""
+        """Samples of a downscaled picture per latent position: 3 colours of (16 / scale)^2 pixels."""
         return 3 * (LATENT_STRIDE // scale) ** 2
 
     def forward(self, y_hat: Tensor, scale: int) -> Tensor:
         """Pictures [3, 16 h / scale, 16 w / scale], in 0..255 and not clamped, of dequantized latents [M, h, w].
 
         Args:
-            y_hat: the latents, or their base; that is enough at 1/8.
+            y_hat: the latents, or their base, which is enough at 1/8.
             scale: one of `PREVIEW_SCALES`.
         """
         side = LATENT_STRIDE // PREVIEW_SCALES[0]
@@ -282,22 +284,22 @@ class Preview(nn.Module):
         return F.pixel_shuffle((known @ kernel[:-1] + kernel[-1]).permute(2, 0, 1), LATENT_STRIDE // scale)
 
 
-BAND_POSITIONS = 3 << 13  # of the fine grid, that are computed at a time: 768 x 512 pixels
+BAND_POSITIONS = 3 << 13  # positions of the fine grid computed at a time: 768 x 512 pixels
 
 
 def _in_float32(layer: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """The layers next to pixels and latents: bfloat16 would add visible rounding noise at high quality."""
+    """Runs a layer next to pixels or latents in float32: bfloat16 would add visible rounding noise at high quality."""
     with torch.autocast(inputs[0].device.type, enabled=False):
         return layer(*(x.float() for x in inputs))
 
 
 def _by_bands(work: Callable[..., Tensor], *inputs: Tensor, margin: int) -> Tensor:
-    """The work done on inputs [B, C, H, W] by bands of rows: all of a large picture at once would take much memory.
+    """Does the work on inputs [B, C, H, W] in bands of rows, because a whole large picture would take much memory.
 
     Args:
-        work: makes an output [B, C', H, W] of inputs of equal height and width.
-        inputs: such as it takes.
-        margin: how many rows above and below a row contribute to it.
+        work: computes an output [B, C', H, W] from inputs of equal height and width.
+        inputs: the arguments of `work`.
+        margin: number of rows above and below a row that contribute to it.
     """
     count, _, height, width = inputs[0].shape
     step, bands = max(2 * margin, BAND_POSITIONS // (count * width)), []
@@ -310,8 +312,8 @@ def _by_bands(work: Callable[..., Tensor], *inputs: Tensor, margin: int) -> Tens
 
 
 def _planes(fine: Tensor) -> Tensor:
-    """The pixel shuffle [B, 3, 4 h, 4 w] of the fine grid [B, 48, h, w], always as planes: `Deblocking` likes columns
-    side by side in memory, and torch's own shuffle keeps the colours so.
+    """The pixel shuffle [B, 3, 4 h, 4 w] of the fine grid [B, 48, h, w], always as planes: `Deblocking` needs columns
+    contiguous in memory, and torch's own shuffle would keep the colours contiguous.
     """
     batch, _, height, width = fine.shape
     parts = fine.view(batch, 3, GRID, GRID, height, width).permute(0, 1, 4, 2, 5, 3)
@@ -342,12 +344,12 @@ class AnalysisTransform(nn.Module):
             h = block(h)
             if i == len(self.blocks) // 2:
                 h = h * torch.exp(self.gain(level))
-        # The body is half as wide as a patch: what is too fine for it reaches the latents directly.
+        # The body is half as wide as a patch: details that do not fit through it reach the latents directly.
         return _in_float32(self.detail, _in_float32(self.latent_out, h), patches)
 
 
 class SynthesisTransform(nn.Module):
-    """Latents to pixels: a body on the 1/16 grid conditions a small network on every position of the 1/4 grid.
+    """Latents to pixels: a body on the 1/16 grid conditions a small network at every position of the 1/4 grid.
 
     Reference: PULSE (arXiv 2609.18602), the AdaLN pixel renderer; a body alone costs 12 % of rate there.
     """
@@ -377,7 +379,7 @@ class SynthesisTransform(nn.Module):
         self.open_gates()
 
     def open_gates(self) -> None:
-        """Let the renderer do as it would without a condition: no scale, gates of 1."""
+        """Makes the renderer ignore its condition: no scale, gates of 1."""
         scale, gate = self.modulation.bias.data.chunk(2)
         scale.zero_()
         gate.fill_(1.0)
@@ -388,24 +390,24 @@ class SynthesisTransform(nn.Module):
         Args:
             y: the latents.
             level: quality levels [B] in 0..1.
-            share: of the deblocking that is done [B], 0..1; None is all of it.
+            share: fraction of the deblocking [B], 0..1; None is 1.
         """
         pictures, features = self.before_deblocking(y, level)
         return self.deblock(pictures, features, share)
 
     def deblock(self, pictures: Tensor, features: Tensor, share: Tensor | None = None) -> Tensor:
-        """Pictures of `before_deblocking` without a grid, in their place but in training; `share` as of `forward`."""
+        """Deblocks pictures from `before_deblocking`, in place except in training; `share` as in `forward`."""
         share = torch.ones(len(pictures), device=pictures.device) if share is None else share
         return _in_float32(self.deblocking, pictures, features, share)
 
     def before_deblocking(self, y: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
-        """Pictures before their deblocking, and the features [B, C, h, w] that guide it; arguments as of `forward`."""
+        """Pictures before deblocking, and the features [B, C, h, w] that guide it; arguments as in `forward`."""
         h = self.body_in(y)
         for i, block in enumerate(self.blocks):
             h = block(h)
             if i == len(self.blocks) // 2:
                 h = h * torch.exp(self.gain(level))
-        # The content of a latent knows nothing of its neighbours; the body does, and takes the block edges away again.
+        # The content of a latent is independent of its neighbours; the body sees them, and removes the block edges.
         content = self.correction(_in_float32(self.content, y), self.correction_in(h), in_place=True)
         content = F.pixel_shuffle(content, LATENT_STRIDE // GRID)
         condition = F.pixel_shuffle(self.condition(h), LATENT_STRIDE // GRID)
@@ -437,7 +439,7 @@ class HyperAnalysis(nn.Sequential):
 
 
 class HyperSynthesis(nn.Module):
-    """Dequantized hyper-latents to what is known of every latent before any is read: features and a first mean."""
+    """Dequantized hyper-latents to features and a first mean of every latent."""
 
     def __init__(self, arch: Architecture) -> None:
         super().__init__()
@@ -451,14 +453,14 @@ class HyperSynthesis(nn.Module):
     def forward(self, z: Tensor, channels: int | None = None) -> tuple[Tensor, Tensor]:
         """Features [B, P, 4 h, 4 w] and means [B, M, 4 h, 4 w] in units of y, of z [B, Z, h, w].
 
-        `channels` is how many means are wanted, None all.
+        `channels` is the number of means to compute; None is all.
         """
         features = self.body(z)
         return features, _in_float32(partial(self.mean_out, outputs=channels), features)
 
 
 class Context(nn.Module):
-    """The first half of the latents and the features refine the means of the second half; never the scales.
+    """Refines the means of the second half of the latents from the first half and the features; never the scales.
 
     Reference: He et al., "Checkerboard Context Model for Efficient Learned Image Compression" (CVPR 2021), §3.
     """
@@ -472,16 +474,16 @@ class Context(nn.Module):
         self.mean_out = Onto(width, arch.latent_channels)
 
     def forward(self, first_half: Tensor, features: Tensor, mean: Tensor) -> Tensor:
-        """Better means [B, M, h, w] than those given, of y with zeros in the second half [B, M, h, w].
+        """Refined means [B, M, h, w], given y [B, M, h, w] with zeros in the second half, features and first means.
 
-        Of the base alone, the first channels of both, they are nearly as good.
+        From the base alone, the first channels of both, they are nearly as good.
         """
         known = self.feature_in(self.latent_in(first_half), features, in_place=True)
         return _in_float32(self.mean_out, mean, self.body(known))
 
 
 class Vae(nn.Module):
-    """Analysis, synthesis, hyperprior and context, with the gains that make one network serve every quality."""
+    """Analysis, synthesis, hyperprior and context, with the gains that let one network serve every quality."""
 
     def __init__(self, arch: Architecture = Architecture()) -> None:
         super().__init__()
@@ -500,15 +502,15 @@ class Vae(nn.Module):
         self, z_hat: Tensor, gain: Tensor, rows: int, columns: int,
         symbols_of: Callable[[int, Tensor, Tensor], Tensor],
     ) -> Tensor:  # fmt: skip
-        """The first channels [B, C, rows, columns] of latents, of their predictions and symbols.
+        """The first channels [B, C, rows, columns] of the dequantized latents: predicted means plus symbols.
 
         Args:
             z_hat: dequantized hyper-latents [B, Z, h', w'].
-            gain: quantizer steps a unit of the latents [B, C, 1, 1]; C is how many channels are wanted.
+            gain: quantizer steps per unit of the latents [B, C, 1, 1]; C is the number of channels to compute.
             rows: of the latents.
             columns: likewise.
-            symbols_of: the symbols as float32 of the result's shape, given the number of a pass, the means, of the
-                same shape and in units of the latents, and the gain. Only those of the pass matter.
+            symbols_of: returns the symbols as float32 in the shape of the result, given the number of a pass, the means
+                (in the same shape, in units of the latents) and the gain. Only the symbols of the pass are used.
         """
         channels = gain.shape[1]
         features, mean = self.hyper_synthesis(z_hat, channels)
@@ -519,6 +521,6 @@ class Vae(nn.Module):
         return torch.where(first, y, mean + symbols_of(1, mean, gain) / gain)
 
     def first_pass(self, rows: int, columns: int, device: torch.device) -> Tensor:
-        """Mask [M, rows, columns] of the latents that are predicted first, by position in memory."""
+        """Mask [M, rows, columns] of the latents that are predicted first, channels last in memory."""
         mask = torch.tensor(first_pass(rows, columns, self.arch.latent_channels), device=device)
         return mask.view(rows, columns, -1).permute(2, 0, 1)

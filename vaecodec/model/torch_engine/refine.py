@@ -1,8 +1,8 @@
-"""An encoder that takes its time: symbols refined against the decoder and the tables, step by step.
+"""Slow encoding: refines symbols by gradient descent through the decoder and the tables.
 
 Source: Yang, Bamler and Mandt, "Improving Inference for Neural Image Compression" (NeurIPS 2020), §3.2, stochastic
-Gumbel annealing: each latent is drawn from the two integers around it, by chances that gradients move and that become
-certain in the end. Unlike there, hyper-latents stay as they are, so that every latent keeps its table.
+Gumbel annealing: each latent is sampled from the two integers around it; gradients move the probabilities, and
+annealing turns them into a hard choice. Unlike in the paper, hyper-latents stay fixed, so every latent keeps its table.
 """
 
 import functools
@@ -23,28 +23,28 @@ from vaecodec.model.coding import Symbols
 from vaecodec.model.torch_engine.distortion import Tune
 from vaecodec.model.torch_engine.engine import TorchEngine, has_fast_bfloat16
 
-LEARNING_RATE, BETAS = 0.02, (0.9, 0.99)  # of Adam, in quantizer steps; falls to zero
-WARMEST, COLDEST = 0.5, 0.1  # temperature of the chances
-WINDOW = 24  # latents a side that are synthesized at a time: gradients of a whole tile would take gigabytes
-LARGEST = 255  # magnitude of symbols whose bits are told apart
-SMALLEST_PX = 64  # of what is measured; less is continued by its edge
+LEARNING_RATE, BETAS = 0.02, (0.9, 0.99)  # of Adam, in quantizer steps; the rate decays to zero
+WARMEST, COLDEST = 0.5, 0.1  # temperatures at the start and at the end
+WINDOW = 24  # latents a side to synthesize at a time; gradients of a whole tile would take gigabytes
+LARGEST = 255  # largest magnitude in the table of bits
+SMALLEST_PX = 64  # minimum side of a measured part; smaller ones are padded with their edge
 
 
 def refine(
     engine: TorchEngine, y: Tensor, inside: tuple[slice, slice], pixels: NDArray[np.uint8], quality: int, steps: int
 ) -> tuple[Symbols, Tensor]:
-    """As `coding.quantize`: symbols of a tile, and its latents [M, h, w] as a decoder will have them, in fewer bits.
+    """As `coding.quantize`, but slower and with fewer bits: symbols and dequantized latents [M, h, w] of a tile.
 
-    What counts is rate + distortion as in training, with the distortion that the weights were trained for; the result
-    is never worse than that of `coding.quantize`. Takes `steps` times three to four decodings.
+    Minimises rate + distortion as in training, with the distortion that the weights were trained for; the result is
+    never worse than that of `coding.quantize`. Each step takes as long as three to four decodings.
 
     Args:
-        engine: with the weights.
-        y: latents [M, H, W] of the tile and of what synthesis sees around it, before they are quantized.
+        engine: runs the weights.
+        y: unquantized latents [M, H, W] of the tile and of the surroundings that synthesis sees.
         inside: rows and columns of the tile's latents in y.
         pixels: uint8 [16 h, 16 w, 3] of the tile.
         quality: 1 to 100.
-        steps: how many to take.
+        steps: number of steps.
     """
     start = coding.quantize(engine, y[:, inside[0], inside[1]].contiguous(), quality)
     with torch.inference_mode(False), torch.enable_grad():
@@ -52,7 +52,7 @@ def refine(
 
 
 class _Refinement:
-    """One tile at work; arguments as of `refine`."""
+    """The refinement of one tile; arguments as in `refine`."""
 
     def __init__(
         self, engine: TorchEngine, y: Tensor, inside: tuple[slice, slice], pixels: NDArray[np.uint8], quality: int,
@@ -75,7 +75,7 @@ class _Refinement:
         self.is_coded = indexes >= torch.where(self.first, lowest[0], lowest[1])
 
     def run(self, steps: int, start: tuple[Symbols, Tensor]) -> tuple[Symbols, Tensor]:
-        """The better of `start` and of what is found from it."""
+        """Refines from `start`; returns the better of start and result."""
         u = (self.y[None, :, self.inside[0], self.inside[1]] * self.gain).detach().requires_grad_()
         optimizer = torch.optim.Adam([u], LEARNING_RATE, BETAS)
         for step in range(steps):
@@ -86,7 +86,7 @@ class _Refinement:
             with torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bfloat16(self.engine.device)):
                 _, bits, y_hat = self._predict(u, functools.partial(_drawn, temperature=temperature))
                 seen = self._seen(y_hat.detach()).requires_grad_()
-                for distortion in self._distortions(seen):  # one after another: memory for one at a time
+                for distortion in self._distortions(seen):  # one at a time, to save memory
                     distortion.backward()
             gradient = cast(Tensor, seen.grad)[:, :, self.inside[0], self.inside[1]]
             torch.autograd.backward([bits / self._pixels, y_hat], [None, gradient])
@@ -99,13 +99,13 @@ class _Refinement:
         return self.x.shape[2] * self.x.shape[3]
 
     def _seen(self, y_hat: Tensor) -> Tensor:
-        """The latents [1, M, H, W] that synthesis sees: those [1, M, h, w] of the tile, and those around it."""
+        """The latents [1, M, H, W] that synthesis sees: y_hat [1, M, h, w] of the tile, and its surroundings."""
         seen = self.y[None].clone()
         seen[:, :, self.inside[0], self.inside[1]] = y_hat
         return seen
 
     def _predict(self, u: Tensor, symbols_of: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Symbols, their bits, and latents [1, M, h, w] for latents u in quantizer steps."""
+        """Symbols, their bits, and dequantized latents [1, M, h, w], for latents u in quantizer steps."""
         passes = list[Tensor]()
 
         def choose(_: int, mean: Tensor, gain: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ class _Refinement:
         return symbols, (low + (symbols - lower) * (high - low)).sum(), y_hat
 
     def _distortions(self, seen: Tensor) -> Iterator[Tensor]:
-        """What is lost of each part of the tile, in bits a pixel of the whole."""
+        """Yields the distortion of each part of the tile, in bits per pixel of the whole tile."""
         reach = self.engine.arch.synthesis_margin
         for window in itertools.product(_parts(self.rows), _parts(self.columns)):
             sizes = [
@@ -137,7 +137,7 @@ class _Refinement:
             share = x.shape[2] * x.shape[3] / self._pixels
             with torch.autocast("cpu", enabled=False):
                 shown, x = _continued(shown), _continued(x)
-                mse = (shown - x).square().mean((1, 2, 3))  # a grid is no business of single symbols
+                mse = (shown - x).square().mean((1, 2, 3))  # without the grid, which single symbols cannot remove
                 yield share * self.tune.distortion(shown, x, mse, self.level).sum()
 
     @torch.no_grad()
@@ -149,14 +149,14 @@ class _Refinement:
 
     @torch.no_grad()
     def _cost(self, symbols: Symbols, y_hat: Tensor) -> float:
-        """Rate + distortion in bits a pixel, but for the hyper-latents."""
+        """Rate + distortion in bits per pixel, without the hyper-latents."""
         coded = list(coding.coded(self.engine, symbols, self.rows, self.columns, self.quality))[coding.HYPER_PASSES :]
         bits = sum(float(symbol_bits(*each).sum()) for each in coded)
         return bits / self._pixels + float(sum(self._distortions(self._seen(y_hat[None]))))
 
 
 def _drawn(residual: Tensor, temperature: float) -> Tensor:
-    """Something between the two integers around each residual, near one of them; as near as it is cold."""
+    """A value between the two integers around each residual; the lower the temperature, the closer to one of them."""
     lower = residual.detach().floor()
     above = (residual - lower).clamp(1e-3, 1 - 1e-3)
     noise = torch.empty_like(above).exponential_().log() - torch.empty_like(above).exponential_().log()
@@ -173,7 +173,7 @@ def _bits_by_row(tables: Tables) -> Tensor:
 
 
 def _parts(length: int) -> list[slice]:
-    """Equal parts of so many latents, as few as have at most `WINDOW`: small ones would be measured badly."""
+    """Splits `length` latents into as few equal parts of at most `WINDOW` as possible; small parts measure badly."""
     count = -(-length // WINDOW)
     return [slice(length * n // count, length * (n + 1) // count) for n in range(count)]
 
@@ -183,6 +183,6 @@ def _in_pixels(latents: slice) -> slice:
 
 
 def _continued(picture: Tensor) -> Tensor:
-    """A picture [1, 3, H, W] of at least `SMALLEST_PX` a side."""
+    """Pads a picture [1, 3, h, w] to at least `SMALLEST_PX` a side."""
     down, right = (max(0, SMALLEST_PX - length) for length in picture.shape[2:])
     return F.pad(picture, (0, right, 0, down), mode="replicate")

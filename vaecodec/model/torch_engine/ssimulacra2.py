@@ -1,4 +1,4 @@
-"""SSIMULACRA2 as a differentiable loss: `pictures.ssimulacra2` on torch, as a distance to be made small."""
+"""SSIMULACRA2 as a differentiable loss: `pictures.ssimulacra2` in torch, as a distance to minimize."""
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from vaecodec.pictures.ssimulacra2 import (
     WEIGHTS,
 )
 
-SMALLEST = 1e-24  # under roots, whose slope is unbounded at 0
+SMALLEST = 1e-24  # lower bound under roots, whose slope is unbounded at 0
 
 
 def linear_of_srgb(x: Tensor) -> Tensor:
@@ -30,8 +30,8 @@ def distance(original: Tensor, shown: Tensor) -> Tensor:
     Train on this sum, not on the score, whose slope is unbounded where pictures become equal.
 
     Args:
-        original: pictures [B, 3, H, W] in 0..1, sRGB, sides of at least 8; there is no gradient of these.
-        shown: likewise; beyond 0..1 there is no gradient.
+        original: pictures [B, 3, H, W] in 0..1, sRGB, sides of at least 8; these get no gradient.
+        shown: the same; values beyond 0..1 get no gradient.
     """
     weights = torch.tensor(WEIGHTS, dtype=torch.float32, device=shown.device).reshape(3, SCALES, 2, 3)
     total = torch.zeros(len(shown), device=shown.device)
@@ -45,7 +45,7 @@ def distance(original: Tensor, shown: Tensor) -> Tensor:
 
 
 def _terms(a: Tensor, b: Tensor) -> Tensor:
-    """Terms [B, 3, 2, 3], channels by norms by maps, of originals a and pictures b [B, 3, h, w] in positive XYB."""
+    """Terms [B, 3, 2, 3] (channels, norms, maps) for originals a and pictures b [B, 3, h, w] in positive XYB."""
     mean_a, mean_b = blur(a), blur(b)
     variance = blur(a * a) - mean_a * mean_a + (blur(b * b) - mean_b * mean_b)
     covariance = blur(a * b) - mean_a * mean_b
@@ -62,7 +62,7 @@ def _norms(values: Tensor) -> Tensor:
 
 
 def _positive_xyb(linear: Tensor) -> Tensor:
-    """XYB, moved and scaled so that all channels are positive and alike in range."""
+    """XYB, shifted and scaled so that all channels are positive and have similar ranges."""
     matrix = torch.tensor(OPSIN, device=linear.device)
     mixed = (matrix @ linear.flatten(2) + OPSIN_BIAS).view_as(linear)
     long, middle, short = (_power(mixed, 1 / 3) - OPSIN_BIAS ** (1 / 3)).unbind(1)
@@ -71,18 +71,18 @@ def _positive_xyb(linear: Tensor) -> Tensor:
 
 
 def _power(x: Tensor, exponent: float) -> Tensor:
-    """x > 0 to a power: twice as quick as torch's own, forward and back."""
+    """x > 0 to a power: twice as fast as torch's own, forward and backward."""
     return torch.exp(exponent * torch.log(x))
 
 
 def blur(x: Tensor) -> Tensor:
-    """Gaussian blur of pictures [B, C, H, W] along both axes: as products with banded matrices, quick on CPUs."""
+    """Gaussian blur of pictures [B, C, H, W] along both axes, as products with banded matrices, fast on CPUs."""
     height, width = x.shape[2:]
     return _band(height, mirrored=True, like=x) @ x @ _band(width, mirrored=False, like=x).T
 
 
 def _band(length: int, *, mirrored: bool, like: Tensor) -> Tensor:
-    """The matrix that blurs a line of samples; beyond its ends they are mirrored, or zero."""
+    """The matrix that blurs a line of samples; beyond its ends, samples are mirrored or zero."""
     taps = torch.exp(-(torch.arange(-RADIUS, RADIUS + 1.0) ** 2) / (2 * SIGMA**2))
     matrix = torch.zeros(length, length)
     for offset, tap in zip(range(-RADIUS, RADIUS + 1), (taps / taps.sum()).tolist(), strict=True):

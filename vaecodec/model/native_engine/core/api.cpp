@@ -1,4 +1,4 @@
-// The C interface: every pointer comes with its size, every size is checked, and no exception leaves.
+// The C interface: every pointer comes with its size, every size is checked, and no exception escapes.
 #include <cstdio>
 #include <new>
 
@@ -16,7 +16,7 @@ using namespace vaec;
 namespace {
 
 constexpr int32_t ABI_VERSION = 1;
-constexpr size_t MOST_POSITIONS = size_t(1) << 22;  // of latents in one call: far beyond any tile
+constexpr size_t MOST_POSITIONS = size_t(1) << 22;  // maximum number of latents in one call, far beyond any tile
 constexpr int MOST_WIDTH = 1024, MOST_BLOCKS = 32;
 
 thread_local char message[256];
@@ -60,7 +60,7 @@ bool is_architecture(const Architecture& a) {
 EXPORT int32_t vaec_abi_version() { return ABI_VERSION; }
 EXPORT const char* vaec_message() { return message; }
 
-// The instruction set in use; another one first if `name` is not null. Null if there is no such here.
+// Returns the instruction set in use; selects `name` first if it is not null. Returns null if it is not supported.
 EXPORT const char* vaec_level(const char* name) {
     if (name && !activate(name)) return nullptr;
     return active().name;
@@ -92,7 +92,7 @@ EXPORT int32_t vaec_reader_read(Reader* reader, const uint8_t* payload, size_t b
     return guarded([&] { return told(reader_read(*reader, payload, bytes, *tables, rows, count, symbols)); });
 }
 
-// A payload in the making: the caller's words, and how many of them are in use.
+// A payload being written: the caller's words, and how many of them are used.
 struct Payload {
     uint64_t state;
     uint64_t size;
@@ -117,8 +117,8 @@ EXPORT int32_t vaec_writer_finish(Payload* payload, uint32_t* words, size_t capa
 
 // --- quantization -----------------------------------------------------------------------------------------------------
 
-// Symbols of residuals [n]: vaecodec.model.coding.rdoq, its float32 operations one by one, none of them fused.
-// `saved` [table_rows, width] has the bits that one step nearer to zero saves.
+// Quantizes residuals [n] like vaecodec.model.coding.rdoq, with the same float32 operations, none of them fused.
+// `saved` [table_rows, width] holds the bits that one step closer to zero saves.
 EXPORT int32_t vaec_rdoq(const float* residual, const uint8_t* rows, size_t count, const float* saved,
                          const int64_t* radius, size_t table_rows, size_t width, size_t first_coded_row, int16_t* out) {
     constexpr float BITS_PER_DISTORTION = 20.0f, MAGIC = 12582912.0f;
@@ -136,7 +136,7 @@ EXPORT int32_t vaec_rdoq(const float* residual, const uint8_t* rows, size_t coun
         int32_t symbol = int32_t((clamped + MAGIC) - MAGIC);
         if (symbol) {
             const int64_t reach = radius[row];
-            float saving = 0;  // of symbols that escape, nothing
+            float saving = 0;  // escaped symbols save nothing
             if (symbol >= -reach && symbol <= reach && reach + symbol < int64_t(width))
                 saving = saved[row * width + size_t(symbol + reach)];
             const float size = float(symbol < 0 ? -symbol : symbol);
@@ -164,7 +164,7 @@ EXPORT Model* vaec_model_new(const Architecture* arch, size_t tensors, const cha
 }
 EXPORT void vaec_model_free(Model* model) { delete model; }
 
-// The first layer of the scale network that is not exact here, or -1.
+// The first layer of the scale network that is not exact on this machine, or -1.
 EXPORT int32_t vaec_self_test(const Model* model) {
     try {
         return model->scales().self_test(model->weights());

@@ -1,6 +1,6 @@
 // The inner loops, compiled once for each instruction set with VAEC_LEVEL set to its name.
 //
-// Every result has the same bits at every level: sums run input by input with fused multiply-add, whatever the tile.
+// Every result has the same bits at every level: sums run input by input with fused multiply-add, for every tile size.
 #include "kernels.h"
 #include "simd.h"
 
@@ -22,9 +22,9 @@ static inline Floats leaky(Floats x) { return x > 0.0f ? x : x * 0.1f; }
 static inline Doubles leaky(Doubles x) { return x; }
 static inline Ints leaky(Ints x) { return x; }
 
-constexpr size_t CHUNK_BYTES = 256 << 10;  // of weights that stay in the second cache while positions pass
+constexpr size_t CHUNK_BYTES = 256 << 10;  // weights that stay in the L2 cache while positions stream past
 
-// A vector of one value, whatever its bits are.
+// A vector filled with one value, copied bit by bit.
 template <bool PAIRS, class T>
 static inline typename VectorOf<T>::type all_of(const T* value) {
     if constexpr (PAIRS) {
@@ -44,7 +44,7 @@ static inline V accumulate(V a, V b, V sum) {
     return fma(a, b, sum);
 }
 
-// A tile of ROWS positions by VECTORS vectors of outputs, of which `width` are stored.
+// A tile of ROWS positions by VECTORS vectors of outputs, of which `width` values are stored.
 template <class T, int ROWS, int VECTORS, bool PAIRS>
 static inline void tile(const T* a, size_t a_stride, size_t inputs, const T* w, size_t w_stride, const T* bias, bool add,
                         After after, T* c, size_t c_stride, size_t width) {
@@ -124,7 +124,7 @@ static void panel(const T* a, size_t a_stride, size_t inputs, const T* w, size_t
     }
 }
 
-// The same with values and their gates: what is stored is value * sigmoid(gate).
+// The same for values and their gates; stores value * sigmoid(gate).
 template <int ROWS, bool PAIRS>
 static void gated_panel(const float* a, size_t a_stride, size_t inputs, const float* w, const float* bias, float* c,
                         size_t c_stride, size_t width) {
@@ -236,7 +236,7 @@ static inline Floats load_some(const float* from, size_t n) {
     return load<Floats>(part);
 }
 
-// COUNT neighbouring places of a row, none of which looks beyond its ends.
+// COUNT neighbouring positions of a row, none of which needs values beyond its ends.
 template <int SIDE, int COUNT>
 static inline void depthwise_inside(const float* const* rows, size_t x, size_t channels, size_t c, const Floats* tap,
                                     Floats start, float* out) {
@@ -330,7 +330,7 @@ static void dequantize(const float* mean, const int16_t* symbols, const float* g
 }
 
 static inline Floats artefact_of(Floats excess, Floats bound, float share) {
-    Floats divisor = bound < 1e-9f ? splat(1e-9f) : bound;  // softplus runs out to 0, and 0 / 0 is no number
+    Floats divisor = bound < 1e-9f ? splat(1e-9f) : bound;  // softplus can underflow to 0, and 0 / 0 is NaN
     return bound * tanh(excess / divisor) * share;
 }
 
@@ -365,7 +365,7 @@ static bool to_bytes(const float* x, float factor, size_t n, uint8_t* out) {
         Floats v = load_some(x + i, left);
         bad |= ~(abs(v) <= 3.4028234e38f);
         v = v * factor;
-        v = v > 0.0f ? v : Floats{};  // and where it is no number
+        v = v > 0.0f ? v : Floats{};  // also true for NaN
         v = v < 255.0f ? v : splat(255.0f);
         Ints bits = (Ints)(v + 12582912.0f);  // rounds to the nearest integer, in the low bits
         typedef uint8_t Bytes __attribute__((vector_size(VECTOR_BYTES / 4)));

@@ -1,4 +1,4 @@
-// What is compiled once for each instruction set, and the matrices that it works on.
+// The kernels that are compiled once per instruction set, and their matrices.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -9,13 +9,13 @@ constexpr size_t PANEL = 32;  // outputs of a panel; the last one has 16 if thos
 constexpr size_t MOST_TAPS = 5;
 
 // Weights of a product of matrices by panels of outputs: of each panel, input by input, the weights of its outputs, with
-// zeros for outputs that are not there. Every level reads the same layout.
+// zeros for missing outputs. All levels use the same layout.
 //
 // T is float; double, for integers below 2^53; or int32_t, for pairs of int16.
 template <class T>
 struct Matrix {
     const T* data = nullptr;
-    const T* bias = nullptr;  // as many as there are outputs in all panels, or none
+    const T* bias = nullptr;  // one per output of all panels, or none
     size_t inputs = 0;        // of T: pairs count once
     size_t outputs = 0;
     size_t panel_inputs = 0;  // by which panels are spaced: more than `inputs` in a view of some of them
@@ -32,7 +32,7 @@ struct Kernels {
     void (*product)(const float* a, size_t a_stride, size_t positions, const Matrix<float>& w, size_t outputs, bool add,
                     After after, float* c, size_t c_stride);
     // The same of pairs of bfloat16, which float sums keep apart: `a` and `w` have half as many inputs, of two each. Null
-    // where the instruction set has none. Other sums than of float: for encoders, who may choose as they like.
+    // if the instruction set lacks it. The sums differ from float32, so only encoders use it, which may choose other symbols.
     void (*product_bfloat16)(const float* a, size_t a_stride, size_t positions, const Matrix<float>& w, size_t outputs,
                              bool add, After after, float* c, size_t c_stride);
     void (*to_bfloat16)(const float* x, size_t n, float* pairs);  // n even; likewise
@@ -54,11 +54,11 @@ struct Kernels {
     void (*scale)(float* x, const float* factor, size_t positions, size_t n);
     // mean + symbol / gain of n channels.
     void (*dequantize)(const float* mean, const int16_t* symbols, const float* gain, size_t n, float* out);
-    // What deblocking adds before its taps, in place of `excess`: bound * tanh(excess / bound) * share.
+    // The correction of deblocking before its taps, in place of `excess`: bound * tanh(excess / bound) * share.
     void (*artefact)(float* excess, const float* bound, float share, size_t n);
     // The border between two rows of latents: rows[0..7] are n samples each, four above it and four below.
     void (*smooth_rows)(float* const* rows, const float* bound, const float* ramp, float slope, float share, size_t n);
-    // uint8 of n samples, 255 for 1; false if one is not finite.
+    // Converts n samples to uint8, 1 to 255; false if one is not finite.
     bool (*to_bytes)(const float* x, float factor, size_t n, uint8_t* out);
     // min(max(t + constant, 0) >> shift, largest) of sums t modulo 2^32, of n outputs.
     void (*finish_pairs)(const int32_t* sums, const int64_t* constant, size_t n, int shift, int32_t largest, int16_t* out);
@@ -70,6 +70,6 @@ size_t level_count();
 const Kernels& level(size_t number);
 bool supported(size_t number);
 const Kernels& active();
-bool activate(const char* name);  // false if there is no such level here
+bool activate(const char* name);  // false if the level is not available
 
 }  // namespace vaec

@@ -1,4 +1,4 @@
-// Which instruction sets were compiled in, which the processor has, and which is in use.
+// The compiled instruction sets, those that the processor supports, and the one in use.
 #include <atomic>
 #include <cstring>
 

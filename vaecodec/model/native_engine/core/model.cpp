@@ -1,7 +1,7 @@
-// The float network: its layers packed from the weights, and the order in which rows of positions pass through them.
+// The float network: layers packed from the weights, and the schedule of rows of positions through them.
 //
-// Work is split into bands of rows, which stay in the caches while several layers run over them; only depthwise kernels
-// look at neighbouring rows, and wait until these are complete.
+// Work is split into bands of rows, which stay in the caches while several layers run over them. Only depthwise kernels
+// need neighbouring rows, and wait until these are complete.
 #include "model.h"
 
 #include <algorithm>
@@ -13,7 +13,7 @@ namespace vaec {
 namespace {
 
 constexpr size_t BAND_POSITIONS = 128;
-constexpr size_t GRID = 4;  // pixels a position of the fine grid, and its positions a latent
+constexpr size_t GRID = 4;  // pixels per position of the fine grid, and positions of it per latent
 
 Depthwise depthwise_of(const Weights& weights, const std::string& name, size_t channels, size_t side, const Order& order,
                        bool residual) {
@@ -29,7 +29,7 @@ Depthwise depthwise_of(const Weights& weights, const std::string& name, size_t c
     return result;
 }
 
-// `order` is that of the channels in memory.
+// `order` is the order of the channels in memory.
 Block block_of(const Weights& weights, const std::string& name, size_t channels, size_t gates, size_t side,
                const Order& order) {
     const Order all = in_order(2 * gates), half = in_order(gates);
@@ -55,7 +55,7 @@ Unfold unfold_of(const Weights& weights, const std::string& name, const std::str
     return result;
 }
 
-// `order` is that of the channels of the fine grid in memory.
+// `order` is the order of the channels of the fine grid in memory.
 Fold fold_of(const Weights& weights, const std::string& name, const std::string& bias, size_t factor, size_t outputs,
              const Order& order) {
     Fold result{factor, order.size(), outputs, {}};
@@ -249,7 +249,7 @@ const Encoder& Model::encoder() const {
             made->blocks.push_back(block_of(w, "analysis.blocks." + std::to_string(n), width, width));
         made->gain = curve_of(w, "analysis.gain", arch.quality_anchors, width);
         made->latent_out = pack(w, "analysis.latent_out.weight", "analysis.latent_out.bias", {latents, width});
-        // Pixels to latents may be coarse: what follows is quantized. What is fine-grained by itself stays as it is.
+        // The analysis may use bfloat16, because its result is quantized. Layers that need full precision keep it.
         made->blocks.push_back(std::move(made->local));
         for (Block& block : made->blocks)
             for (Packed<float>* each : {&block.mix_in, &block.mix_out, &block.gate_in, &block.gate_out}) add_bfloat16(*each);
@@ -395,7 +395,7 @@ void Model::start_prediction(const int16_t* z, size_t rows, size_t columns, int 
 
 namespace {
 
-// The channels of one half that a position has: those of the first half at odd positions are the low ones.
+// The channels of one half at a position: at odd positions, those of the first half are the low ones.
 struct Range {
     size_t first, last;
 };
@@ -425,7 +425,7 @@ void Model::refine(const int16_t* symbols, const float* features, size_t rows, s
                     kernels.dequantize(mean + at + range.first, symbols + at + range.first, gain.data() + range.first,
                                        range.last - range.first, latents + at + range.first);
                 }
-                // Of each position only half of the channels are known: the others are left out of the sums.
+                // At each position only half of the channels are known; the sums skip the others.
                 for (size_t start = 0; start < std::min<size_t>(2, columns); ++start) {
                     const Range range = half_at(0, r, start, all, channels);
                     Matrix<float> some = latent_in_.matrix;
@@ -515,7 +515,7 @@ void Model::render(const float* y, size_t rows, size_t columns, int quality, Pic
              [&](size_t first, size_t last) { render_rows(picture, content, x, first, last); });
 }
 
-// Rows of the fine grid, one after the other; what neighbouring rows share is kept in rings of them.
+// Processes rows of the fine grid in order; ring buffers keep what neighbouring rows share.
 void Model::render_rows(const Picture& picture, const float* content, const float* body, size_t first,
                         size_t last) const {
     const Kernels& kernels = active();
@@ -558,7 +558,7 @@ void Model::render_rows(const Picture& picture, const float* content, const floa
     }
 }
 
-// Smooths `from` into `to`, which may be the same memory, and makes bytes of it; false if some are not finite.
+// Smooths `from` into `to`, which may be the same memory, and converts to bytes; false if values are not finite.
 //
 // Bounds of a latent: for its right, left, bottom and top border, by colour and segment of four pixels.
 bool Model::deblock(const Picture& from, float* to, int cut, uint8_t* pixels, size_t threads) const {
@@ -596,7 +596,7 @@ bool Model::deblock(const Picture& from, float* to, int cut, uint8_t* pixels, si
             }
         }
     });
-    // Band n is what the border above latents n makes final: from the 4th row after the border before to that after it.
+    // Band n are the rows that are final after the border above latents n: from the 4th row after the previous border on.
     std::vector<char> finite(rows + 1, 1);
     by_bands(rows + 1, 1, threads, [&](size_t r, size_t) {
         if (r > 0 && r < rows) {
@@ -632,8 +632,8 @@ bool Model::synthesize(const float* y, size_t rows, size_t columns, int quality,
 
 namespace {
 
-// The mean step of samples [height, width, 3] across borders over that between its other lines; of an array inside of
-// rows `stride` long. 1 is no grid.
+// The mean step of samples [height, width, 3] across borders, relative to that between other lines, in an array with
+// rows of length `stride`. 1 means no grid.
 double border_ratio(const uint8_t* samples, size_t height, size_t width, size_t stride) {
     double at = 0, elsewhere = 0;
     size_t at_count = 0, elsewhere_count = 0;
@@ -695,7 +695,7 @@ bool Model::synthesize_like(const float* y, size_t rows, size_t columns, int qua
         });
         return sum;
     };
-    // Sizes are convex in the cut: they exceed a larger one once.
+    // Sizes are convex in the cut, so they exceed the target from one cut on.
     const double goal = wanted / found * size(0);
     int low = 1, high = 64;
     while (low < high) {

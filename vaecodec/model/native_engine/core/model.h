@@ -9,7 +9,7 @@
 
 namespace vaec {
 
-struct Architecture {  // as vaecodec.model.transforms.Architecture, in its order
+struct Architecture {  // the fields of vaecodec.model.architecture.Architecture, in its order
     int32_t latent_channels, hyper_channels, analysis_channels, analysis_blocks, synthesis_channels, synthesis_blocks,
         synthesis_gate_channels, correction_channels, render_channels, render_hidden_channels, condition_channels,
         prior_channels, scale_channels, quality_anchors;
@@ -43,7 +43,7 @@ struct Curve {
     std::vector<float> log_gain;
 };
 
-struct Encoder {  // what only encoders need, packed when the first of them asks
+struct Encoder {  // weights for encoders only, packed on first use
     Block local;
     Fold patch_in, detail;
     std::vector<Block> blocks;
@@ -56,7 +56,7 @@ struct Encoder {  // what only encoders need, packed when the first of them asks
 
 class Model {
   public:
-    // The tensors must stay where they are as long as the model: some are read later.
+    // The tensors must outlive the model: some are read later.
     Model(const Architecture& arch, Weights weights);
 
     const Architecture arch;
@@ -66,10 +66,10 @@ class Model {
     // y -> y and z [ceil(rows / 4) * ceil(columns / 4), hyper], both in quantizer steps.
     void hyper_analyze(const float* y, size_t rows, size_t columns, int quality, float* steps, float* z,
                        size_t threads) const;
-    // What is known of latents before any is read: features [rows, columns, prior] and means of the first `channels`.
+    // The hyper-synthesis: features [rows, columns, prior] and means of the first `channels`.
     void start_prediction(const int16_t* z, size_t rows, size_t columns, int quality, size_t channels, float* features,
                           float* mean, size_t threads) const;
-    // Latents of the first half from means and symbols; means of the second half are replaced by better ones.
+    // Computes the latents of the first half from means and symbols, and refines the means of the second half.
     void refine(const int16_t* symbols, const float* features, size_t rows, size_t columns, int quality, size_t channels,
                 float* mean, float* latents, size_t threads) const;
     // Latents of the second half.
@@ -80,7 +80,7 @@ class Model {
     // Latents -> uint8 [16 rows, 16 columns, 3]; false if some are not finite.
     bool synthesize(const float* y, size_t rows, size_t columns, int quality, int cut, uint8_t* pixels,
                     size_t threads) const;
-    // The same with the cut that fits the original [height, width, 3], which lies at (top, left) of the result.
+    // The same with the cut that fits the original [height, width, 3], at position (top, left) of the result.
     bool synthesize_like(const float* y, size_t rows, size_t columns, int quality, const uint8_t* original, size_t height,
                          size_t width, size_t top, size_t left, uint8_t* pixels, int& cut, size_t threads) const;
     // Latents [rows, columns, channels] -> uint8 [16 rows / scale, 16 columns / scale, 3].

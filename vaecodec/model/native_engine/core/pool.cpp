@@ -24,13 +24,13 @@ constexpr size_t MOST_THREADS = 256;
 struct Job {
     void (*work)(void*, size_t);
     void* context;
-    size_t count, next, done, helpers;  // helpers: how many more threads may join
+    size_t count, next, done, helpers;  // number of helpers that may still join
     bool failed = false;
 };
 
 class Pool {
   public:
-    // Does the job with the help of others; false if the pool is busy.
+    // Does the job with the help of other threads; false if the pool is busy.
     bool run(Job& job) {
         std::unique_lock<std::mutex> lock(mutex_);
         if (job_) return false;
@@ -51,7 +51,7 @@ class Pool {
             try {
                 std::thread([this] { serve(); }).detach();
             } catch (const std::system_error&) {
-                return;  // fewer will do
+                return;  // continue with fewer threads
             }
             ++size_;
         }
@@ -66,7 +66,7 @@ class Pool {
         }
     }
 
-    // The job stays where it is until all its parts are done, hence at least until this thread has done its own.
+    // The job exists until all its parts are done, so at least until this thread has finished its part.
     void take_part(Job& job, std::unique_lock<std::mutex>& lock) {
         while (job.next < job.count) {
             const size_t n = job.next++;
@@ -75,7 +75,7 @@ class Pool {
             try {
                 job.work(job.context, n);
             } catch (...) {
-                failed = true;  // all that can go wrong is that memory runs out
+                failed = true;  // the only possible failure is a lack of memory
             }
             lock.lock();
             job.failed |= failed;
@@ -96,7 +96,7 @@ class Pool {
 Pool* the_pool = nullptr;
 std::once_flag pool_made;
 
-// A forked process has none of the threads, and perhaps a mutex that one of them held: it starts with a new pool.
+// A forked process lacks the threads, and may inherit a locked mutex, so it starts with a new pool.
 void after_fork() { the_pool = new (std::nothrow) Pool; }
 
 Pool* pool() {

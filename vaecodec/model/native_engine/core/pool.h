@@ -1,4 +1,4 @@
-// Threads that sleep until there is work, and memory that each of them keeps between calls.
+// A pool of threads that sleep until there is work, and memory that each keeps between calls.
 #pragma once
 #include <cstddef>
 #include <cstdlib>
@@ -9,7 +9,7 @@
 namespace vaec {
 
 // Calls work(context, n) for n from 0 to count - 1, in any order, on the calling thread and up to threads - 1 others.
-// Where the pool is busy with the work of another caller, the calling thread does it all.
+// If the pool is busy with the work of another caller, the calling thread does everything.
 void run_parallel(size_t count, size_t threads, void (*work)(void*, size_t), void* context);
 
 template <class Work>
@@ -19,7 +19,7 @@ void parallel(size_t count, size_t threads, const Work& work) {
         const_cast<void*>(static_cast<const void*>(&work)));
 }
 
-// Memory for the length of a scope, from blocks that the thread keeps. What is taken has room for a vector more.
+// Memory for the duration of a scope, from blocks that the thread keeps, with padding for one more vector.
 class Scratch {
   public:
     Scratch() : mark_(stack().top) {}

@@ -19,13 +19,13 @@ uint32_t word_at(const uint8_t* payload, uint64_t number) {
     return p[0] | p[1] << 8 | p[2] << 16 | uint32_t(p[3]) << 24;
 }
 
-// 0 to 2^24: how many parts the values -LIMIT to v - 1 of escaped symbols own. Triangular numbers, times four.
+// Cumulative counts, 0 to 2^24, of the values -LIMIT to v - 1 of escaped symbols: triangular numbers, times four.
 uint32_t escape_left(int32_t v) {
     const int64_t from_low = v + ESCAPE_LIMIT, from_high = ESCAPE_LIMIT + 1 - v;
     return uint32_t(v <= 0 ? 2 * from_low * (from_low + 1) : TOTAL - 2 * from_high * (from_high + 1));
 }
 
-// The state in registers while a pass is read.
+// Keeps the state in registers while a pass is read.
 struct Popper {
     uint64_t state, left;
     const uint8_t* payload;
@@ -69,7 +69,7 @@ struct Popper {
 };
 
 // The coded symbols of a pass by ascending row: those of row r from starts[r] on. Symbols of skipped rows share the place
-// after the last, so that nothing need be decided while they are sorted.
+// after the last, so that sorting needs no branch.
 struct ByRow {
     int16_t* symbols;
     uint32_t starts[MOST_ROWS + 1];
@@ -84,7 +84,7 @@ struct ByRow {
 };
 
 bool count_by_row(Scratch& scratch, const Tables& tables, const uint8_t* rows, size_t n, ByRow& out) {
-    uint32_t counts[MOST_ROWS] = {}, odd_counts[MOST_ROWS] = {};  // two: equal neighbours need not wait
+    uint32_t counts[MOST_ROWS] = {}, odd_counts[MOST_ROWS] = {};  // two, so that equal neighbours do not wait for each other
     for (size_t i = 0; i < n; ++i) ++(i & 1 ? odd_counts : counts)[rows[i]];
     uint32_t total = 0;
     for (size_t row = 0; row < MOST_ROWS; ++row) {

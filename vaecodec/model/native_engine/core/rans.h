@@ -6,7 +6,7 @@
 
 namespace vaec {
 
-// What the Python side turns into its errors.
+// Fault codes, which the Python side turns into its errors.
 enum Fault : int32_t {
     OK = 0,
     CODER_WORDS = 1,
@@ -32,12 +32,12 @@ class Tables {
     struct Row {
         uint32_t left_at, part_at;  // where its values begin in `lefts`, and in `parts` and `columns`
         int32_t radius;
-        int shift;  // of 24 bits that leaves the number of a part
+        int shift;  // shift from 24 bits to the number of a part
     };
     std::vector<Row> rows;
     std::vector<uint32_t> lefts;   // of each row, the left end of each column, and 2^24
     // Of each row and each of some equal parts of the unit interval: the interval that its left end is in. Both ends side
-    // by side: the next state waits for nothing else. Narrow rows have few parts, so that caches hold many rows.
+    // by side, because the next state depends on nothing else. Narrow rows have few parts, so that caches hold many rows.
     struct Part {
         uint32_t left, right;
     };

@@ -1,4 +1,4 @@
-// The integer network: sums of int16 products modulo 2^32 where they fit an interval of 2^32, else in doubles below 2^53.
+// The integer network: sums of int16 products modulo 2^32 if they fit an interval of 2^32, else in doubles below 2^53.
 #include "scales.h"
 
 #include <algorithm>
@@ -59,7 +59,7 @@ Scales::Scales(const Weights& weights, size_t hyper, size_t width, size_t latent
         const size_t taps = layer.side * layer.side, inputs = layer.inputs * taps;
         const int16_t* w = weights.integers<int16_t>(name + ".weight", Type::int16, outputs * inputs);
         const int64_t* bias = weights.integers<int64_t>(name + ".bias", Type::int64, outputs);
-        // A sum lies between -below and above; known modulo 2^32, it is known if they are less than 2^32 apart.
+        // A sum is between -below and above; if these are less than 2^32 apart, its value modulo 2^32 determines it.
         std::vector<int64_t> below(outputs, 0);
         layer.is_narrow = number > 0;
         for (size_t o = 0; o < outputs; ++o) {
@@ -70,7 +70,7 @@ Scales::Scales(const Weights& weights, size_t hyper, size_t width, size_t latent
             }
             layer.is_narrow &= below[o] + above < int64_t(1) << 32;
         }
-        // In the file inputs stand by channel, then place; here by place, then channel.
+        // Inputs are ordered by channel, then position in the file; here by position, then channel.
         const auto weight = [&](size_t o, size_t i) {
             return i < inputs ? w[o * inputs + i % layer.inputs * taps + i / layer.inputs] : int16_t(0);
         };
@@ -175,7 +175,7 @@ void Scales::rows(const int16_t* z, size_t rows, size_t columns, int quality, si
 }
 
 int Scales::self_test(const Weights& weights) const {
-    constexpr size_t WIDTH = 13;  // a whole tile of every level, and a part of one
+    constexpr size_t WIDTH = 13;  // a full tile of every level, and a partial one
     for (size_t number = 0; number < LAYERS; ++number) {
         const Layer& layer = layers_[number];
         const size_t taps = layer.side * layer.side, outputs = outputs_of(number, width_, latents_);
@@ -189,7 +189,7 @@ int Scales::self_test(const Weights& weights) const {
             high = HYPER_LIMIT * largest;
             low = -high;
         }
-        // A pattern without regularity, and ends of the range that drive the sums of the first outputs to their limits.
+        // An irregular pattern, and extreme values that drive the sums of the first outputs to their limits.
         std::vector<int64_t> x(WIDTH * layer.inputs);
         for (size_t p = 0; p < WIDTH; ++p)
             for (size_t c = 0; c < layer.inputs; ++c) {

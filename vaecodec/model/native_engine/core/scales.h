@@ -1,4 +1,4 @@
-// The integer network that chooses tables; the same results as vaecodec.model.exact for every input.
+// The integer scale network; the same table indexes as the torch engine for every input.
 #pragma once
 #include "weights.h"
 
@@ -18,11 +18,11 @@ class Scales {
     static constexpr int32_t HYPER_LIMIT = 127, ACTIVATION_LIMIT = 4095, LAST_ROW = 63;
 
   private:
-    // Outputs of a layer that are computed together: all of them, or of layers before a shuffle one of its four parts.
+    // The outputs of a layer that are computed together: all, or one of four parts in layers before a shuffle.
     struct Part {
         Packed<int32_t> pairs;
         Packed<double> doubles;
-        std::vector<int64_t> constant;  // added to sums before they are divided
+        std::vector<int64_t> constant;  // added to sums before the division
     };
     struct Layer {
         size_t side, inputs, outputs;  // outputs of a part

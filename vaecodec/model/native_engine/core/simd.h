@@ -1,7 +1,7 @@
-// Vectors of one instruction set: this header is compiled once a level, always inside that level's namespace.
+// Vectors of one instruction set; compiled once per level, inside that level's namespace.
 //
 // No std:: template may be used in code compiled for a level: the linker keeps one copy of each for all levels, and it
-// might be the one with instructions that the processor lacks.
+// might use instructions that the processor lacks.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -87,8 +87,8 @@ static inline Ints fma(Ints a, Ints b, Ints c) {
     return (Ints)wasm_i32x4_add((v128_t)c, wasm_i32x4_dot_i16x8((v128_t)a, (v128_t)b));
 }
 #else
-// Without such an instruction: the product is exact in double; the sum is rounded to odd, after which rounding to float
-// gives what one rounding would have given.
+// Without such an instruction: the product is exact in double. The sum is rounded to odd, so that rounding it to float
+// equals a single rounding.
 static inline Floats fma(Floats a, Floats b, Floats c) {
     typedef double Wide __attribute__((vector_size(2 * VECTOR_BYTES)));
     typedef int64_t WideInts __attribute__((vector_size(2 * VECTOR_BYTES)));
@@ -97,7 +97,7 @@ static inline Floats fma(Floats a, Floats b, Floats c) {
     Wide rest = sum - product;
     Wide error = (product - (sum - rest)) + (addend - rest);
     WideInts bits = (WideInts)sum;
-    WideInts inexact = (error > 0) | (error < 0);  // not where it is no number
+    WideInts inexact = (error > 0) | (error < 0);  // false for NaN
     WideInts away = ((error > 0) == (sum > 0)) | 1;  // -1: the exact sum is larger in magnitude; 1: smaller
     WideInts is_even = -(~bits & 1);
     bits -= away & inexact & is_even;
@@ -122,7 +122,7 @@ static inline Floats dot(Floats a, Floats b, Floats c) { return (Floats)_mm512_d
 
 static inline Floats abs(Floats x) { return (Floats)((Ints)x & 0x7fffffff); }
 
-// e^x; out of -87..88, that of the nearer end. NaN stays.
+// e^x, with x clamped to -87..88; NaN stays NaN.
 static inline Floats exp(Floats x) {
     const Floats magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
     x = x > 88.0f ? splat(88.0f) : x;
@@ -168,7 +168,7 @@ static inline Floats softplus(Floats x) {
     p = fma(p * m, square, n * -2.12194440e-4f);
     p = fma(square, splat(-0.5f), p);
     Floats log = fma(n, splat(0.693359375f), m + p);
-    log = log + (u - (y - 1.0f)) / y;  // what 1 + u has lost
+    log = log + (u - (y - 1.0f)) / y;  // the rounding error of 1 + u
     return x > 20.0f ? x : log;
 }
 

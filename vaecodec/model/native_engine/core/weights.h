@@ -11,7 +11,7 @@
 
 namespace vaec {
 
-struct Refused : std::runtime_error {  // weights or arguments that do not fit together
+struct Refused : std::runtime_error {  // weights or arguments that are inconsistent
     using std::runtime_error::runtime_error;
 };
 
@@ -46,7 +46,7 @@ Order in_order(size_t count, size_t first = 0);
 // Channels of a pixel shuffle or its inverse: of row `i` of `factor`, for each column, all `channels`.
 Order of_row(size_t i, size_t factor, size_t channels);
 
-// Memory at the boundary of a cache line.
+// Memory aligned to a cache line.
 template <class T>
 class Aligned {
   public:
@@ -61,7 +61,7 @@ class Aligned {
     T* data_;
 };
 
-// A packed matrix with the memory that it lies in.
+// A packed matrix and its memory.
 template <class T>
 struct Packed {
     Matrix<T> matrix;
