@@ -29,9 +29,9 @@ TABLE = {
     ),
     "model": ({"entropy", "errors", "runtime"}, {"numpy", "safetensors"}),
     "model/native_engine": ({"entropy", "errors", "model"}, {"numpy"}),
-    "model/torch_engine": ({"entropy", "errors", "model", "pictures", "runtime"}, {"numpy", "torch"}),
+    "model/torch_engine": ({"entropy", "errors", "model", "runtime"}, {"numpy", "torch"}),
     "tiling": ({"entropy", "errors", "format", "model", "pictures", "runtime"}, {"numpy"}),
-    "codec": ({"errors", "format", "model", "pictures", "runtime", "tiling"}, {"PIL", "torch"}),
+    "codec": ({"errors", "format", "model", "pictures", "runtime", "tiling", "training"}, {"PIL", "torch"}),
     "interop": (
         {"codec", "errors", "format", "model", "pictures", "runtime", "tiling", "training"},
         {"PIL", "compressai", "numcodecs", "numpy", "torch", "zarr"},

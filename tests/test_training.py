@@ -28,9 +28,9 @@ from vaecodec.model import weights
 from vaecodec.model.architecture import HYPER_BANDS, Architecture
 from vaecodec.model.coding import BITS_PER_DISTORTION
 from vaecodec.model.engine import Engine
-from vaecodec.model.torch_engine import distortion, engine
+from vaecodec.model.torch_engine import engine
 from vaecodec.tiling.tile import encode_latents
-from vaecodec.training import bottleneck, finish, loop, objective, previews
+from vaecodec.training import bottleneck, distortion, finish, loop, objective, previews
 from vaecodec.training.data import WINDOW_PX, Pictures
 from vaecodec.training.errors import TrainingError
 from vaecodec.training.export import Calibration, export

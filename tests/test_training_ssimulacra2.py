@@ -10,10 +10,10 @@ from conftest import picture
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from vaecodec.model.torch_engine.ssimulacra2 import distance
 from vaecodec.pictures.ssimulacra2 import score, score_of
 from vaecodec.training.errors import TrainingError
 from vaecodec.training.recipe import tune_of
+from vaecodec.training.ssimulacra2 import distance
 
 SIDE = 256  # below, the package runs out of scales and weighs the terms of others
 

@@ -700,7 +700,7 @@ def _refinement(steps: int, kind: str) -> tuple[str, Refine | None]:
         raise VaecImageError("effort 7 and up needs torch: engine must be 'auto' or 'torch'", code="ARGUMENT")
 
     def refined(engine: Any, y: Any, inside: tuple[slice, slice], samples: pixels.Samples, quality: int) -> Any:
-        from vaecodec.model.torch_engine.refine import refine  # loads torch only if it is needed
+        from vaecodec.training.refine import refine  # loads torch only if it is needed
 
         return refine(engine, y, inside, samples, quality, steps)
 

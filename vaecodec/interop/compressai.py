@@ -35,7 +35,6 @@ from vaecodec.model import coding, engines, weights
 from vaecodec.model.architecture import DEFAULT_TUNE, HYPER_STRIDE, LATENT_STRIDE, QUALITIES, Architecture
 from vaecodec.model.coding import quality_level
 from vaecodec.model.engine import Engine
-from vaecodec.model.torch_engine.distortion import rd_lambda
 from vaecodec.pictures import pixels, readers
 from vaecodec.runtime.files import write_whole
 from vaecodec.tiling.canvas import check_finite, cut, to_rgb
@@ -43,6 +42,7 @@ from vaecodec.tiling.decode import mismatch
 from vaecodec.tiling.tile import decode_plain, encode_latents, plain_tile
 from vaecodec.training.bottleneck import import_compressai
 from vaecodec.training.data import Pictures
+from vaecodec.training.distortion import rd_lambda
 from vaecodec.training.export import Calibration
 from vaecodec.training.export import export as export_weights
 from vaecodec.training.objective import TrainingModel

@@ -15,7 +15,7 @@ from vaecodec.tiling.canvas import Rect
 
 DEFAULT_QUALITY = 75
 EFFORTS, DEFAULT_EFFORT = range(1, 10), 6
-REFINING_STEPS = {7: 100, 8: 300, 9: 1000}  # steps of `torch_engine.refine`, by effort
+REFINING_STEPS = {7: 100, 8: 300, 9: 1000}  # steps of `training.refine`, by effort
 QUALITY_MIN, QUALITY_MAX = QUALITIES[0], QUALITIES[-1]
 
 Output = Literal["pil", "numpy", "torch"]

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vaecodec.model.torch_engine.distortion import LIKELY_RATIOS, border_ratio
 from vaecodec.training.data import Pictures
 from vaecodec.training.degrade import Noise
+from vaecodec.training.distortion import LIKELY_RATIOS, border_ratio
 from vaecodec.training.objective import TrainingModel
 
 CROPS = 1000

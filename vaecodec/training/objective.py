@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from vaecodec.model.architecture import Architecture
 from vaecodec.model.coding import is_worth_a_step
-from vaecodec.model.torch_engine.distortion import (
+from vaecodec.model.torch_engine.network import Vae
+from vaecodec.training.distortion import (
     GRID_WEIGHT,
     LAMBDA_MIDDLE,
     Tune,
@@ -15,7 +16,6 @@ from vaecodec.model.torch_engine.distortion import (
     rd_lambda,
     straight_through,
 )
-from vaecodec.model.torch_engine.network import Vae
 from vaecodec.training.priors import gaussian_bits, hyper_prior
 from vaecodec.training.scale_network import ScaleNetwork
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vaecodec.model.architecture import HYPER_STRIDE, LATENT_STRIDE, Architecture
-from vaecodec.model.torch_engine.distortion import Tune
 from vaecodec.training.degrade import Noise
+from vaecodec.training.distortion import Tune
 from vaecodec.training.errors import TrainingError
 from vaecodec.training.priors import HYPER_PRIORS
 

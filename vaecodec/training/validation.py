@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vaecodec.model.torch_engine.ssimulacra2 import distance
 from vaecodec.pictures.ssimulacra2 import score_of
 from vaecodec.training.data import Pictures
 from vaecodec.training.objective import TrainingModel
 from vaecodec.training.recipe import PATCH_STEP_PX
+from vaecodec.training.ssimulacra2 import distance
 
 LEVELS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 SHOWN_LEVELS = (0.1, 0.5, 0.9)

@@ -20,8 +20,8 @@ from vaecodec.entropy.tables import ESCAPE_LIMIT, Tables, symbol_bits
 from vaecodec.model import coding
 from vaecodec.model.architecture import LATENT_STRIDE
 from vaecodec.model.coding import Symbols
-from vaecodec.model.torch_engine.distortion import Tune
 from vaecodec.model.torch_engine.engine import TorchEngine, has_fast_bfloat16
+from vaecodec.training.distortion import Tune
 
 LEARNING_RATE, BETAS = 0.02, (0.9, 0.99)  # of Adam, in quantizer steps; the rate decays to zero
 WARMEST, COLDEST = 0.5, 0.1  # temperatures at the start and at the end

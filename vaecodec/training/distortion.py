@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from vaecodec.model.architecture import LATENT_STRIDE
-from vaecodec.model.torch_engine import ms_ssim, ssimulacra2
 from vaecodec.model.torch_engine.network import border_steps
+from vaecodec.training import ms_ssim, ssimulacra2
 
 LAMBDA_MIN, LAMBDA_MAX = 0.00045, 0.60  # weight of the mean squared error on the 0..255 scale, at quality 1 and 100
 GRID_WEIGHT = 2.0  # relative increase of the squared error for a grid excess of 1

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vaecodec.model.torch_engine.ssimulacra2 import blur
+from vaecodec.training.ssimulacra2 import blur
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # per scale, from the finest
