@@ -52,12 +52,17 @@ def jpeg_curve(folder: Path) -> list[Point]:
     return [Point(*mean) for mean in np.reshape(rows, (-1, len(JPEG_QUALITIES), 2)).mean(0).tolist()]
 
 
-def validations(logs: Sequence[Path], anchor: Sequence[Point], *, steps: int, hours: float) -> Iterator[Validation]:
-    """Yields every validation in the logs of consecutive runs, which started after the given steps and hours."""
+def validations(
+    logs: Sequence[Path], folder: str, anchor: Sequence[Point], *, steps: int, hours: float
+) -> Iterator[Validation]:
+    """Yields every validation on a folder in the logs of consecutive runs, which started after these steps and hours.
+
+    Logs that name no folder are of the only one that their runs had.
+    """
     for log in logs:
         rows: list[dict[str, Any]] = [json.loads(line) for line in log.read_text().splitlines()]
         for row in rows:
-            if row.get("event") == "validation":
+            if row.get("event") == "validation" and row.get("folder", folder) == folder:
                 percent = bd_rate(anchor, [Point(point["bpp"], point["psnr_db"]) for point in row["curve"]]).percent
                 if percent is not None:
                     yield Validation(
@@ -101,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     curve = recorded(args.out / "learning.json") if args.go_on else []
     steps, hours = (curve[-1].steps, curve[-1].hours) if curve else (0, 0.0)
-    curve += validations(args.logs, jpeg_curve(args.validation), steps=steps, hours=hours)
+    curve += validations(args.logs, args.validation.name, jpeg_curve(args.validation), steps=steps, hours=hours)
     args.out.mkdir(parents=True, exist_ok=True)
     record = {
         "images": IMAGES, "machine": machine(None), "commit": commit(), "curve": [asdict(point) for point in curve]

@@ -552,7 +552,7 @@ def test_a_run_tells_of_itself(recipe: Recipe, photos: Path, monkeypatch: pytest
     """Log, TensorBoard and watcher get loss, rate, PSNR and speed; the curve rises with quality; pictures are shown."""
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", types.SimpleNamespace(SummaryWriter=Board))
     seen = []
-    train(dataclasses.replace(recipe, validation=photos, log_seconds=0), watch=seen.append)
+    train(dataclasses.replace(recipe, validation=(photos,), log_seconds=0), watch=seen.append)
     rows = log_of(recipe)
     assert [status.step for status in seen] == [1, 2]
     assert seen[-1].progress == 1
@@ -563,7 +563,7 @@ def test_a_run_tells_of_itself(recipe: Recipe, photos: Path, monkeypatch: pytest
     assert rows[-1]["event"] == "end"
     board = BOARDS.pop()
     assert board.scalars["train/loss"] == steps[-1]["loss"]
-    assert board.scalars["validation/psnr_db/level_1.0"] == curve[-1]["psnr_db"]
+    assert board.scalars[f"validation/{photos.name}/psnr_db/level_1.0"] == curve[-1]["psnr_db"]
     assert board.shapes["reconstructions"] == (4, 3, 64, 256)
     assert board.scalars["closed"]
 

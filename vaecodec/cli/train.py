@@ -62,7 +62,10 @@ folder = click.Path(exists=True, file_okay=False, path_type=Path)
     metavar="PX",
     help="Side of the crops, a multiple of 64; 64 px more in the second half. [128]",
 )
-@click.option("--validation", type=folder, help="Measure rate and PSNR on these pictures from time to time.")
+@click.option(
+    "--validation", type=folder, multiple=True,
+    help="Measure rate, PSNR and SSIMULACRA2 on these pictures from time to time; may be given several times.",
+)  # fmt: skip
 @click.option(
     "--tune", metavar="TUNE", help="Optimize for eye (visual quality), psnr, or a mix from 0 (psnr) to 1 (eye). [eye]"
 )

@@ -30,13 +30,13 @@ class Journal:
                 if isinstance(value, int | float):
                     self._board.add_scalar(f"train/{name}", value, step)
 
-    def curve(self, step: int, elapsed_s: float, curve: list[dict[str, float]]) -> None:
-        """Writes a measured rate-distortion curve, as from `validate`."""
-        self.write(step, elapsed_s, event="validation", curve=curve)
+    def curve(self, step: int, elapsed_s: float, folder: str, curve: list[dict[str, float]]) -> None:
+        """Writes the rate-distortion curve of a folder's pictures, as from `validate`."""
+        self.write(step, elapsed_s, event="validation", folder=folder, curve=curve)
         if self._board is not None:
             for point in curve:
                 for name in ("bpp", "psnr_db", "ssimulacra2"):
-                    self._board.add_scalar(f"validation/{name}/level_{point['level']:.1f}", point[name], step)
+                    self._board.add_scalar(f"validation/{folder}/{name}/level_{point['level']:.1f}", point[name], step)
 
     def pictures(self, step: int, pictures: Tensor) -> None:
         """Writes pictures [N, 3, H, W] in 0..1."""

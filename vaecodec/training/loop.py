@@ -295,8 +295,8 @@ class _Session:
 
     def _measure(self) -> None:
         run, recipe = self.run, self.run.recipe
-        if recipe.validation:
-            self.journal.curve(run.step, run.elapsed_s, validate(run.average, recipe.validation))
+        for folder in recipe.validation:
+            self.journal.curve(run.step, run.elapsed_s, folder.name, validate(run.average, folder))
         if self.journal.shows_pictures:
             crops = self.pictures.batch(np.random.default_rng(0), SHOWN_CROPS, recipe.final_patch_px)
             self.journal.pictures(run.step, reconstructions(run.average, crops.to(run.device)))

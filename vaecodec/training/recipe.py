@@ -21,7 +21,7 @@ class Recipe:
         out: the run's folder: checkpoint, logs.
         weights: weights file to write at the end.
         init: klt, default, random, or the path of a weights file or of a checkpoint.
-        validation: folder of pictures to measure from time to time.
+        validation: folders of pictures to measure from time to time.
         tune: distortion measure: eye, psnr, or a mix from 0 (psnr) to 1 (eye).
         degrade: degradation of the network's input, which it learns to remove, such as noise:5-25.
         architecture: for a klt or random start; other starts have their own.
@@ -38,7 +38,7 @@ class Recipe:
     out: Path
     weights: Path | None = None
     init: str = "default"
-    validation: Path | None = None
+    validation: tuple[Path, ...] = ()
     tune: str = "eye"
     degrade: str | None = None
     architecture: Architecture = field(default_factory=Architecture)
