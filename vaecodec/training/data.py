@@ -22,10 +22,7 @@ from vaecodec.pictures.pixels import to_samples
 from vaecodec.training.errors import TrainingError
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".vaec"}
-# How often crops are downscaled and upscaled, and by which factor at most. Camera photographs have far less detail per
-# pixel than the downscaled pictures in training sets.
 SHRINK_PROBABILITY, SHRINK_MIN = 0.15, 0.5
-ENLARGE_PROBABILITY, ENLARGE_MAX = 0.3, 2.0
 WINDOW_PX = 1024  # only a window of a larger picture is kept, because a few hundred photographs would fill the memory
 READ_AHEAD = 64
 
@@ -133,19 +130,16 @@ class Pictures:
         return np.cumsum([picture.shape[0] * picture.shape[1] for picture in self.pictures])
 
     def crop(self, rng: np.random.Generator, patch_px: int) -> Tensor:
-        """One crop [3, patch_px, patch_px] uint8: random position, flips and quarter turns, sometimes rescaled first.
+        """One crop [3, patch_px, patch_px] uint8: random position, flips and quarter turns, sometimes downscaled first.
 
         All pixels of all pictures are equally likely.
         """
         ends = self._ends
         picture = self.pictures[int(np.searchsorted(ends, rng.integers(ends[-1]), side="right"))]
         height, width = picture.shape[:2]
-        chance, scale = rng.random(), 1.0
-        if chance < SHRINK_PROBABILITY:
-            scale = rng.uniform(SHRINK_MIN, 1.0)
-        elif chance < SHRINK_PROBABILITY + ENLARGE_PROBABILITY:
-            scale = rng.uniform(1.0, ENLARGE_MAX)
-        side = min(int(patch_px / scale), height, width)
+        side = patch_px
+        if rng.random() < SHRINK_PROBABILITY:
+            side = min(int(patch_px / rng.uniform(SHRINK_MIN, 1.0)), height, width)
         top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
         crop = picture[top : top + side, left : left + side].permute(2, 0, 1)
         if side != patch_px:
