@@ -36,7 +36,10 @@ class BrokenCodecError(Exception):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure what is missing and print the paths of the results; the exit code is 1 if a codec failed."""
+    """Measure what is missing and print the paths of the results.
+
+    The exit code is 1 if a codec failed, 2 if nothing could be measured.
+    """
     options = _parser().parse_args(arguments)
     try:
         dataset = datasets.find(options.data).first(options.images)
@@ -44,6 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pairs = _open_all(options, dataset, out)
     except (FileNotFoundError, FileExistsError) as error:
         print(error, file=sys.stderr)
+        return 2
+    if not pairs:
+        print("nothing measured: none of the codecs can be used", file=sys.stderr)
         return 2
     measures = options.metrics.split(",")
     for name in measures:
@@ -170,13 +176,14 @@ def _time(image: Image.Image, job: Job, data: bytes) -> tuple[float, float]:
 
 
 def _open_all(options: argparse.Namespace, dataset: datasets.Dataset, out: Path) -> list[tuple[Codec, Record]]:
-    """The usable codecs, each with its record; prints the reason for the others."""
+    """The usable codecs, each once and with its record; prints the reason for the others."""
     if options.threads:
         torch.set_num_threads(options.threads)
     pairs = []
     named = options.codecs.split(",") if options.codecs else codecs.default(options.device)
     opened = {name: _open(name, options.device, options.model) for name in named}
-    for codec in [*filter(None, opened.values()), *options.codec]:
+    by_name = {codec.name: codec for codec in [*filter(None, opened.values()), *options.codec]}
+    for codec in by_name.values():
         codec = dataclasses.replace(codec, qualities=_spread(codec.qualities, options.points))
         record = results.open_record(
             out / f"{codec.name}.json", codec.describe(), dataset.describe(), threads=codec.threads, again=options.again

@@ -227,6 +227,31 @@ def test_a_codec_of_ones_own_is_measured(folder: Path, tmp_path: Path, monkeypat
     assert str(tmp_path) not in sys.path
 
 
+def test_a_codec_named_twice_is_measured_once(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By whichever options: the record has one row for each picture and quality."""
+    (tmp_path / "mine.py").write_text(example_codec())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    twice = ["--codecs", "mine:codec,jpeg,jpeg", "--codec", "mine:codec", "--codec", "mine:codec"]
+    assert run(folder, tmp_path / "out", *twice, "--points", "2", "--repeats", "0") == 0
+    for name in ("mine", "jpeg"):
+        rows = results.load(tmp_path / "out" / f"{name}.json").rows
+        assert len(rows) == len({(row["image"], row["quality"]) for row in rows}) == 4
+
+
+@pytest.mark.parametrize("named", ["nonsense", "factory:number", "nonsense,factory:number"])
+def test_without_any_codec_nothing_was_measured(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], named: str
+) -> None:
+    """That is wrong usage, said in a line of its own after the reasons."""
+    (tmp_path / "factory.py").write_text("def number(): return 3\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "factory", raising=False)
+    assert run(folder, tmp_path / "out", "--codecs", named) == 2
+    *reasons, last = capsys.readouterr().err.splitlines()
+    assert len(reasons) == len(named.split(",")) and last.startswith("nothing measured")
+
+
 @pytest.mark.parametrize(
     ("code", "place", "message"),
     [

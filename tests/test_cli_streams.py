@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 from lossless_codec import vaec
 
+import vaecodec
 from vaecodec.cli import commands, main, streams
 
 if os.name != "posix":
@@ -154,3 +155,34 @@ def test_the_command_line_runs_in_any_thread(decode: Callable[[Callable[[], None
 def test_a_closed_stream_is_no_terminal() -> None:
     """Python says None for a stream that was closed before it started."""
     assert not streams.is_terminal(None)
+
+
+INTERRUPTER = """
+import os, signal, sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == os.environ["INTERRUPT_AT"]:
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+"""
+ENTRY_POINT = "import sys\nfrom vaecodec.cli import main\nsys.exit(main())\n"  # as pip writes it
+
+
+@pytest.mark.parametrize("module", ["vaecodec.errors", "PIL", "click", "vaecodec.cli.uses"])
+@pytest.mark.parametrize("start", [["-m", "vaecodec"], ["bin/vaecodec"], ["-c", "import vaecodec.cli"]])
+def test_an_interrupt_during_imports(tmp_path: Path, start: list[str], module: str) -> None:
+    """Of the command line is one like any other; programs that import the package get their KeyboardInterrupt."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "vaecodec").write_text(ENTRY_POINT)
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPTER)
+    path = os.pathsep.join([str(tmp_path), str(Path(vaecodec.__file__).parents[1])])
+    result = subprocess.run(
+        [sys.executable, *start, *(["info", "a.vaec"] if "-c" not in start else [])], cwd=tmp_path, check=False,
+        env={**ENVIRONMENT, "PYTHONPATH": path, "INTERRUPT_AT": module}, capture_output=True, text=True,
+    )  # fmt: skip
+    if "-c" in start:
+        assert result.stderr.endswith("KeyboardInterrupt\n")
+    else:
+        assert (result.returncode, result.stderr) == (130, "interrupted\n")

@@ -118,6 +118,23 @@ def test_efforts_that_do_not_exist_are_refused(tiny: Codec, effort: object) -> N
     assert caught.value.code == "ARGUMENT"
 
 
+@pytest.mark.parametrize("effort", [7, 8, 9])
+def test_lossless_files_are_not_refined(tiny: Codec, tmp_path: Path, effort: int) -> None:
+    """An effort that would do nothing is refused, by every way in, and nothing is written; the others are taken."""
+    samples, target = picture(16, 16), tmp_path / "a.vaec"
+    for encode in (tiny.encode, lambda *args, **options: tiny.encode_file(args[0], target, **options)):
+        with pytest.raises(VaecImageError, match="lossless") as caught:
+            encode(samples, lossless=True, effort=effort)
+        assert caught.value.code == "ARGUMENT"
+    Image.fromarray(samples).save(tmp_path / "a.png")
+    arguments = ["encode", str(tmp_path / "a.png"), str(target), "--lossless", "--effort"]
+    result = CliRunner().invoke(main, [*arguments, str(effort)])
+    assert result.exit_code == 2 and "--effort 7" in result.output
+    assert not target.exists()
+    assert CliRunner().invoke(main, [*arguments, "6"]).exit_code == 0
+    assert target.read_bytes() == tiny.encode(samples, lossless=True, effort=6) == tiny.encode(samples, lossless=True)
+
+
 def test_the_native_engine_cannot_refine(tiny_weights: Path) -> None:
     """Who asks for it by name is told."""
     with pytest.raises(VaecError, match="torch") as caught:

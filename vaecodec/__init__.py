@@ -2,7 +2,11 @@
 
 from typing import TYPE_CHECKING, Any
 
-from vaecodec.errors import (
+from vaecodec.runtime import interrupts as _interrupts
+
+_interrupts.watch()  # before the other imports, which take most of the command line's start
+
+from vaecodec.errors import (  # noqa: E402
     VaecChecksumError,
     VaecCorruptError,
     VaecError,
@@ -16,11 +20,11 @@ from vaecodec.errors import (
     VaecTruncatedError,
     VaecUnsupportedError,
 )
-from vaecodec.format.container import is_vaec
-from vaecodec.format.records import Header, Info
-from vaecodec.format.sources import info
-from vaecodec.interop.pillow_plugin import register
-from vaecodec.runtime.forks import watch as _watch_forks
+from vaecodec.format.container import is_vaec  # noqa: E402
+from vaecodec.format.records import Header, Info  # noqa: E402
+from vaecodec.format.sources import info  # noqa: E402
+from vaecodec.interop.pillow_plugin import register  # noqa: E402
+from vaecodec.runtime.forks import watch as _watch_forks  # noqa: E402
 
 if TYPE_CHECKING:
     from vaecodec.codec import Codec, decode, decode_file, decode_region, encode, encode_file, verify

@@ -12,7 +12,7 @@ export interface DecodeOptions {
   scale?: 1 | 0.5 | 0.25 | 0.125;
   /** Left, top, right and bottom in pixels: only this part, equal to the crop of the whole picture; needs scale 1. */
   region?: readonly [number, number, number, number] | null;
-  /** Larger pictures are refused before anything is allocated for them; null leaves the limit of the format. */
+  /** Larger pictures are refused before anything is allocated for them. Above 0; null or Infinity leaves the limit of the format. */
   maxPixels?: number | null;
 }
 
@@ -35,10 +35,10 @@ export interface Info {
 }
 
 /** Header, tile index and metadata of a file; throws VaecError. */
-export function info(bytes: ArrayBuffer | ArrayBufferView, options?: { maxPixels?: number | null }): Info;
+export function info(bytes: ArrayBuffer | ArrayBufferView, options?: { maxPixels?: number | null } | null): Info;
 
 /** The picture; rejects with VaecError. In browsers a worker does it, in Node the calling thread. */
-export function decode(bytes: ArrayBuffer | ArrayBufferView, options?: DecodeOptions): Promise<Picture>;
+export function decode(bytes: ArrayBuffer | ArrayBufferView, options?: DecodeOptions | null): Promise<Picture>;
 
 /** A picture as it is to be seen, given its EXIF orientation: `oriented(picture, info(bytes).orientation)`. */
 export function oriented(picture: Picture, orientation: number): Picture;

@@ -131,7 +131,8 @@ def main() -> None:
 @click.option("--lossless", is_flag=True, default=None, help="Keep every sample unchanged.")
 @click.option(
     "--effort", type=click.IntRange(1, 9), metavar="1..9",
-    help="7, 8 and 9 take minutes per picture for smaller files, and need torch. 1 to 6 encode alike.",
+    help="7, 8 and 9 take minutes per picture for smaller files, and need torch; not with --lossless. 1 to 6 encode"
+    " alike.",
 )  # fmt: skip
 @click.option(
     "--tune", type=click.Choice([*BUILT_IN]), default=DEFAULT_TUNE, show_default=True,
@@ -162,6 +163,8 @@ def encode(ctx: click.Context, /, inputs: tuple[str, ...], **given: Any) -> None
         raise click.UsageError(
             "-q, the targets (--target-size, --target-bpp, ...) and --lossless cannot be combined: give only one"
         )
+    if given["lossless"] and (given["effort"] or 0) >= 7:
+        raise click.UsageError("--effort 7 and up refines lossy files, and cannot be combined with --lossless")
     from vaecodec.cli import conversion, pictures
     from vaecodec.codec import Codec
 

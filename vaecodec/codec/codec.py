@@ -158,7 +158,8 @@ class Codec:
             lossless: keep every sample; needs no weights.
             effort: 1 to 9. At 7, 8 and 9, symbols are refined against the decoder in 100, 300 and 1000 steps, using
                 torch; each step takes two to five times as long as a normal encoding. For the same visual quality, eye
-                weights then spend 2 % fewer bits at 7 and 4 % at 8; psnr weights 1 %. 1 to 6 encode alike.
+                weights then spend 2 % fewer bits at 7 and 4 % at 8; psnr weights 1 %. 1 to 6 encode alike. From 7 on,
+                not with `lossless`.
             max_pixels: refuse larger pictures before reading their pixels; None leaves only the format's limit, 2^28.
             exif: bytes or a `PIL.Image.Exif` that replaces the image's own EXIF; None drops it.
             icc_profile: bytes that replace the image's own profile; None drops it.
@@ -183,7 +184,8 @@ class Codec:
             quality, bytes=target_bytes, bpp=target_bpp, psnr=target_psnr, ssimulacra2=target_ssimulacra2,
             lossless=lossless,
         )  # fmt: skip
-        metadata, steps = overrides(exif=exif, icc_profile=icc_profile, xmp=xmp), refining_steps(effort)
+        metadata = overrides(exif=exif, icc_profile=icc_profile, xmp=xmp)
+        steps = refining_steps(effort, lossless=lossless)
         with (
             translated_errors(),
             closing(readers.open_rows(image, max_pixels=max_pixels, overrides=metadata)) as rows,
@@ -244,7 +246,8 @@ class Codec:
             lossless=lossless,
         )
         _check_distinct(source, target)
-        metadata, steps = overrides(exif=exif, icc_profile=icc_profile, xmp=xmp), refining_steps(effort)
+        metadata = overrides(exif=exif, icc_profile=icc_profile, xmp=xmp)
+        steps = refining_steps(effort, lossless=lossless)
         mode = files.mode_of(source)  # before it is read: a pipe or an image may be closed then
         with translated_errors(), ExitStack() as opened:
             rows = opened.enter_context(closing(readers.open_rows(source, max_pixels=max_pixels, overrides=metadata)))

@@ -1,1 +1,1 @@
-"""Operating system services: atomic files, forks, threads."""
+"""Operating system services: atomic files, forks, interrupts, threads."""

@@ -259,15 +259,20 @@ def check_quality(quality: float) -> int:
     return int(quality)
 
 
-def refining_steps(effort: int) -> int:
+def refining_steps(effort: int, *, lossless: bool) -> int:
     """Number of steps in which an encoder refines its symbols.
 
     Raises:
-        VaecImageError: (ARGUMENT) the effort is not a whole number from 1 to 9.
+        VaecImageError: (ARGUMENT) the effort is not a whole number from 1 to 9, or asks to refine a lossless file.
     """
     if effort not in EFFORTS or isinstance(effort, bool):
         raise VaecImageError(f"effort is {effort!r}, allowed are whole numbers 1..9", code="ARGUMENT")
-    return REFINING_STEPS.get(int(effort), 0)
+    steps = REFINING_STEPS.get(int(effort), 0)
+    if steps and lossless:
+        raise VaecImageError(
+            f"effort {effort} cannot be combined with lossless: there is nothing to refine", code="ARGUMENT"
+        )
+    return steps
 
 
 class Presentation(NamedTuple):

@@ -2,7 +2,7 @@
 
 import { crc32 } from './crc32.js';
 import {
-  VaecChecksumError, VaecFormatError, VaecLimitError, VaecTruncatedError, VaecUnsupportedError,
+  VaecChecksumError, VaecFormatError, VaecImageError, VaecLimitError, VaecTruncatedError, VaecUnsupportedError,
 } from './errors.js';
 
 export const DEFAULT_MAX_PIXELS = 178956970;
@@ -25,9 +25,13 @@ export const isLearned = (mode) => mode === Mode.LEARNED || mode === Mode.CORREC
  * Header, tile index and metadata, checked; payloads are not looked at.
  *
  * Of the result, `boxes` has where each tile lies, `entries` what the index says of it, with `start` and `end` of its
- * payload. Raises a VaecError of the class and code that docs/format.md lists for the check that failed.
+ * payload. Raises a VaecError of the class and code that docs/format.md lists for the check that failed; of a limit that
+ * is none, a VaecImageError (ARGUMENT).
  */
 export function readInfo(bytes, maxPixels = DEFAULT_MAX_PIXELS) {
+  if (maxPixels !== null && !(typeof maxPixels === 'number' && maxPixels > 0))
+    throw new VaecImageError(
+      `maxPixels is ${typeof maxPixels === 'number' ? maxPixels : typeof maxPixels}, must be a number above 0, or null`, 'ARGUMENT');
   const header = parseHeader(bytes);
   const indexEnd = HEADER_BYTES + ENTRY_BYTES * header.tileCount;
   checkLength(bytes.length, header.fileBytes, indexEnd);

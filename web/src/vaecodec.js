@@ -17,8 +17,8 @@ export { DEFAULT_MAX_PIXELS };
  * @example
  * info(bytes).width
  */
-export function info(bytes, { maxPixels = DEFAULT_MAX_PIXELS } = {}) {
-  const { header, entries, metadata } = readInfo(asBytes(bytes), maxPixels);
+export function info(bytes, options) {
+  const { header, entries, metadata } = readInfo(asBytes(bytes), options?.maxPixels);
   const { width, height, format, quality, tileSize, modelId, deblockingCut, fileBytes } = header;
   return {
     width, height, format, quality, tileSize, modelId, deblockingCut, fileBytes,
@@ -34,16 +34,17 @@ export function info(bytes, { maxPixels = DEFAULT_MAX_PIXELS } = {}) {
  * @example
  * context.putImageData(await decode(bytes), 0, 0)
  */
-export async function decode(bytes, options = {}) {
-  const { scale, region, maxPixels } = options, checked = asBytes(bytes);
+export async function decode(bytes, options) {
+  const { scale, region, maxPixels } = options ?? {}, checked = asBytes(bytes);
   const { picture, error } = await (hasWorkers ? inWorker : inThisThread)(checked, { scale, region, maxPixels });
   if (error) throw fromPlain(error);
   const { width, height, data } = picture;
   return typeof ImageData === 'function' && hasWorkers ? new ImageData(data, width, height) : picture;
 }
 
+/** By what they are, not by their class: those of frames and of Node's vm have classes of their own. */
 function asBytes(bytes) {
-  if (bytes instanceof ArrayBuffer) return new Uint8Array(bytes);
+  if (Object.prototype.toString.call(bytes) === '[object ArrayBuffer]') return new Uint8Array(bytes);
   if (ArrayBuffer.isView(bytes)) return new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   throw new VaecFormatError('expected an ArrayBuffer, or a view of one', 'SOURCE');
 }

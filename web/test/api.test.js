@@ -2,6 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { runInNewContext } from 'node:vm';
 import { inflateSync } from 'node:zlib';
 import { PNG } from 'pngjs';
 import { VaecError, VaecImageError, decode, info, oriented } from '../dist/vaecodec.js';
@@ -49,7 +50,12 @@ test('bytes come in any container', async () => {
   const bytes = vector('mode-rgba'), shifted = new Uint8Array(bytes.length + 3);
   shifted.set(bytes, 3);
   const expected = await decode(bytes);
-  for (const each of [bytes.buffer, Buffer.from(bytes), new DataView(bytes.buffer), shifted.subarray(3)])
+  const foreign = runInNewContext('Uint8Array.from(bytes)', { bytes }); // of another realm, as an iframe's
+  assert.ok(!(foreign.buffer instanceof ArrayBuffer));
+  const all = [
+    bytes.buffer, Buffer.from(bytes), new DataView(bytes.buffer), shifted.subarray(3), foreign, foreign.buffer,
+  ];
+  for (const each of all)
     assert.deepEqual(await decode(each), expected);
   for (const wrong of ['text', null, [1, 2]]) await assert.rejects(decode(wrong), { code: 'SOURCE' });
 });
@@ -69,6 +75,16 @@ test('options that cannot be are refused', async () => {
   await assert.rejects(decode(bytes, { region: [0, 0, 1, 1], scale: 1 / 2 }), VaecImageError);
   await assert.rejects(decode(bytes, { maxPixels: 10 }), { name: 'VaecLimitError', code: 'MAX_PIXELS' });
   assert.throws(() => info(bytes, { maxPixels: 10 }), { code: 'MAX_PIXELS' });
+  for (const maxPixels of [NaN, 0, -1, -Infinity, 'x', '9', {}, [], true, 9n]) {
+    await assert.rejects(decode(bytes, { maxPixels }), { ...wrong, code: 'ARGUMENT' });
+    assert.throws(() => info(bytes, { maxPixels }), { ...wrong, code: 'ARGUMENT' });
+  }
+});
+
+test('options that say nothing are the usual ones', async () => {
+  const bytes = vector('mode-rgba'), expected = [await decode(bytes), info(bytes)];
+  const all = [null, {}, { maxPixels: undefined }, { maxPixels: null }, { maxPixels: Infinity }];
+  for (const options of all) assert.deepEqual([await decode(bytes, options), info(bytes, options)], expected);
 });
 
 test('errors of a tile name it', async () => {
