@@ -202,16 +202,63 @@ def test_damage_leaves_the_old_thumbnail(tmp_path: Path) -> None:
     """The exit code tells file managers; nothing half written stands there, nor beside it."""
     data = vaec(picture(200, 300))
     (tmp_path / "a.vaec").write_bytes(data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])
-    (tmp_path / "a.png").write_bytes(b"old")
+    Image.new("L", (1, 1)).save(tmp_path / "a.png")
+    old = (tmp_path / "a.png").read_bytes()
     result = CliRunner().invoke(main, ["thumbnail", str(tmp_path / "a.vaec"), str(tmp_path / "a.png")])
     assert result.exit_code == 4
-    assert (tmp_path / "a.png").read_bytes() == b"old" and sorted(os.listdir(tmp_path)) == ["a.png", "a.vaec"]
+    assert (tmp_path / "a.png").read_bytes() == old and sorted(os.listdir(tmp_path)) == ["a.png", "a.vaec"]
 
 
 def test_a_thumbnail_is_never_written_over_its_picture(tmp_path: Path) -> None:
     """Whatever a file manager asks."""
     (tmp_path / "a.vaec").write_bytes(vaec(picture(20, 30)))
     assert CliRunner().invoke(main, ["thumbnail", str(tmp_path / "a.vaec"), str(tmp_path / "a.vaec")]).exit_code != 0
+
+
+@pytest.mark.parametrize("options", [[], ["--force"]])
+@pytest.mark.parametrize("name", ["b.vaec", "B.VAEC", "b.jpg", "b.txt"])
+def test_thumbnails_are_named_as_png(name: str, options: list[str], tmp_path: Path) -> None:
+    """What the shell makes of *.vaec overwrites no picture; no PNG calls itself JPEG."""
+    (tmp_path / "a.vaec").write_bytes(vaec(picture(20, 30)))
+    (tmp_path / name).write_bytes(b"mine")
+    arguments = ["thumbnail", *options, str(tmp_path / "a.vaec"), str(tmp_path / name)]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 1 and "ends in .png" in result.stderr and "[OUTPUT]" in result.stderr
+    assert (tmp_path / name).read_bytes() == b"mine"
+
+
+def test_thumbnails_overwrite_only_png(tmp_path: Path) -> None:
+    """And empty files, whatever file managers call them; anything with --force."""
+    (tmp_path / "a.vaec").write_bytes(vaec(picture(20, 30)))
+    target = tmp_path / ".thumbnail.X3b9Qz"
+    arguments = ["thumbnail", str(tmp_path / "a.vaec"), str(target)]
+    target.write_bytes(b"mine")
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 1 and "use -f" in result.stderr and target.read_bytes() == b"mine"
+    assert CliRunner().invoke(main, [*arguments, "-f"]).exit_code == 0
+    first = target.read_bytes()
+    assert first.startswith(b"\x89PNG")
+    assert CliRunner().invoke(main, [*arguments, "--size", "9"]).exit_code == 0
+    assert target.read_bytes() != first
+
+
+@pytest.mark.parametrize("end", ["", "/"])
+def test_thumbnails_go_into_folders(end: str, tmp_path: Path) -> None:
+    """With the name of the picture, and the suffix of PNG."""
+    (tmp_path / "a.vaec").write_bytes(vaec(picture(20, 30)))
+    (tmp_path / "small").mkdir()
+    arguments = ["thumbnail", str(tmp_path / "a.vaec"), f"{tmp_path / 'small'}{end}"]
+    assert CliRunner().invoke(main, arguments).exit_code == 0
+    assert os.listdir(tmp_path / "small") == ["a.png"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_thumbnails_wait_for_no_pipe(tmp_path: Path) -> None:
+    """Which may never have a writer."""
+    os.mkfifo(tmp_path / "a.vaec")
+    arguments = ["-m", "vaecodec", "thumbnail", str(tmp_path / "a.vaec"), str(tmp_path / "a.png")]
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 3 and "is not a file" in done.stderr
 
 
 def test_thumbnails_load_little(tmp_path: Path) -> None:

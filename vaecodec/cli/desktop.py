@@ -1,5 +1,6 @@
 """The desktop commands: view, thumbnail and desktop. See `viewer` (the server) and `installation` (of files)."""
 
+import mimetypes
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,11 +9,13 @@ import click
 
 from vaecodec.cli.batch import Console, InputError, OutputError, Report, Task, exit_code, printable, reading, run
 from vaecodec.cli.options import console_options, max_pixels_option
-from vaecodec.cli.outputs import Job, Placement, expand, plan, write_output
+from vaecodec.cli.outputs import STDIO, Job, Placement, expand, plan, write_output
 from vaecodec.errors import VaecError
 
 if TYPE_CHECKING:
     from vaecodec.cli.conversion import Product
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 @click.command()
@@ -66,18 +69,20 @@ def _readable(path: str) -> str:
     "--size", "size_px", type=click.IntRange(1, 4096), default=256, show_default=True, metavar="PX",
     help="Longest side of the thumbnail.",
 )  # fmt: skip
+@click.option("-f", "--force", is_flag=True, help="Overwrite OUT even if it is no PNG.")
 @max_pixels_option
 @console_options
 @click.pass_context
-def thumbnail(ctx: click.Context, /, source: str, target: str, size_px: int, max_pixels: int) -> None:
-    """Make a small upright PNG of a .vaec file, for file managers; overwrites OUT.
+def thumbnail(ctx: click.Context, /, source: str, target: str, size_px: int, force: bool, max_pixels: int) -> None:
+    """Make a small upright PNG of a .vaec file, for file managers; OUT may be a folder.
 
-    Large pictures are decoded at 1/8, even if OUT is then up to a quarter smaller than --size.
+    Overwrites an older PNG. Large pictures are decoded at 1/8, even if OUT is then up to a quarter smaller than --size.
     """
     from vaecodec.cli import conversion
     from vaecodec.codec import Codec
 
-    place = Placement("", lambda _: False, lambda _: False, output=target, force=True, has_recursive=False)
+    # `_check_thumbnail` decides what may be overwritten.
+    place = Placement(".png", lambda _: False, lambda _: False, output=target, force=True, has_recursive=False)
     kept = frozenset({"icc_profile"})
     options = conversion.DecodeOptions(
         "PNG", kept=kept, max_pixels=max_pixels, is_upright=True, fit_px=size_px, is_thumbnail=True
@@ -92,10 +97,28 @@ def thumbnail(ctx: click.Context, /, source: str, target: str, size_px: int, max
     def compute(job: Job) -> "Product":
         if job.refused:
             raise job.refused
+        _check_thumbnail(job.target, force=force)
+        if job.source != STDIO:
+            _readable(job.source)
         return conversion.decode(Codec(device="cpu"), options, job.source, job.target)
 
     task = Task(lambda job: job.source, compute, finish)
     ctx.exit(run(plan([source], place), task, console=ctx.ensure_object(Console)))
+
+
+def _check_thumbnail(target: str, *, force: bool) -> None:
+    """Refuses names of other formats, and to overwrite a file that is neither a PNG nor empty.
+
+    File managers make an empty file first, with any name that none of the formats has.
+    """
+    known, _ = mimetypes.guess_type(target)
+    if target.lower().endswith(".vaec") or known not in (None, "image/png"):
+        raise OutputError(f"thumbnails are PNG files: give a name that ends in .png, not {printable(target)}")
+    if force or not os.path.isfile(target):
+        return
+    with open(target, "rb") as file:
+        if file.read(len(PNG_SIGNATURE)) not in (b"", PNG_SIGNATURE):
+            raise OutputError(f"{printable(target)} exists and is no PNG: use -f to overwrite it", code="EXISTS")
 
 
 @click.command()
