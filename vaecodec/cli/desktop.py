@@ -28,9 +28,9 @@ def view(ctx: click.Context, /, inputs: tuple[str, ...], no_browser: bool, until
     """Show .vaec files in the browser: zoom, bytes, and originals to compare with.
 
     Serves only the viewer and the given files, and only to this machine. Pictures in other formats are the originals of
-    .vaec files with the same name.
+    .vaec files with the same name, in the same folder if several have that name.
     """
-    from vaecodec.cli.viewer import ViewerServer, web_folder
+    from vaecodec.cli.viewer import ViewerServer, is_vaec, web_folder
 
     console = ctx.ensure_object(Console)
     paths = []
@@ -42,6 +42,10 @@ def view(ctx: click.Context, /, inputs: tuple[str, ...], no_browser: bool, until
         except InputError as error:
             console.fail({"path": found.source}, error)
             ctx.exit(exit_code([error], 1))
+    if not any(map(is_vaec, paths)):
+        nothing = InputError("nothing to show: give a .vaec file, too (other pictures are compared with one)")
+        console.fail({"path": paths[0]}, nothing)
+        ctx.exit(exit_code([nothing], 1))
     try:
         server = ViewerServer(paths, web_folder(), ends_with_page=until_closed)
     except OSError as error:  # includes VaecError
