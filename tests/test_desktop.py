@@ -59,8 +59,28 @@ def test_installing_twice_is_installing_once_and_all_goes_again(home: Path) -> N
     assert files_under(home) == first
     for _ in range(2):
         assert desktop("--uninstall").exit_code == 0
-        assert not home.exists() or files_under(home) == {}
-    assert not (home / "thumbnailers").exists()
+        assert not home.exists()
+
+
+def test_generated_files_go_only_if_nothing_else_is_there(home: Path) -> None:
+    """And only folders that were not there before."""
+    (home / "applications").mkdir(parents=True)
+    desktop("--install")
+    for name in ("globs", "mine"):
+        (home / "mime" / name).touch()
+    assert desktop("--uninstall").exit_code == 0
+    for name in ("mime/globs", "mime/mine", "applications"):
+        assert (home / name).exists()
+
+
+def test_a_changed_file_is_not_called_foreign(home: Path) -> None:
+    """When installing again: it says that it has been changed, and keeps it."""
+    desktop("--install")
+    changed = home / "applications" / "vaecodec-png.desktop"
+    changed.write_text("mine")
+    result = desktop("--install")
+    assert result.exit_code == 1 and "has been changed since" in result.stderr and "[EXISTS]" in result.stderr
+    assert changed.read_text() == "mine"
 
 
 def test_what_is_not_ours_stays(home: Path) -> None:
@@ -96,14 +116,24 @@ def test_an_older_version_is_brought_up_to_date(home: Path, monkeypatch: pytest.
     )
 
 
-@pytest.mark.parametrize(
-    "record",
-    ["", "[]", "{}", '{"files": 1, "folders": []}', '{"files": {"../x": "0"}, "folders": ["..", "../empty", 3]}'],
-)
-def test_a_strange_record_removes_nothing(home: Path, record: str) -> None:
+@pytest.mark.parametrize("record", ["", "[]", "{}", '{"files": 1, "folders": []}', "\xff"])
+def test_a_damaged_record_is_told(home: Path, record: str) -> None:
+    """It and all else is kept, and the advice helps."""
+    desktop("--install")
+    (home / installation.RECORD).write_bytes(record.encode("latin-1"))
+    before = files_under(home)
+    result = desktop("--uninstall")
+    assert result.exit_code == 1 and "[RECORD]" in result.stderr and "desktop --install" in result.stderr
+    assert files_under(home) == before
+    for step in ("--install", "--uninstall"):
+        assert desktop(step).exit_code == 0
+    assert files_under(home) == {}
+
+
+def test_a_strange_record_removes_nothing(home: Path) -> None:
     """Only files of our names with the content that was installed, and empty folders below the data folder."""
     (home / "vaecodec").mkdir(parents=True)
-    (home / installation.RECORD).write_text(record)
+    (home / installation.RECORD).write_text('{"files": {"../x": "0"}, "folders": ["..", "../empty", 3]}')
     (home.parent / "x").write_text("mine")
     (home.parent / "empty").mkdir()
     assert desktop("--uninstall").exit_code == 0
@@ -112,7 +142,7 @@ def test_a_strange_record_removes_nothing(home: Path, record: str) -> None:
 
 def test_exactly_one_of_both() -> None:
     """Else it is wrong usage."""
-    assert desktop().exit_code == 2
+    assert desktop().exit_code == desktop("--install", "--uninstall").exit_code == 2
 
 
 @pytest.mark.parametrize("program", [["/opt/a/vaecodec"], ['/opt/a "b" $c `d` %e \\f/python', "-m", "vaecodec"]])

@@ -126,11 +126,11 @@ def _check_thumbnail(target: str, *, force: bool) -> None:
 
 
 @click.command()
-@click.option("--install", "what", flag_value="install", help="Install or update.")
-@click.option("--uninstall", "what", flag_value="uninstall", help="Remove what --install installed, and nothing else.")
+@click.option("--install", "installs", is_flag=True, help="Install or update.")
+@click.option("--uninstall", "removes", is_flag=True, help="Remove what --install installed, and nothing else.")
 @console_options
 @click.pass_context
-def desktop(ctx: click.Context, /, what: str | None) -> None:
+def desktop(ctx: click.Context, /, installs: bool, removes: bool) -> None:
     """Integrate .vaec files into your desktop: file type, thumbnails, and the viewer on a double click.
 
     Works on desktops that follow freedesktop.org, such as those of Linux; needs no root. Files go to $XDG_DATA_HOME or
@@ -138,19 +138,19 @@ def desktop(ctx: click.Context, /, what: str | None) -> None:
     """
     from vaecodec.cli import installation
 
-    if what is None:
-        raise click.UsageError("give --install or --uninstall")
+    if installs == removes:
+        raise click.UsageError("give either --install or --uninstall")
 
     def change(home: Path) -> list[str]:
         try:
-            return installation.install(home) if what == "install" else installation.uninstall(home)
+            return installation.install(home) if installs else installation.uninstall(home)
         except VaecError:
             raise
         except OSError as error:
             raise OutputError(f"cannot write {printable(str(error.filename))}: {error.strerror}") from error
 
     def tell(home: Path, notes: list[str]) -> Report:
-        lines = [f"{what}ed in {printable(str(home))}", *notes]
+        lines = [f"{'installed' if installs else 'uninstalled'} in {printable(str(home))}", *notes]
         return Report("done", "\n  ".join(lines), {"notes": notes})
 
     task = Task(str, change, tell, answers=True)
