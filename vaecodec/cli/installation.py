@@ -31,25 +31,12 @@ REFRESHERS = (("update-mime-database", "mime"), ("update-desktop-database", "app
 REFRESH_S = 60
 # What these programs leave in their folders, even if nothing is installed any more.
 _GENERATED = {
-    "mime": frozenset(
-        [
-            "XMLnamespaces",
-            "aliases",
-            "generic-icons",
-            "globs",
-            "globs2",
-            "icons",
-            "image",
-            "magic",
-            "mime.cache",
-            "subclasses",
-            "treemagic",
-            "types",
-            "version",
-        ]
-    ),  # fmt: skip
-    "applications": frozenset({"mimeinfo.cache"}),
-}
+    "mime": {
+        "XMLnamespaces", "aliases", "generic-icons", "globs", "globs2", "icons", "image", "magic", "mime.cache",
+        "subclasses", "treemagic", "types", "version",
+    },
+    "applications": {"mimeinfo.cache"},
+}  # fmt: skip
 
 
 def data_home() -> Path:
@@ -76,11 +63,7 @@ def install(home: Path) -> list[str]:
         found = _hash_of(home / name)
         installed = record["files"].get(name)
         if found not in (None, installed, _hash(content)):
-            reason = (
-                "has been changed since it was installed"
-                if installed
-                else "exists, but this command did not install it"
-            )
+            reason = "has been changed since it was installed" if installed else "exists, but is not from this command"
             raise VaecError(f"{home / name} {reason}: move it away, and install again", code="EXISTS")
     made = [name for name in _FOLDERS if name in record["folders"] or not (home / name).exists()]
     record = {"files": {name: _hash(content) for name, content in contents.items()}, "folders": made}
@@ -112,11 +95,11 @@ def uninstall(home: Path) -> list[str]:
     (home / RECORD).unlink(missing_ok=True)
     for name in record["folders"]:
         with suppress(OSError):  # it is not empty, or gone
-            _remove_folder(home / name, _GENERATED.get(name, frozenset()))
+            _remove_folder(home / name, _GENERATED.get(name, set()))
     return messages
 
 
-def _remove_folder(folder: Path, generated: frozenset[str]) -> None:
+def _remove_folder(folder: Path, generated: set[str]) -> None:
     """Removes a folder with nothing but generated files; raises OSError if there is anything else."""
     found = list(folder.iterdir())
     if generated.issuperset(path.name for path in found):
