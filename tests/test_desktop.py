@@ -59,8 +59,28 @@ def test_installing_twice_is_installing_once_and_all_goes_again(home: Path) -> N
     assert files_under(home) == first
     for _ in range(2):
         assert desktop("--uninstall").exit_code == 0
-        assert not home.exists() or files_under(home) == {}
-    assert not (home / "thumbnailers").exists()
+        assert not home.exists()
+
+
+def test_generated_files_go_only_if_nothing_else_is_there(home: Path) -> None:
+    """And only folders that were not there before."""
+    (home / "applications").mkdir(parents=True)
+    desktop("--install")
+    for name in ("globs", "mine"):
+        (home / "mime" / name).touch()
+    assert desktop("--uninstall").exit_code == 0
+    for name in ("mime/globs", "mime/mine", "applications"):
+        assert (home / name).exists()
+
+
+def test_a_changed_file_is_not_called_foreign(home: Path) -> None:
+    """When installing again: it says that it has been changed, and keeps it."""
+    desktop("--install")
+    changed = home / "applications" / "vaecodec-png.desktop"
+    changed.write_text("mine")
+    result = desktop("--install")
+    assert result.exit_code == 1 and "has been changed since" in result.stderr and "[EXISTS]" in result.stderr
+    assert changed.read_text() == "mine"
 
 
 def test_what_is_not_ours_stays(home: Path) -> None:
@@ -96,14 +116,24 @@ def test_an_older_version_is_brought_up_to_date(home: Path, monkeypatch: pytest.
     )
 
 
-@pytest.mark.parametrize(
-    "record",
-    ["", "[]", "{}", '{"files": 1, "folders": []}', '{"files": {"../x": "0"}, "folders": ["..", "../empty", 3]}'],
-)
-def test_a_strange_record_removes_nothing(home: Path, record: str) -> None:
+@pytest.mark.parametrize("record", ["", "[]", "{}", '{"files": 1, "folders": []}', "\xff"])
+def test_a_damaged_record_is_told(home: Path, record: str) -> None:
+    """It and all else is kept, and the advice helps."""
+    desktop("--install")
+    (home / installation.RECORD).write_bytes(record.encode("latin-1"))
+    before = files_under(home)
+    result = desktop("--uninstall")
+    assert result.exit_code == 1 and "[RECORD]" in result.stderr and "desktop --install" in result.stderr
+    assert files_under(home) == before
+    for step in ("--install", "--uninstall"):
+        assert desktop(step).exit_code == 0
+    assert files_under(home) == {}
+
+
+def test_a_strange_record_removes_nothing(home: Path) -> None:
     """Only files of our names with the content that was installed, and empty folders below the data folder."""
     (home / "vaecodec").mkdir(parents=True)
-    (home / installation.RECORD).write_text(record)
+    (home / installation.RECORD).write_text('{"files": {"../x": "0"}, "folders": ["..", "../empty", 3]}')
     (home.parent / "x").write_text("mine")
     (home.parent / "empty").mkdir()
     assert desktop("--uninstall").exit_code == 0
@@ -112,7 +142,7 @@ def test_a_strange_record_removes_nothing(home: Path, record: str) -> None:
 
 def test_exactly_one_of_both() -> None:
     """Else it is wrong usage."""
-    assert desktop().exit_code == 2
+    assert desktop().exit_code == desktop("--install", "--uninstall").exit_code == 2
 
 
 @pytest.mark.parametrize("program", [["/opt/a/vaecodec"], ['/opt/a "b" $c `d` %e \\f/python', "-m", "vaecodec"]])
@@ -202,16 +232,63 @@ def test_damage_leaves_the_old_thumbnail(tmp_path: Path) -> None:
     """The exit code tells file managers; nothing half written stands there, nor beside it."""
     data = vaec(picture(200, 300))
     (tmp_path / "a.vaec").write_bytes(data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])
-    (tmp_path / "a.png").write_bytes(b"old")
+    Image.new("L", (1, 1)).save(tmp_path / "a.png")
+    old = (tmp_path / "a.png").read_bytes()
     result = CliRunner().invoke(main, ["thumbnail", str(tmp_path / "a.vaec"), str(tmp_path / "a.png")])
     assert result.exit_code == 4
-    assert (tmp_path / "a.png").read_bytes() == b"old" and sorted(os.listdir(tmp_path)) == ["a.png", "a.vaec"]
+    assert (tmp_path / "a.png").read_bytes() == old and sorted(os.listdir(tmp_path)) == ["a.png", "a.vaec"]
 
 
 def test_a_thumbnail_is_never_written_over_its_picture(tmp_path: Path) -> None:
     """Whatever a file manager asks."""
     (tmp_path / "a.vaec").write_bytes(vaec(picture(20, 30)))
     assert CliRunner().invoke(main, ["thumbnail", str(tmp_path / "a.vaec"), str(tmp_path / "a.vaec")]).exit_code != 0
+
+
+@pytest.mark.parametrize("options", [[], ["--force"]])
+@pytest.mark.parametrize("name", ["b.vaec", "B.VAEC", "b.jpg", "b.txt"])
+def test_thumbnails_are_named_as_png(name: str, options: list[str], tmp_path: Path) -> None:
+    """What the shell makes of *.vaec overwrites no picture; no PNG calls itself JPEG."""
+    (tmp_path / "a.vaec").write_bytes(vaec(picture(20, 30)))
+    (tmp_path / name).write_bytes(b"mine")
+    arguments = ["thumbnail", *options, str(tmp_path / "a.vaec"), str(tmp_path / name)]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 1 and "ends in .png" in result.stderr and "[OUTPUT]" in result.stderr
+    assert (tmp_path / name).read_bytes() == b"mine"
+
+
+def test_thumbnails_overwrite_only_png(tmp_path: Path) -> None:
+    """And empty files, whatever file managers call them; anything with --force."""
+    (tmp_path / "a.vaec").write_bytes(vaec(picture(20, 30)))
+    target = tmp_path / ".thumbnail.X3b9Qz"
+    arguments = ["thumbnail", str(tmp_path / "a.vaec"), str(target)]
+    target.write_bytes(b"mine")
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 1 and "use -f" in result.stderr and target.read_bytes() == b"mine"
+    assert CliRunner().invoke(main, [*arguments, "-f"]).exit_code == 0
+    first = target.read_bytes()
+    assert first.startswith(b"\x89PNG")
+    assert CliRunner().invoke(main, [*arguments, "--size", "9"]).exit_code == 0
+    assert target.read_bytes() != first
+
+
+@pytest.mark.parametrize("end", ["", "/"])
+def test_thumbnails_go_into_folders(end: str, tmp_path: Path) -> None:
+    """With the name of the picture, and the suffix of PNG."""
+    (tmp_path / "a.vaec").write_bytes(vaec(picture(20, 30)))
+    (tmp_path / "small").mkdir()
+    arguments = ["thumbnail", str(tmp_path / "a.vaec"), f"{tmp_path / 'small'}{end}"]
+    assert CliRunner().invoke(main, arguments).exit_code == 0
+    assert os.listdir(tmp_path / "small") == ["a.png"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_thumbnails_wait_for_no_pipe(tmp_path: Path) -> None:
+    """Which may never have a writer."""
+    os.mkfifo(tmp_path / "a.vaec")
+    arguments = ["-m", "vaecodec", "thumbnail", str(tmp_path / "a.vaec"), str(tmp_path / "a.png")]
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 3 and "is not a file" in done.stderr
 
 
 def test_thumbnails_load_little(tmp_path: Path) -> None:

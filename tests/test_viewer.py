@@ -81,9 +81,12 @@ def ask(
 
 
 def test_it_serves_the_page_and_the_files_named(server: ViewerServer, files: list[str]) -> None:
-    """Byte for byte, damaged ones, too; and a list of names without folders."""
+    """Byte for byte, damaged ones, too; and a list of names without folders, and which to open."""
     listed = json.loads(ask(server, f"{server.root}viewer/files.json").body)
-    assert listed == {"files": [{"name": Path(path).name, "url": f"files/{n}"} for n, path in enumerate(files)]}
+    assert listed["files"] == [
+        {"name": Path(path).name, "url": f"files/{number}", "vaec": path.endswith(".vaec")}
+        for number, path in enumerate(files)
+    ]
     for number, path in enumerate(files):
         answer = ask(server, f"{server.root}viewer/files/{number}")
         assert (answer.status, answer.body) == (200, Path(path).read_bytes())
@@ -298,6 +301,30 @@ def test_what_cannot_be_read_is_told_at_once(name: str, message: str, code: int,
     assert result.exit_code == code and message in result.stderr and "[INPUT]" in result.stderr
 
 
+def test_nothing_to_show_is_told(web: Path, files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Instead of by an empty page; a .vaec file without the suffix is something."""
+    monkeypatch.setattr(viewer, "web_folder", lambda: web)
+    monkeypatch.setattr(ViewerServer, "serve_forever", lambda self: None)
+    result = CliRunner().invoke(main, ["view", "--no-browser", files[4]])
+    assert result.exit_code == 3 and "nothing to show" in result.stderr and "[INPUT]" in result.stderr
+    shutil.copy(files[0], tmp_path / "no-suffix")
+    assert CliRunner().invoke(main, ["view", "--no-browser", str(tmp_path / "no-suffix"), files[4]]).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["p/a/x.vaec", "p/a/x.png", "p/b/x.vaec", "p/b/x.png"], ["a/x.vaec", "a/x.png", "b/x.vaec", "b/x.png"]),
+        (["a/x.vaec", "a/c/../y.vaec", "x.vaec"], ["a/x.vaec", "y.vaec", "x.vaec"]),
+        (["a/x.vaec", "originals/x.png"], ["x.vaec", "x.png"]),
+        (["a/x.vaec", "a/x.vaec"], ["x.vaec", "x.vaec"]),
+    ],
+)
+def test_equal_names_are_told_apart(paths: list[str], names: list[str]) -> None:
+    """By as much of the path as differs, where a name alone does not say which picture it is."""
+    assert viewer.shown_names(paths) == names
+
+
 def test_a_viewer_that_was_not_built_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, files: list[str]) -> None:
     """With what to run."""
     monkeypatch.setattr(viewer, "__file__", str(tmp_path / "vaecodec" / "cli" / "viewer.py"))
@@ -404,6 +431,28 @@ def test_dropped_files_are_shown(browser: Chromium, server: ViewerServer, files:
     )
     drop(5, "page.html")
     browser.until("/cannot read the original/.test(document.querySelector('#note').textContent)")
+
+
+def test_originals_belong_to_their_folder(browser: Chromium, web: Path, tmp_path: Path) -> None:
+    """Pictures of the same name in different folders are compared each with its own; and the list tells them apart."""
+    paths = []
+    for folder, width in (("a", 100), ("b", 200)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.vaec").write_bytes(vaec(picture(120, width)))
+        Image.fromarray(picture(120, width)).save(tmp_path / folder / "x.png")
+        paths += [str(tmp_path / folder / name) for name in ("x.vaec", "x.png")]
+    with ViewerServer(paths, web) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        browser.open(server.url)
+        for width in (100, 200):
+            browser.until(
+                f"{SHOWS} && !document.querySelector('#compare').hidden"
+                f" && document.querySelector('#original').naturalWidth === {width}"
+            )
+            browser.press("n")
+        names = browser.run("[...document.querySelector('#names').options].map(each => each.text)")
+        assert names == ["a/x.vaec", "b/x.vaec"]
+        server.shutdown()
 
 
 def test_everything_has_a_name(browser: Chromium, server: ViewerServer) -> None:

@@ -29,6 +29,14 @@ _FOLDERS = ("mime/packages", "mime", "thumbnailers", "applications", "vaecodec",
 # Programs, where installed, that make desktops notice changes, each with its folder in the data folder.
 REFRESHERS = (("update-mime-database", "mime"), ("update-desktop-database", "applications"))
 REFRESH_S = 60
+# What these programs leave in their folders, even if nothing is installed any more.
+_GENERATED = {
+    "mime": {
+        "XMLnamespaces", "aliases", "generic-icons", "globs", "globs2", "icons", "image", "magic", "mime.cache",
+        "subclasses", "treemagic", "types", "version",
+    },
+    "applications": {"mimeinfo.cache"},
+}  # fmt: skip
 
 
 def data_home() -> Path:
@@ -41,15 +49,22 @@ def install(home: Path) -> list[str]:
     """Installs or updates the files; returns messages about what could not be refreshed.
 
     Raises:
-        VaecError: (EXISTS) such a file exists that this command did not install; nothing was changed.
+        VaecError: (EXISTS) such a file exists that this command did not install, or that has been changed since;
+            nothing was changed.
         OSError: a file cannot be written.
     """
-    record, program = _record(home), _program()
+    try:
+        record = _record(home)
+    except VaecError:
+        record = {"files": {}, "folders": []}  # it is made anew below
+    program = _program()
     contents = {name: _with_program((_share() / name).read_text(encoding="utf-8"), program).encode() for name in NAMES}
     for name, content in contents.items():
         found = _hash_of(home / name)
-        if found not in (None, record["files"].get(name), _hash(content)):
-            raise VaecError(f"{home / name} exists, but this command did not install it: move it away", code="EXISTS")
+        installed = record["files"].get(name)
+        if found not in (None, installed, _hash(content)):
+            reason = "has been changed since it was installed" if installed else "exists, but is not from this command"
+            raise VaecError(f"{home / name} {reason}: move it away, and install again", code="EXISTS")
     made = [name for name in _FOLDERS if name in record["folders"] or not (home / name).exists()]
     record = {"files": {name: _hash(content) for name, content in contents.items()}, "folders": made}
     for name in _FOLDERS:
@@ -66,6 +81,7 @@ def uninstall(home: Path) -> list[str]:
     """Removes what `install` installed; returns messages about what is left, and why.
 
     Raises:
+        VaecError: (RECORD) what was installed cannot be told; nothing was changed.
         OSError: a file cannot be removed.
     """
     record, messages = _record(home), []
@@ -79,8 +95,17 @@ def uninstall(home: Path) -> list[str]:
     (home / RECORD).unlink(missing_ok=True)
     for name in record["folders"]:
         with suppress(OSError):  # it is not empty, or gone
-            (home / name).rmdir()
+            _remove_folder(home / name, _GENERATED.get(name, set()))
     return messages
+
+
+def _remove_folder(folder: Path, generated: set[str]) -> None:
+    """Removes a folder with nothing but generated files; raises OSError if there is anything else."""
+    found = list(folder.iterdir())
+    if generated.issuperset(path.name for path in found):
+        for path in found:
+            path.rmdir() if path.is_dir() else path.unlink()
+    folder.rmdir()
 
 
 def _share() -> Path:
@@ -90,12 +115,21 @@ def _share() -> Path:
 
 
 def _record(home: Path) -> dict[str, Any]:
-    """What was installed: hashes by name, and the folders that were created; ignores names that are not ours."""
+    """What was installed: hashes by name, and the folders that were created; ignores names that are not ours.
+
+    Raises:
+        VaecError: (RECORD) there is a record, but it is damaged.
+    """
     try:
         found = json.loads((home / RECORD).read_text(encoding="utf-8"))
         files, folders = dict(found["files"]), list(found["folders"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except FileNotFoundError:
         files, folders = {}, []
+    except (ValueError, KeyError, TypeError) as error:
+        advice = "run `vaecodec desktop --install`, which makes it anew, and then --uninstall"
+        raise VaecError(
+            f"{home / RECORD}, the record of what was installed, is damaged: {advice}", code="RECORD"
+        ) from error
     return {
         "files": {name: files[name] for name in NAMES if name in files},
         "folders": [name for name in _FOLDERS if name in folders],

@@ -15,9 +15,11 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import takewhile
 from pathlib import Path
 
 from vaecodec.errors import VaecError
+from vaecodec.format.records import MAGIC
 
 ADDRESS = "127.0.0.1"
 PAGE = "viewer/index.html"
@@ -68,6 +70,38 @@ def web_folder() -> Path:
     return folder
 
 
+def is_vaec(path: str) -> bool:
+    """Whether a file is to be opened as .vaec, by its name, or else by its first bytes; False if it cannot be read."""
+    if path.lower().endswith(".vaec"):
+        return True
+    with suppress(OSError), open(path, "rb", opener=_without_waiting) as file:
+        return file.read(len(MAGIC)) == MAGIC
+    return False
+
+
+def shown_names(paths: Sequence[str]) -> list[str]:
+    """Names to show and to pair originals by: without folders, except where .vaec files of several folders share one.
+
+    Example:
+        >>> shown_names(["p/a/x.vaec", "p/a/x.png", "p/b/x.vaec", "p/b/y.vaec"])
+        ['a/x.vaec', 'a/x.png', 'b/x.vaec', 'y.vaec']
+    """
+    full = [Path(os.path.abspath(path)) for path in paths]
+    folders: dict[str, set[Path]] = {}
+    opened: dict[str, set[Path]] = {}  # only those of .vaec files
+    for path in full:
+        folders.setdefault(path.stem, set()).add(path.parent)
+        if is_vaec(str(path)):
+            opened.setdefault(path.stem, set()).add(path.parent)
+    names = []
+    for path in full:
+        is_clear = len(opened.get(path.stem, ())) < 2
+        levels = zip(*(folder.parts for folder in folders[path.stem]), strict=False)
+        shared = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, levels))
+        names.append(path.name if is_clear else "/".join(path.parts[shared:]))
+    return names
+
+
 class ViewerServer(ThreadingHTTPServer):
     """The server: the constructor binds the port, `serve_forever` answers.
 
@@ -87,7 +121,10 @@ class ViewerServer(ThreadingHTTPServer):
         self.port = self.server_address[1]
         self.hosts = frozenset(f"{name}:{self.port}" for name in (ADDRESS, "localhost"))
         self.root = f"/{secrets.token_urlsafe(24)}/"
-        listed = [{"name": os.path.basename(path), "url": f"files/{number}"} for number, path in enumerate(files)]
+        listed = [
+            {"name": name, "url": f"files/{number}", "vaec": is_vaec(path)}
+            for number, (name, path) in enumerate(zip(shown_names(files), files, strict=True))
+        ]
         self.list = json.dumps({"files": listed, **({"alive": "alive"} if ends_with_page else {})}).encode()
         self.files = {f"viewer/files/{number}": Path(path).absolute() for number, path in enumerate(files)}
         parts = [path for part in ("viewer", "dist") for path in (folder / part).iterdir() if path.is_file()]

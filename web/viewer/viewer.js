@@ -24,7 +24,8 @@ async function isVaec(blob) {
   return MAGIC.every((byte, index) => head[index] === byte);
 }
 
-const stem = name => name.replace(/\.[^.]*$/, "");
+const stem = name => name.replace(/\.[^./]*$/, "");
+const withoutFolder = name => name.slice(name.lastIndexOf("/") + 1);
 
 /** Takes files from the reader: .vaec files to be opened, other pictures to be compared with. */
 async function take(files) {
@@ -39,8 +40,9 @@ async function take(files) {
   }
   const isNew = entries.length > first, shown = isNew ? first : open;
   for (const file of others) {
-    const same = entries.findLast(entry => stem(entry.name) === stem(file.name));
-    const entry = same ?? entries[shown];
+    // The browser does not tell the file's folder: of several pictures with its name, the one that is shown.
+    const named = entries.filter(entry => stem(withoutFolder(entry.name)) === stem(file.name));
+    const entry = !named.length || named.includes(entries[shown]) ? entries[shown] : named.at(-1);
     if (entry) entry.original = file;
     else note("Open a .vaec file first, to compare this picture with.");
   }
@@ -48,16 +50,16 @@ async function take(files) {
   else if (others.length && entries[shown]) await compare(entries[shown]);
 }
 
-/** Takes what a server lists: [{name, url}, ...], addresses relative to the list. */
+/** Takes what a server lists: [{name, url, vaec?}, ...], addresses relative to the list; pairs by folder and stem. */
 async function takeList(address) {
   const list = new URL(address, location.href);
   const answer = await fetch(list);
   if (!answer.ok) throw failure(`the list of files cannot be read: ${answer.status}`, "NETWORK");
   const { files, alive } = await answer.json();
   const originals = [];
-  for (const { name, url } of files) {
+  for (const { name, url, vaec } of files) {
     const load = () => read(new URL(url, list));
-    if (SUFFIX.test(name)) entries.push({ name, load, original: null });
+    if (vaec ?? SUFFIX.test(name)) entries.push({ name, load, original: null });
     else originals.push({ name, load });
   }
   for (const { name, load } of originals) {
