@@ -319,6 +319,27 @@ def test_a_machine_that_computes_other_scales_shows_no_picture(monkeypatch: pyte
     assert differs == []
 
 
+@pytest.mark.parametrize("changed", ["synthesis", "through .data", "tables"])
+def test_a_model_that_has_changed_needs_a_new_container(changed: str) -> None:
+    """The old one neither writes files that nobody can decode, nor shows pictures that nobody encoded."""
+    model, samples = untrained(), picture(48, 48)
+    held = Container(model, "bmshj2018-hyperprior")
+    data = held.encode(samples)
+    if changed == "tables":
+        model.gaussian_conditional.update_scale_table([0.2, 1.0, 5.0], force=True)
+    elif changed == "synthesis":
+        with torch.no_grad():
+            model.g_s[-1].bias.add_(0.1)
+    else:
+        model.g_s[-1].bias.data.add_(0.1)
+    assert refused(held, data) == "TABLES"
+    with pytest.raises(VaecModelError, match="make a new one") as caught:
+        held.encode(samples)
+    assert caught.value.code == "TABLES"
+    again = Container(model, "bmshj2018-hyperprior")
+    assert again.decode(again.encode(samples)).size == (48, 48)
+
+
 def test_what_a_container_cannot_hold_is_told(tiny_weights: Path) -> None:
     """Names that do not fit, models without tables, models that need none."""
     with pytest.raises(VaecImageError, match="name"):

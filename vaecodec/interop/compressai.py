@@ -332,7 +332,8 @@ FAILURES = (
 class Container:
     """Any model of compressai as a codec of .vaec files.
 
-    Files hold the model's strings, its name and the hash of its parameters. The entropy parameters of these models
+    Files hold the model's strings, its name and the hash of its parameters. A container is for the parameters that the
+    model has now: it hashes them each time, and once they have changed, it refuses to work. The entropy parameters of these models
     are floats: a machine that computes other integers than the encoder raises an error (LATENT_CRC, TABLES). To avoid
     it, decode with the version of torch, the device and the number of threads that encoded.
 
@@ -378,9 +379,11 @@ class Container:
 
         Raises:
             VaecImageError, VaecLimitError: as in `Codec.encode`.
-            VaecModelError: (EXTERNAL_SHAPE) the model's strings need a shape that a file cannot hold.
+            VaecModelError: (EXTERNAL_SHAPE) the model's strings need a shape that a file cannot hold; (TABLES) the
+                model has changed since the container was made.
             VaecMismatchError: (LATENT_CRC) the model does not decode its own strings.
         """
+        self._check_unchanged()
         with translated_errors(), closing(readers.open_rows(image, max_pixels=max_pixels)) as rows:
             height, width, channels = rows.shape
             mode = next(mode for mode in PixelFormat if mode.channels == channels)
@@ -403,10 +406,12 @@ class Container:
             max_pixels: as in `Codec.decode`.
 
         Raises:
-            VaecModelError: (MODEL_MISSING) another model encoded it.
+            VaecModelError: (MODEL_MISSING) another model encoded it; (TABLES) this one has changed since the container
+                was made.
             VaecMismatchError: (TABLES, LATENT_CRC) this machine computes other integers than the one that encoded.
             VaecError: the file is damaged, or too large.
         """
+        self._check_unchanged()
         with translated_errors():
             stream = container.read(sources.read_all(source), max_pixels=max_pixels)
             header = stream.header
@@ -421,6 +426,14 @@ class Container:
                 except VaecCorruptError as error:
                     raise mismatch(error, number) from error
             return picture if output == "numpy" else pixels.to_image(picture, stream.metadata)
+
+    def _check_unchanged(self) -> None:
+        """Hashes again: counters of versions would miss what is written through `.data` or by numpy."""
+        if _Identity.of(self.model) != self._identity:
+            message = (
+                f"the parameters or tables of {self.name} have changed since its Container was made: make a new one"
+            )
+            raise VaecModelError(message, code="TABLES")
 
     def _encode(self, rgb: pixels.Samples) -> Tile:
         x = torch.tensor(rgb, device=self._device).permute(2, 0, 1)[None].float() / 255
