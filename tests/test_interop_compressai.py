@@ -18,7 +18,7 @@ from conftest import TINY, picture
 from PIL import Image
 
 from vaecodec import Codec, VaecError
-from vaecodec.errors import VaecImageError, VaecMismatchError, VaecModelError
+from vaecodec.errors import VaecCorruptError, VaecImageError, VaecMismatchError, VaecModelError
 from vaecodec.format import container
 from vaecodec.format.external import External
 from vaecodec.format.records import TileMode
@@ -86,9 +86,54 @@ def test_damaged_strings_are_refused(tiny_weights: Path) -> None:
     """A string that no encoder wrote is an error."""
     model = VaeModel.from_weights(tiny_weights, quality=50).eval()
     coded = model.compress(to_input(picture(64, 64)))
-    for damaged in (b"", coded["strings"][0][0][:-4], coded["strings"][0][0] + b"1234"):
-        with pytest.raises(VaecError):
-            model.decompress([[damaged], coded["strings"][1]], coded["shape"])
+    payloads, cuts = coded["strings"]
+    for damaged in (b"", payloads[0][:-4], payloads[0] + b"1234"):
+        with pytest.raises(VaecCorruptError):
+            model.decompress([[damaged], cuts], coded["shape"])
+    for shape in ((0, 0), (4, 0), (-4, -4), (4,), (4.0, 4.0), (3, 4)):
+        with pytest.raises(VaecCorruptError):
+            model.decompress([payloads, cuts], shape)
+    for others in ([b""], [b"\x41"], [b"\0\0"], []):
+        with pytest.raises(VaecCorruptError):
+            model.decompress([payloads, others], coded["shape"])
+    for strings in ([payloads], [[], []]):
+        with pytest.raises(VaecCorruptError):
+            model.decompress(strings, coded["shape"])
+
+
+def test_pictures_that_cannot_be_coded_are_refused(tiny_weights: Path) -> None:
+    """Each with a word for programs and a sentence that says what to change."""
+    model = VaeModel.from_weights(tiny_weights, quality=50).eval()
+    not_a_number = torch.full((1, 3, 64, 64), 0.5)
+    not_a_number[0, 1, 2, 3] = float("nan")
+    for x, code, words in (
+        (torch.zeros(1, 3, 70, 64), "SIZE", "multiples of 16"),
+        (torch.zeros(1, 3, 64, 0), "SIZE", "multiples of 16"),
+        (torch.zeros(1, 1, 64, 64), "SHAPE", "must be"),
+        (torch.zeros(3, 64, 64), "SHAPE", "must be"),
+        (not_a_number, "NONFINITE", "NaN"),
+    ):
+        with pytest.raises(VaecImageError, match=words) as caught:
+            model.compress(x)
+        assert caught.value.code == code
+
+
+def test_arguments_that_are_not_allowed_are_refused(tiny_weights: Path) -> None:
+    """Densities, tunes, qualities, and checkpoints of other models."""
+    model = VaeModel(TINY)
+    one = torch.zeros(1, 3, 64, 64)
+    for call, word in (
+        (lambda: VaeModel.from_weights(tiny_weights, hyper_prior="x"), "hyper_prior"),
+        (lambda: VaeModel.from_weights(tune="x"), "tune"),
+        (lambda: model(one, quality=[10, 80]), "quality"),
+        (lambda: model(one, quality=[]), "quality"),
+        (lambda: model(one, quality=[0]), "quality"),
+    ):
+        with pytest.raises(VaecImageError, match=word) as caught:
+            call()
+        assert caught.value.code == "ARGUMENT"
+    with pytest.raises(VaecModelError, match="not a checkpoint"):
+        VaeModel.from_state_dict({"weight": torch.zeros(1)})
 
 
 @pytest.mark.parametrize("prior", ["logistics", "bottleneck"])
@@ -251,6 +296,18 @@ def test_formats_alpha_and_metadata_are_kept(box: Any, mode: str, tmp_path: Path
     assert decoded.getexif()[0x0112] == 6
     if mode.endswith("A"):
         assert np.array_equal(np.asarray(decoded)[..., -1], np.asarray(image)[..., -1])
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA"])
+def test_outputs_are_those_of_the_codec(box: Any, mode: str) -> None:
+    """The same pixels as an array and a tensor, laid out as `Codec.decode` does, and no other output."""
+    data = box.encode(Image.fromarray(picture(33, 20, len(mode)).squeeze(), mode))
+    samples = np.asarray(box.decode(data))
+    assert np.array_equal(box.decode(data, output="numpy"), samples)
+    assert np.array_equal(box.decode(data, output="torch"), np.moveaxis(np.atleast_3d(samples), 2, 0))
+    with pytest.raises(VaecImageError, match="output") as caught:
+        box.decode(data, output="bogus")
+    assert caught.value.code == "ARGUMENT"
 
 
 def test_damage_is_refused_wherever_it_is(box: Any) -> None:
