@@ -227,12 +227,17 @@ def test_a_checkpoint_is_all_that_is_needed(tiny_weights: Path, tmp_path: Path, 
     assert copy.deepcopy(model).compress(x)["strings"] == coded["strings"]
 
 
-def run_tool(*arguments: str) -> dict[str, Any]:
-    """What compressai's eval_model, with our models, writes to stdout."""
-    command = [sys.executable, "-W", "ignore", "-m", "vaecodec.interop.compressai", *arguments]
-    done = subprocess.run(
+def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs this Python with one thread."""
+    command = [sys.executable, "-W", "ignore", *arguments]
+    return subprocess.run(
         command, capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )
+
+
+def run_tool(*arguments: str) -> dict[str, Any]:
+    """What compressai's eval_model, with our models, writes to stdout."""
+    done = run_python("-m", "vaecodec.interop.compressai", *arguments)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found["results"]
@@ -251,6 +256,39 @@ def test_its_tool_measures_what_files_have(tiny_weights: Path, tiny: Codec, tmp_
     data = codec.encode(samples, 40)
     assert found["psnr-rgb"][0] == pytest.approx(pixels.psnr_db(samples, codec.decode(data, output="numpy")), abs=0.01)
     assert found["bpp"][0] == pytest.approx(8 * (len(data) - 43) / (192 * 256), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("source", "option", "value", "words"),
+    [
+        ("pretrained", "-q", "0", "must be 1 to 100"),
+        ("pretrained", "-q", "500", "must be 1 to 100"),
+        ("pretrained", "-q", "x", "whole numbers"),
+        ("pretrained", "-q", "40", "160"),
+        ("checkpoint", "-p", "none.pth", "none.pth"),
+    ],
+)
+def test_its_tool_says_in_one_line_what_is_wrong(
+    tmp_path: Path, source: str, option: str, value: str, words: str
+) -> None:
+    """Qualities, missing checkpoints, and pictures that are too small for its MS-SSIM: exit code 2, no traceback."""
+    Image.fromarray(picture(160, 192)).save(tmp_path / "a.png")
+    done = run_python("-m", "vaecodec.interop.compressai", source, str(tmp_path), "-a", "vaecodec", option, value)
+    assert (done.returncode, done.stdout) == (2, "")
+    *before, last = done.stderr.splitlines()
+    assert last.startswith("error: ") and words in last
+    assert all(line.startswith("Using trained model") for line in before)  # compressai's own progress
+
+
+@pytest.mark.parametrize("missing", ["torch", "compressai"])
+def test_its_tool_says_what_to_install(missing: str) -> None:
+    """One line and exit code 2 in a Python without compressai, or without torch."""
+    done = run_python(
+        "-c", f"import runpy, sys; sys.modules[{missing!r}] = None\n"
+        "runpy.run_module('vaecodec.interop.compressai', run_name='__main__')",
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) == 1 and "pip install 'vaecodec[compressai]'" in done.stderr
 
 
 # --- compressai's models in .vaec files -------------------------------------------------------------------------------

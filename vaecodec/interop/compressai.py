@@ -4,7 +4,9 @@
 """
 
 import hashlib
+import importlib.util
 import math
+import pickle
 import sys
 import tempfile
 import zlib
@@ -13,6 +15,10 @@ from contextlib import closing, contextmanager
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any, NamedTuple, Self, cast
+
+if __name__ == "__main__" and not all(map(importlib.util.find_spec, ("torch", "compressai"))):
+    print("error: this needs compressai: pip install 'vaecodec[compressai]'", file=sys.stderr)
+    sys.exit(2)
 
 import numpy as np
 import torch
@@ -606,7 +612,22 @@ def _entropy_models(model: CompressionModel) -> Iterator[tuple[str, Any]]:
     return ((name, each) for name, each in model.named_modules() if isinstance(each, EntropyModel))
 
 
-if __name__ == "__main__":
-    from compressai.utils.eval_model.__main__ import main
+def _evaluate(arguments: Sequence[str]) -> None:
+    """Runs compressai's eval_model; exits with code 2 and one line where it or a model refuses what it is given."""
+    from compressai.utils.eval_model.__main__ import main, setup_args
 
-    main(sys.argv[1:])
+    given = setup_args().parse_args(arguments)
+    qualities = getattr(given, "qualities", "1").split(",")
+    try:
+        if not all(each.strip().isdecimal() for each in qualities if each):
+            raise VaecImageError(
+                f"-q is {given.qualities!r}, must be whole numbers separated by commas", code="ARGUMENT"
+            )
+        main(arguments)
+    except (OSError, ValueError, AssertionError, pickle.UnpicklingError) as error:
+        print("error:", (str(error) or type(error).__name__).splitlines()[0], file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    _evaluate(sys.argv[1:])
