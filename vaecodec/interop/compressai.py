@@ -6,7 +6,6 @@
 import hashlib
 import importlib.util
 import math
-import pickle
 import sys
 import tempfile
 import zlib
@@ -624,7 +623,7 @@ def _evaluate(arguments: Sequence[str]) -> None:
                 f"-q is {given.qualities!r}, must be whole numbers separated by commas", code="ARGUMENT"
             )
         main(arguments)
-    except (OSError, ValueError, AssertionError, pickle.UnpicklingError) as error:
+    except (OSError, ValueError, AssertionError) as error:
         print("error:", (str(error) or type(error).__name__).splitlines()[0], file=sys.stderr)
         sys.exit(2)
 
