@@ -18,7 +18,7 @@ from conftest import TINY, picture
 from PIL import Image
 
 from vaecodec import Codec, VaecError
-from vaecodec.errors import VaecImageError, VaecMismatchError, VaecModelError
+from vaecodec.errors import VaecCorruptError, VaecImageError, VaecMismatchError, VaecModelError
 from vaecodec.format import container
 from vaecodec.format.external import External
 from vaecodec.format.records import TileMode
@@ -86,9 +86,54 @@ def test_damaged_strings_are_refused(tiny_weights: Path) -> None:
     """A string that no encoder wrote is an error."""
     model = VaeModel.from_weights(tiny_weights, quality=50).eval()
     coded = model.compress(to_input(picture(64, 64)))
-    for damaged in (b"", coded["strings"][0][0][:-4], coded["strings"][0][0] + b"1234"):
-        with pytest.raises(VaecError):
-            model.decompress([[damaged], coded["strings"][1]], coded["shape"])
+    payloads, cuts = coded["strings"]
+    for damaged in (b"", payloads[0][:-4], payloads[0] + b"1234"):
+        with pytest.raises(VaecCorruptError):
+            model.decompress([[damaged], cuts], coded["shape"])
+    for shape in ((0, 0), (4, 0), (-4, -4), (4,), (4.0, 4.0), (3, 4)):
+        with pytest.raises(VaecCorruptError):
+            model.decompress([payloads, cuts], shape)
+    for others in ([b""], [b"\x41"], [b"\0\0"], []):
+        with pytest.raises(VaecCorruptError):
+            model.decompress([payloads, others], coded["shape"])
+    for strings in ([payloads], [[], []]):
+        with pytest.raises(VaecCorruptError):
+            model.decompress(strings, coded["shape"])
+
+
+def test_pictures_that_cannot_be_coded_are_refused(tiny_weights: Path) -> None:
+    """Each with a word for programs and a sentence that says what to change."""
+    model = VaeModel.from_weights(tiny_weights, quality=50).eval()
+    not_a_number = torch.full((1, 3, 64, 64), 0.5)
+    not_a_number[0, 1, 2, 3] = float("nan")
+    for x, code, words in (
+        (torch.zeros(1, 3, 70, 64), "SIZE", "multiples of 16"),
+        (torch.zeros(1, 3, 64, 0), "SIZE", "multiples of 16"),
+        (torch.zeros(1, 1, 64, 64), "SHAPE", "must be"),
+        (torch.zeros(3, 64, 64), "SHAPE", "must be"),
+        (not_a_number, "NONFINITE", "NaN"),
+    ):
+        with pytest.raises(VaecImageError, match=words) as caught:
+            model.compress(x)
+        assert caught.value.code == code
+
+
+def test_arguments_that_are_not_allowed_are_refused(tiny_weights: Path) -> None:
+    """Densities, tunes, qualities, and checkpoints of other models."""
+    model = VaeModel(TINY)
+    one = torch.zeros(1, 3, 64, 64)
+    for call, word in (
+        (lambda: VaeModel.from_weights(tiny_weights, hyper_prior="x"), "hyper_prior"),
+        (lambda: VaeModel.from_weights(tune="x"), "tune"),
+        (lambda: model(one, quality=[10, 80]), "quality"),
+        (lambda: model(one, quality=[]), "quality"),
+        (lambda: model(one, quality=[0]), "quality"),
+    ):
+        with pytest.raises(VaecImageError, match=word) as caught:
+            call()
+        assert caught.value.code == "ARGUMENT"
+    with pytest.raises(VaecModelError, match="not a checkpoint"):
+        VaeModel.from_state_dict({"weight": torch.zeros(1)})
 
 
 @pytest.mark.parametrize("prior", ["logistics", "bottleneck"])
@@ -182,12 +227,17 @@ def test_a_checkpoint_is_all_that_is_needed(tiny_weights: Path, tmp_path: Path, 
     assert copy.deepcopy(model).compress(x)["strings"] == coded["strings"]
 
 
-def run_tool(*arguments: str) -> dict[str, Any]:
-    """What compressai's eval_model, with our models, writes to stdout."""
-    command = [sys.executable, "-W", "ignore", "-m", "vaecodec.interop.compressai", *arguments]
-    done = subprocess.run(
+def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs this Python with one thread."""
+    command = [sys.executable, "-W", "ignore", *arguments]
+    return subprocess.run(
         command, capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )
+
+
+def run_tool(*arguments: str) -> dict[str, Any]:
+    """What compressai's eval_model, with our models, writes to stdout."""
+    done = run_python("-m", "vaecodec.interop.compressai", *arguments)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found["results"]
@@ -206,6 +256,39 @@ def test_its_tool_measures_what_files_have(tiny_weights: Path, tiny: Codec, tmp_
     data = codec.encode(samples, 40)
     assert found["psnr-rgb"][0] == pytest.approx(pixels.psnr_db(samples, codec.decode(data, output="numpy")), abs=0.01)
     assert found["bpp"][0] == pytest.approx(8 * (len(data) - 43) / (192 * 256), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("source", "option", "value", "words"),
+    [
+        ("pretrained", "-q", "0", "must be 1 to 100"),
+        ("pretrained", "-q", "500", "must be 1 to 100"),
+        ("pretrained", "-q", "x", "whole numbers"),
+        ("pretrained", "-q", "40", "160"),
+        ("checkpoint", "-p", "none.pth", "none.pth"),
+    ],
+)
+def test_its_tool_says_in_one_line_what_is_wrong(
+    tmp_path: Path, source: str, option: str, value: str, words: str
+) -> None:
+    """Qualities, missing checkpoints, and pictures that are too small for its MS-SSIM: exit code 2, no traceback."""
+    Image.fromarray(picture(160, 192)).save(tmp_path / "a.png")
+    done = run_python("-m", "vaecodec.interop.compressai", source, str(tmp_path), "-a", "vaecodec", option, value)
+    assert (done.returncode, done.stdout) == (2, "")
+    *before, last = done.stderr.splitlines()
+    assert last.startswith("error: ") and words in last
+    assert all(line.startswith("Using trained model") for line in before)  # compressai's own progress
+
+
+@pytest.mark.parametrize("missing", ["torch", "compressai"])
+def test_its_tool_says_what_to_install(missing: str) -> None:
+    """One line and exit code 2 in a Python without compressai, or without torch."""
+    done = run_python(
+        "-c", f"import runpy, sys; sys.modules[{missing!r}] = None\n"
+        "runpy.run_module('vaecodec.interop.compressai', run_name='__main__')",
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) == 1 and "pip install 'vaecodec[compressai]'" in done.stderr
 
 
 # --- compressai's models in .vaec files -------------------------------------------------------------------------------
@@ -251,6 +334,18 @@ def test_formats_alpha_and_metadata_are_kept(box: Any, mode: str, tmp_path: Path
     assert decoded.getexif()[0x0112] == 6
     if mode.endswith("A"):
         assert np.array_equal(np.asarray(decoded)[..., -1], np.asarray(image)[..., -1])
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA"])
+def test_outputs_are_those_of_the_codec(box: Any, mode: str) -> None:
+    """The same pixels as an array and a tensor, laid out as `Codec.decode` does, and no other output."""
+    data = box.encode(Image.fromarray(picture(33, 20, len(mode)).squeeze(), mode))
+    samples = np.asarray(box.decode(data))
+    assert np.array_equal(box.decode(data, output="numpy"), samples)
+    assert np.array_equal(box.decode(data, output="torch"), np.moveaxis(np.atleast_3d(samples), 2, 0))
+    with pytest.raises(VaecImageError, match="output") as caught:
+        box.decode(data, output="bogus")
+    assert caught.value.code == "ARGUMENT"
 
 
 def test_damage_is_refused_wherever_it_is(box: Any) -> None:
@@ -317,6 +412,27 @@ def test_a_machine_that_computes_other_scales_shows_no_picture(monkeypatch: pyte
     with pytest.raises(VaecMismatchError, match="does not decode the latents"):
         held.encode(picture(48, 48))
     assert differs == []
+
+
+@pytest.mark.parametrize("changed", ["synthesis", "through .data", "tables"])
+def test_a_model_that_has_changed_needs_a_new_container(changed: str) -> None:
+    """The old one neither writes files that nobody can decode, nor shows pictures that nobody encoded."""
+    model, samples = untrained(), picture(48, 48)
+    held = Container(model, "bmshj2018-hyperprior")
+    data = held.encode(samples)
+    if changed == "tables":
+        model.gaussian_conditional.update_scale_table([0.2, 1.0, 5.0], force=True)
+    elif changed == "synthesis":
+        with torch.no_grad():
+            model.g_s[-1].bias.add_(0.1)
+    else:
+        model.g_s[-1].bias.data.add_(0.1)
+    assert refused(held, data) == "TABLES"
+    with pytest.raises(VaecModelError, match="make a new one") as caught:
+        held.encode(samples)
+    assert caught.value.code == "TABLES"
+    again = Container(model, "bmshj2018-hyperprior")
+    assert again.decode(again.encode(samples)).size == (48, 48)
 
 
 def test_what_a_container_cannot_hold_is_told(tiny_weights: Path) -> None:

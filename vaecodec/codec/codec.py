@@ -24,7 +24,7 @@ from vaecodec.format.records import (
 )
 from vaecodec.format.stored_tiles import SpooledTiles, StoredTiles
 from vaecodec.model import engines
-from vaecodec.model.architecture import BUILT_IN, DEFAULT_TUNE, built_in_tune
+from vaecodec.model.architecture import DEFAULT_TUNE, built_in_tune
 from vaecodec.model.engine import Engine
 from vaecodec.pictures import pixels, readers, ssimulacra2, writers
 from vaecodec.pictures.metadata import KEEP, Exif, IccProfile, Xmp, merge_metadata, without_thumbnails
@@ -91,10 +91,8 @@ class Codec:
     def __init__(
         self, model: Model = None, device: str = "auto", tune: str = DEFAULT_TUNE, engine: str = "auto"
     ) -> None:
-        if tune not in BUILT_IN:
-            raise VaecImageError(f"tune is {tune!r}, must be one of {', '.join(BUILT_IN)}", code="ARGUMENT")
         self.model = None if model is None else str(model)
-        self.device, self.tune, self.kind = device, tune, engines.check(engine)
+        self.device, self.tune, self.kind = device, engines.check_tune(tune), engines.check(engine)
 
     def __repr__(self) -> str:
         return f"Codec(model={self.model!r}, device={self.device!r}, tune={self.tune!r}, engine={self.kind!r})"

@@ -4,21 +4,27 @@
 """
 
 import hashlib
+import importlib.util
 import math
 import sys
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any, NamedTuple, Self, cast
+
+if __name__ == "__main__" and not all(map(importlib.util.find_spec, ("torch", "compressai"))):
+    print("error: this needs compressai: pip install 'vaecodec[compressai]'", file=sys.stderr)
+    sys.exit(2)
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vaecodec.codec import Codec
 from vaecodec.errors import (
     VaecCorruptError,
     VaecError,
@@ -32,13 +38,14 @@ from vaecodec.format import container, sources
 from vaecodec.format.external import External, is_name
 from vaecodec.format.records import DEFAULT_MAX_PIXELS, TILE_LOG2_MAX, Header, PixelFormat, Tile, TileBox, TileMode
 from vaecodec.model import coding, engines, weights
-from vaecodec.model.architecture import DEFAULT_TUNE, HYPER_STRIDE, LATENT_STRIDE, QUALITIES, Architecture
+from vaecodec.model.architecture import CUTS_IN_ALL, DEFAULT_TUNE, HYPER_STRIDE, LATENT_STRIDE, QUALITIES, Architecture
 from vaecodec.model.coding import quality_level
 from vaecodec.model.engine import Engine
 from vaecodec.pictures import pixels, readers
 from vaecodec.runtime.files import write_whole
 from vaecodec.tiling.canvas import check_finite, cut, to_rgb
 from vaecodec.tiling.decode import mismatch
+from vaecodec.tiling.options import Output, Presentation
 from vaecodec.tiling.tile import decode_plain, encode_latents, plain_tile
 from vaecodec.training.bottleneck import import_compressai
 from vaecodec.training.data import Pictures
@@ -46,7 +53,7 @@ from vaecodec.training.distortion import rd_lambda
 from vaecodec.training.export import Calibration
 from vaecodec.training.export import export as export_weights
 from vaecodec.training.objective import TrainingModel
-from vaecodec.training.priors import hyper_prior_kind
+from vaecodec.training.priors import HYPER_PRIORS, hyper_prior_kind
 from vaecodec.training.start import from_weights
 
 import_compressai()
@@ -78,7 +85,7 @@ class VaeModel(CompressionModel):
         network: the trainable network.
 
     Raises:
-        VaecImageError: (ARGUMENT) the quality is not allowed.
+        VaecImageError: (ARGUMENT) the quality or the density is not allowed.
 
     Example:
         >>> model = VaeModel.from_weights(quality=40)
@@ -95,6 +102,9 @@ class VaeModel(CompressionModel):
     def __init__(
         self, architecture: Architecture = Architecture(), quality: int = 75, hyper_prior: str = "logistics"
     ) -> None:
+        if hyper_prior not in HYPER_PRIORS:
+            message = f"hyper_prior is {hyper_prior!r}, must be one of {', '.join(HYPER_PRIORS)}"
+            raise VaecImageError(message, code="ARGUMENT")
         super().__init__()
         self.network = TrainingModel(architecture, hyper_prior)
         # Tensors, so that `from_state_dict` needs nothing but a checkpoint.
@@ -116,9 +126,10 @@ class VaeModel(CompressionModel):
         """The model of a weights file, or of the built-in one of a tune, ready to code and to be trained on.
 
         Raises:
+            VaecImageError: (ARGUMENT) tune, quality or density is not allowed.
             VaecModelError: as in `weights.load`.
         """
-        data = weights.read(None if path is None else Path(path), tune)
+        data = weights.read(None if path is None else Path(path), engines.check_tune(tune))
         stored = weights.parse(data)
         model = cls(stored.arch, quality, hyper_prior)
         model.network = from_weights(stored, hyper_prior)
@@ -127,7 +138,15 @@ class VaeModel(CompressionModel):
 
     @classmethod
     def from_state_dict(cls, state_dict: Mapping[str, Tensor]) -> Self:
-        """The model of a checkpoint, which holds architecture, quality and density."""
+        """The model of a checkpoint, which holds architecture, quality and density.
+
+        Raises:
+            VaecModelError: (CHECKPOINT) it is one of another model.
+        """
+        if missing := {"widths", "stated_quality"} - set(state_dict):
+            raise VaecModelError(
+                f"not a checkpoint of VaeModel: it has no {', '.join(sorted(missing))}", code="CHECKPOINT"
+            )
         network = {name.removeprefix("network."): values for name, values in state_dict.items()}
         architecture = Architecture(*state_dict["widths"].tolist())
         model = cls(architecture, int(state_dict["stated_quality"]), hyper_prior_kind(network))
@@ -167,8 +186,14 @@ class VaeModel(CompressionModel):
         Args:
             x: [B, 3, H, W] in 0..1.
             quality: one per picture, instead of the model's, to train one network for all qualities.
+
+        Raises:
+            VaecImageError: (ARGUMENT) there is not one quality per picture, or one is not allowed.
         """
         qualities = [self.quality] * len(x) if quality is None else quality
+        if len(qualities) != len(x) or any(each not in QUALITIES for each in qualities):
+            message = f"quality is {quality}, must be one number from 1 to 100 for each of the {len(x)} pictures"
+            raise VaecImageError(message, code="ARGUMENT")
         level = torch.tensor([quality_level(each) for each in qualities], dtype=torch.float32, device=x.device)
         pictures, latent_bits, hyper_bits = self.network.code(_padded(x), level)
         height, width = x.shape[2:]
@@ -190,8 +215,17 @@ class VaeModel(CompressionModel):
             "strings", [payloads, deblocking cuts], and "shape", rows and columns of latents.
 
         Raises:
+            VaecImageError: (SHAPE, SIZE, NONFINITE) the pictures are not what the arguments say.
             VaecModelError: (TABLES) there are no tables, or the parameters have changed since.
         """
+        if x.ndim != 4 or x.shape[1] != 3 or not len(x):
+            raise VaecImageError(f"shape is {list(x.shape)}, must be [B, 3, H, W]", code="SHAPE")
+        height, width = x.shape[2:]
+        if height % LATENT_STRIDE or width % LATENT_STRIDE or not height * width:
+            message = f"image size is {width} x {height}, both sides must be multiples of {LATENT_STRIDE} pixels"
+            raise VaecImageError(f"{message}: pad the pictures", code="SIZE")
+        if not bool(torch.isfinite(x).all()):
+            raise VaecImageError("the pictures hold NaN or infinity, must be 0 to 1", code="NONFINITE")
         engine, quality = self._engine(), self.quality
         samples = (x.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().contiguous().numpy()
         payloads, cuts = [], []
@@ -209,10 +243,17 @@ class VaeModel(CompressionModel):
         """Pictures "x_hat" [B, 3, H, W] in 0..1, from the result of `compress` at the same quality.
 
         Raises:
-            VaecCorruptError: a string is damaged.
+            VaecCorruptError: a string is damaged, or strings and shape are not what `compress` returns.
             VaecModelError: (TABLES) as in `compress`.
         """
-        engine, (rows, columns), quality = self._engine(), shape, self.quality
+        engine, quality = self._engine(), self.quality
+        if len(shape) != 2 or not all(isinstance(n, int) and n > 0 for n in shape):
+            raise VaecCorruptError(f"shape is {tuple(shape)}, must be rows and columns of latents", code="SHAPE")
+        if len(strings) != 2 or len(strings[0]) != len(strings[1]) or not strings[0]:
+            raise VaecCorruptError("strings must be payloads and as many deblocking cuts", code="STRINGS")
+        if any(len(each) != 1 or each[0] > CUTS_IN_ALL for each in strings[1]):
+            raise VaecCorruptError(f"deblocking cuts must be one byte each, 0 to {CUTS_IN_ALL}", code="DEBLOCKING")
+        rows, columns = shape
         pictures = []
         for payload, deblocking_cut in zip(*strings, strict=True):
             reader = engine.reader(payload)
@@ -286,7 +327,7 @@ class VaeModel(CompressionModel):
 _UPDATE = "call update(pictures=folder), which measures them"
 
 
-def _checksum(tensors: Iterator[Tensor]) -> int:
+def _checksum(tensors: Iterable[Tensor]) -> int:
     crc = 0
     for each in tensors:
         crc = zlib.crc32(each.detach().cpu().contiguous().numpy().tobytes(), crc)
@@ -332,9 +373,10 @@ FAILURES = (
 class Container:
     """Any model of compressai as a codec of .vaec files.
 
-    Files hold the model's strings, its name and the hash of its parameters. The entropy parameters of these models
-    are floats: a machine that computes other integers than the encoder raises an error (LATENT_CRC, TABLES). To avoid
-    it, decode with the version of torch, the device and the number of threads that encoded.
+    Files hold the model's strings, its name and the hash of its parameters. A container is for the parameters that the
+    model has now: it checks them each time, and refuses to work once they have changed. The entropy parameters of these
+    models are floats: a machine that computes other integers than the encoder raises an error (LATENT_CRC, TABLES). To
+    avoid it, decode with the version of torch, the device and the number of threads that encoded.
 
     Args:
         model: a model after `update`, on any device; is put into eval mode. Not thread-safe: use one model per thread.
@@ -365,7 +407,7 @@ class Container:
         if any(each.quantized_cdf.numel() == 0 for _, each in _entropy_models(model)):
             raise VaecModelError("the model has no tables yet: call its update()", code="TABLES")
         self.model, self.name, self.quality = model.eval(), name, quality
-        self._identity = _Identity.of(model)
+        self._identity, self._checksum = _Identity.of(model), _checksum(model.state_dict().values())
 
     def encode(self, image: readers.Source, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> bytes:
         """Encodes a picture: colour with the model, alpha losslessly.
@@ -378,9 +420,11 @@ class Container:
 
         Raises:
             VaecImageError, VaecLimitError: as in `Codec.encode`.
-            VaecModelError: (EXTERNAL_SHAPE) the model's strings need a shape that a file cannot hold.
+            VaecModelError: (EXTERNAL_SHAPE) the model's strings need a shape that a file cannot hold; (TABLES) the
+                model has changed since the container was made.
             VaecMismatchError: (LATENT_CRC) the model does not decode its own strings.
         """
+        self._check_unchanged()
         with translated_errors(), closing(readers.open_rows(image, max_pixels=max_pixels)) as rows:
             height, width, channels = rows.shape
             mode = next(mode for mode in PixelFormat if mode.channels == channels)
@@ -393,20 +437,24 @@ class Container:
             return container.write(header, tiles, rows.metadata)
 
     def decode(
-        self, source: sources.Source, *, output: str = "pil", max_pixels: int | None = DEFAULT_MAX_PIXELS
+        self, source: sources.Source, *, output: Output = "pil", max_pixels: int | None = DEFAULT_MAX_PIXELS
     ) -> Any:
         """Decodes a picture that this model has encoded.
 
         Args:
             source: the .vaec file: bytes, a path, or an open binary file.
-            output: "pil", or "numpy": uint8 [H, W, C].
+            output: as in `Codec.decode`; "torch" is on the model's device.
             max_pixels: as in `Codec.decode`.
 
         Raises:
-            VaecModelError: (MODEL_MISSING) another model encoded it.
+            VaecModelError: (MODEL_MISSING) another model encoded it; (TABLES) this one has changed since the container
+                was made.
             VaecMismatchError: (TABLES, LATENT_CRC) this machine computes other integers than the one that encoded.
+            VaecImageError: (ARGUMENT) there is no such output.
             VaecError: the file is damaged, or too large.
         """
+        wanted = Presentation.checked(output).output
+        self._check_unchanged()
         with translated_errors():
             stream = container.read(sources.read_all(source), max_pixels=max_pixels)
             header = stream.header
@@ -420,7 +468,15 @@ class Container:
                     cut(picture, box)[:] = self._decode(cast(Tile, tile), box)
                 except VaecCorruptError as error:
                     raise mismatch(error, number) from error
-            return picture if output == "numpy" else pixels.to_image(picture, stream.metadata)
+            return Codec(device=str(self._device)).present(picture, stream.metadata, wanted)
+
+    def _check_unchanged(self) -> None:
+        """Reads all values: torch's version counters would miss what is written through `.data` or by numpy."""
+        if _checksum(self.model.state_dict().values()) != self._checksum:
+            message = (
+                f"the parameters or tables of {self.name} have changed since its Container was made: make a new one"
+            )
+            raise VaecModelError(message, code="TABLES")
 
     def _encode(self, rgb: pixels.Samples) -> Tile:
         x = torch.tensor(rgb, device=self._device).permute(2, 0, 1)[None].float() / 255
@@ -555,7 +611,22 @@ def _entropy_models(model: CompressionModel) -> Iterator[tuple[str, Any]]:
     return ((name, each) for name, each in model.named_modules() if isinstance(each, EntropyModel))
 
 
-if __name__ == "__main__":
-    from compressai.utils.eval_model.__main__ import main
+def _evaluate(arguments: Sequence[str]) -> None:
+    """Runs compressai's eval_model; exits with code 2 and one line where it or a model refuses what it is given."""
+    from compressai.utils.eval_model.__main__ import main, setup_args
 
-    main(sys.argv[1:])
+    given = setup_args().parse_args(arguments)
+    qualities = getattr(given, "qualities", "1").split(",")
+    try:
+        if not all(each.strip().isdecimal() for each in qualities if each):
+            raise VaecImageError(
+                f"-q is {given.qualities!r}, must be whole numbers separated by commas", code="ARGUMENT"
+            )
+        main(arguments)
+    except (OSError, ValueError, AssertionError) as error:
+        print("error:", (str(error) or type(error).__name__).splitlines()[0], file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    _evaluate(sys.argv[1:])

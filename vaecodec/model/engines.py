@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from vaecodec.errors import VaecImageError, VaecModelError
 from vaecodec.model import weights as weights_files
+from vaecodec.model.architecture import BUILT_IN
 from vaecodec.model.engine import Engine
 from vaecodec.model.weights import Weights
 from vaecodec.runtime import forks
@@ -34,6 +35,17 @@ def check(kind: str) -> str:
     if kind not in KINDS:
         raise VaecImageError(f"engine is {kind!r}, must be one of {', '.join(KINDS)}", code="ARGUMENT")
     return kind
+
+
+def check_tune(tune: str) -> str:
+    """Returns the tune unchanged.
+
+    Raises:
+        VaecImageError: (ARGUMENT) there are no built-in weights of this tune.
+    """
+    if tune not in BUILT_IN:
+        raise VaecImageError(f"tune is {tune!r}, must be one of {', '.join(BUILT_IN)}", code="ARGUMENT")
+    return tune
 
 
 def select(kind: str, device: str) -> Choice:
