@@ -88,11 +88,12 @@ COMMANDS = {
     "decode --crop": ["decode", "--crop", "0,0,9,9", "-f", "-o", "{folder}/out.png", "{file}"],
     "decode --scale": ["decode", "--scale", "1/8", "-f", "-o", "{folder}/out.png", "{file}"],
     "verify": ["verify", "--deep", "{file}"],
+    "thumbnail": ["thumbnail", "-f", "{file}", "{folder}/out.png"],
     "map": ["map", "-f", "-o", "{folder}/out.png", "{picture}"],
     "html": ["html", "-f", "-o", "{folder}/out.html", "{picture}"],
 }
 # Those that read only headers, have the default limit, or take no file of others'.
-OTHER_COMMANDS = {"info", "compare", "doctor", "sample", "train", "transcode"}
+OTHER_COMMANDS = {"info", "compare", "desktop", "doctor", "sample", "train", "transcode", "view"}
 
 
 def refusal(act: Callable[[], object]) -> tuple[type[VaecError], str]:

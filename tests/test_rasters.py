@@ -277,7 +277,7 @@ def test_sizes_are_checked_before_anything_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("metadata", [{}, METADATA, {"exif": METADATA["exif"]}, {"xmp": METADATA["xmp"]}])
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 @pytest.mark.parametrize("format", ["PNG", "PPM"])
-@pytest.mark.filterwarnings("ignore:PPM has no place")
+@pytest.mark.filterwarnings("ignore:PPM cannot hold")
 def test_what_is_written_by_rows_is_what_pillow_writes(format: str, channels: int, metadata: dict[str, bytes]) -> None:
     """Read again by Pillow: the samples, the mode and the metadata are those of the file that Pillow writes."""
     if format == "PPM" and channels in (2, 4):
