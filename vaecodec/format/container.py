@@ -135,7 +135,7 @@ def assemble(header: Header, tiles: Sequence[Tile], metadata: Mapping[str, bytes
         raise VaecFormatError(f"model_id has {len(header.model_id)} bytes, must have 4", code="MODEL_ID")
     if len(tiles) != header.tile_count:
         raise VaecFormatError(f"tile count is {len(tiles)}, must be {header.tile_count}", code="TILE_COUNT")
-    index, packed = [], bytearray()
+    index, packed, model = list[IndexEntry](), bytearray(), ""
     for number, (box, tile) in enumerate(zip(header.boxes(), tiles, strict=True)):
         check_tile(number, box, tile.mode, len(tile.payload))
         entry = IndexEntry(tile.mode, len(tile.payload), zlib.crc32(tile.payload), tile.content_crc)
@@ -144,6 +144,8 @@ def assemble(header: Header, tiles: Sequence[Tile], metadata: Mapping[str, bytes
             mode_length=mode_length, payload_crc=entry.payload_crc, content_crc=entry.content_crc
         )
         index.append(entry)
+        if tile.mode == TileMode.EXTERNAL:
+            model = model or external.told_by(tile.payload[: external.PREFIX_BYTES])
     metadata = dict(metadata or {})
     tail = _write_metadata(metadata)
     payload_bytes = sum(entry.payload_bytes for entry in index)
@@ -151,9 +153,7 @@ def assemble(header: Header, tiles: Sequence[Tile], metadata: Mapping[str, bytes
     fields["file_bytes"] = HEADER.size_bytes + len(packed) + payload_bytes + len(tail)
     header_crc = _record_crc(HEADER.pack(**fields, header_crc=0), packed)
     front = HEADER.pack(**fields, header_crc=header_crc) + packed
-    of_external = next((tile.payload for tile in tiles if tile.mode == TileMode.EXTERNAL), b"")
-    told = external.told_by(of_external[: external.PREFIX_BYTES])
-    return Assembled(front, tiles, tail, Info(header, tuple(index), metadata, fields["file_bytes"], told))
+    return Assembled(front, tiles, tail, Info(header, tuple(index), metadata, fields["file_bytes"], model))
 
 
 def read_info(file: BinaryIO, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> Info:
