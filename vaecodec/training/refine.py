@@ -25,6 +25,7 @@ from vaecodec.training.distortion import Tune
 
 LEARNING_RATE, BETAS = 0.02, (0.9, 0.99)  # of Adam, in quantizer steps; the rate decays to zero
 WARMEST, COLDEST = 0.5, 0.1  # temperatures at the start and at the end
+SEED = 0  # of the sampling: a tile is refined alike every time, and the caller's random numbers are left alone
 WINDOW = 24  # latents a side to synthesize at a time; gradients of a whole tile would take gigabytes
 LARGEST = 255  # largest magnitude in the table of bits
 SMALLEST_PX = 64  # minimum side of a measured part; smaller ones are padded with their edge
@@ -78,13 +79,14 @@ class _Refinement:
         """Refines from `start`; returns the better of start and result."""
         u = (self.y[None, :, self.inside[0], self.inside[1]] * self.gain).detach().requires_grad_()
         optimizer = torch.optim.Adam([u], LEARNING_RATE, BETAS)
+        random = torch.Generator(self.engine.device).manual_seed(SEED)
         for step in range(steps):
             left = 1 - step / steps
             optimizer.param_groups[0]["lr"] = LEARNING_RATE * left
             temperature = COLDEST * (WARMEST / COLDEST) ** left
             optimizer.zero_grad()
             with torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bfloat16(self.engine.device)):
-                _, bits, y_hat = self._predict(u, functools.partial(_drawn, temperature=temperature))
+                _, bits, y_hat = self._predict(u, functools.partial(_drawn, temperature=temperature, random=random))
                 seen = self._seen(y_hat.detach()).requires_grad_()
                 for distortion in self._distortions(seen):  # one at a time, to save memory
                     distortion.backward()
@@ -155,11 +157,12 @@ class _Refinement:
         return bits / self._pixels + float(sum(self._distortions(self._seen(y_hat[None]))))
 
 
-def _drawn(residual: Tensor, temperature: float) -> Tensor:
+def _drawn(residual: Tensor, temperature: float, random: torch.Generator) -> Tensor:
     """A value between the two integers around each residual; the lower the temperature, the closer to one of them."""
     lower = residual.detach().floor()
     above = (residual - lower).clamp(1e-3, 1 - 1e-3)
-    noise = torch.empty_like(above).exponential_().log() - torch.empty_like(above).exponential_().log()
+    first, second = (torch.empty_like(above).exponential_(generator=random).log() for _ in range(2))
+    noise = first - second
     return lower + torch.sigmoid((torch.atanh(above) - torch.atanh(1 - above) + noise) / temperature)
 
 
