@@ -4,11 +4,15 @@ import ast
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 
+import numpy as np
 import pytest
 
 from vaecodec import Codec
+from vaecodec.model.native_engine import binding
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT))  # benchmarks/ is not part of the installed package
@@ -152,3 +156,32 @@ def test_the_document_counts_what_the_shipped_network_computes(shipped: Codec) -
     decoded, encoded = (f"{counted[f'{way}_kmac_per_pixel']:.1f}" for way in ("decode", "encode"))
     assert f"decoding {decoded} kMAC per pixel, encoding {encoded}" in card
     assert f"{counted['parameters'] / 1e6:.1f} M; file" in card
+
+
+@pytest.mark.skipif(not binding.is_available(), reason="counts the path through the native engine")
+def test_one_tile_goes_through_few_files() -> None:
+    """Whoever reads the path of a warm encode or decode, array in, array out, reads at most 14 files."""
+    codec, picture = Codec(device="cpu", engine="native"), np.tile(np.arange(64, dtype=np.uint8)[:, None, None], 3)
+    picture = np.repeat(picture, 64, 1)
+    data = codec.encode(picture)
+    codec.decode(data, output="numpy")
+    for work in (lambda: codec.encode(picture), lambda: codec.decode(data, output="numpy")):
+        assert 8 < len(_files_of(work)) <= 14
+
+
+def _files_of(work: Callable[[], object]) -> set[Path]:
+    """The files of the package whose functions a call calls."""
+    seen: set[Path] = set()
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        path = Path(frame.f_code.co_filename)
+        if event == "call" and path.is_relative_to(PACKAGE):
+            seen.add(path)
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        work()
+    finally:
+        sys.setprofile(before)
+    return seen

@@ -21,7 +21,7 @@ from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin
 
 import vaecodec
 from vaecodec import VaecError
-from vaecodec.pictures import colour, exif, originals, pixels, readers
+from vaecodec.pictures import colour, exif, originals, pixels
 from vaecodec.pictures.metadata import merge_metadata
 
 GPS, ORIENTATION = ExifTags.IFD.GPSInfo, ExifTags.Base.Orientation
@@ -289,7 +289,7 @@ def test_more_than_8_bits_are_refused_in_every_path(tmp_path: Path, name: str) -
     with pixels.open_image(path) as image:
         assert code_of(pixels.metadata_of, image) == code_of(pixels.to_samples, image) == "BIT_DEPTH"
     assert code_of(lambda: pixels.to_samples(pixels.open_source(path.read_bytes()))) == "BIT_DEPTH"
-    assert code_of(readers.open_rows, path, max_pixels=None) == "BIT_DEPTH"
+    assert code_of(pixels.open_rows, path, max_pixels=None) == "BIT_DEPTH"
     with Image.open(path) as image:
         image.load()
         assert code_of(pixels.to_samples, image) == "BIT_DEPTH"
@@ -574,7 +574,7 @@ def test_bytes_and_open_files_are_pictures(tmp_path: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a system without named pipes")
 @pytest.mark.parametrize("read", [
     lambda path: pixels.to_samples(pixels.open_source(path)),
-    lambda path: readers.open_rows(path, max_pixels=None).read(0, SHAPE[0]),
+    lambda path: pixels.open_rows(path, max_pixels=None).read(0, SHAPE[0]),
 ])  # fmt: skip
 def test_pipes_are_read_once(tmp_path: Path, read: Callable[[Path], NDArray[np.uint8]]) -> None:
     """A picture that comes through a pipe with a name."""

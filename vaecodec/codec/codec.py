@@ -26,7 +26,7 @@ from vaecodec.format.stored_tiles import SpooledTiles, StoredTiles
 from vaecodec.model import engines
 from vaecodec.model.architecture import DEFAULT_TUNE, built_in_tune
 from vaecodec.model.engine import Engine
-from vaecodec.pictures import pixels, readers, ssimulacra2, writers
+from vaecodec.pictures import pixels, ssimulacra2, writers
 from vaecodec.pictures.metadata import KEEP, Exif, IccProfile, Xmp, merge_metadata, without_thumbnails
 from vaecodec.pictures.pixels import Rows
 from vaecodec.runtime import files, threads
@@ -186,14 +186,14 @@ class Codec:
         steps = refining_steps(effort, lossless=lossless)
         with (
             translated_errors(),
-            closing(readers.open_rows(image, max_pixels=max_pixels, overrides=metadata)) as rows,
+            closing(pixels.open_rows(image, max_pixels=max_pixels, overrides=metadata)) as rows,
         ):
             extra = merge_metadata(rows.metadata, **metadata) if metadata else rows.metadata
             return b"".join(goal.search(lambda quality: self._attempt(rows, quality, extra, _empty_tiles, steps)))
 
     def encode_file(
         self,
-        source: readers.Source,
+        source: pixels.RowSource,
         target: Target,
         quality: int | None = None,
         *,
@@ -248,7 +248,7 @@ class Codec:
         steps = refining_steps(effort, lossless=lossless)
         mode = files.mode_of(source)  # before it is read: a pipe or an image may be closed then
         with translated_errors(), ExitStack() as opened:
-            rows = opened.enter_context(closing(readers.open_rows(source, max_pixels=max_pixels, overrides=metadata)))
+            rows = opened.enter_context(closing(pixels.open_rows(source, max_pixels=max_pixels, overrides=metadata)))
             extra = merge_metadata(rows.metadata, **metadata) if metadata else rows.metadata
 
             def spooled(count: int) -> SpooledTiles:

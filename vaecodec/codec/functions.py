@@ -9,7 +9,7 @@ from vaecodec.errors import translated_errors
 from vaecodec.format import container, sources
 from vaecodec.format.records import DEFAULT_MAX_PIXELS, Info
 from vaecodec.model.architecture import DEFAULT_TUNE
-from vaecodec.pictures import pixels, readers
+from vaecodec.pictures import pixels
 from vaecodec.tiling.options import (
     DecodeFileOptions,
     DecodeOptions,
@@ -74,7 +74,7 @@ def encode(
 
 @_like(Codec.encode_file)
 def encode_file(
-    source: readers.Source,
+    source: pixels.RowSource,
     target: Target,
     quality: int | None = None,
     *,

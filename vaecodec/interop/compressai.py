@@ -41,7 +41,7 @@ from vaecodec.model import coding, engines, weights
 from vaecodec.model.architecture import CUTS_IN_ALL, DEFAULT_TUNE, HYPER_STRIDE, LATENT_STRIDE, QUALITIES, Architecture
 from vaecodec.model.coding import quality_level
 from vaecodec.model.engine import Engine
-from vaecodec.pictures import pixels, readers
+from vaecodec.pictures import pixels
 from vaecodec.runtime.files import write_whole
 from vaecodec.tiling.canvas import check_finite, cut, to_rgb
 from vaecodec.tiling.decode import mismatch
@@ -409,7 +409,7 @@ class Container:
         self.model, self.name, self.quality = model.eval(), name, quality
         self._identity, self._checksum = _Identity.of(model), _checksum(model.state_dict().values())
 
-    def encode(self, image: readers.Source, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> bytes:
+    def encode(self, image: pixels.RowSource, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> bytes:
         """Encodes a picture: colour with the model, alpha losslessly.
 
         Pictures of more than 4096 pixels a side are coded in independent parts.
@@ -425,7 +425,7 @@ class Container:
             VaecMismatchError: (LATENT_CRC) the model does not decode its own strings.
         """
         self._check_unchanged()
-        with translated_errors(), closing(readers.open_rows(image, max_pixels=max_pixels)) as rows:
+        with translated_errors(), closing(pixels.open_rows(image, max_pixels=max_pixels)) as rows:
             height, width, channels = rows.shape
             mode = next(mode for mode in PixelFormat if mode.channels == channels)
             header = Header(mode, width, height, self._identity.sha256[:4], self.quality, TILE_LOG2_MAX)

@@ -1,8 +1,8 @@
 """Converts pictures of any kind to samples uint8 [H, W, C], and samples to Pillow images.
 
-One direction is `open_source` -> `size_of` -> `to_samples` and `metadata_of`; the other is `to_image`. Also here: the
-sample helpers that encoder, benchmarks and tests share, such as `pad_edge` and `psnr_db`, and pictures by rows, which
-the encoder reads. Pixels are stored as given: EXIF orientation is kept as metadata and never applied here.
+One direction is `open_source` -> `size_of` -> `to_samples` and `metadata_of`, or `open_rows`, which encoders read; the
+other is `to_image`. Also here: the sample helpers that encoder, benchmarks and tests share, such as `pad_edge` and
+`psnr_db`. Pixels are stored as given: EXIF orientation is kept as metadata and never applied here.
 The modules for files, metadata and colours are imported with the first picture that needs them.
 """
 
@@ -21,6 +21,7 @@ import numpy.typing as npt
 from PIL import Image, ImageCms, ImageColor, ImageFile, UnidentifiedImageError
 
 from vaecodec.errors import VaecImageError, VaecLimitError
+from vaecodec.format import records
 from vaecodec.pictures.metadata import METADATA_KEYS, as_info, without_thumbnails
 
 MODES = ("L", "LA", "RGB", "RGBA")
@@ -43,6 +44,9 @@ class Tensor(Protocol):
 Source: TypeAlias = (
     Image.Image | str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | npt.NDArray[Any] | Tensor
 )
+
+RowSource: TypeAlias = Source | Any
+"""A `Source`, or any object with `shape`, `dtype` and row slices."""
 
 _STORED_MODE = (
     dict.fromkeys(("1", "L"), "L")
@@ -467,6 +471,54 @@ def _opaque_colour(background: str | tuple[int, ...]) -> tuple[int, ...]:
 
 
 # --- pictures by rows -------------------------------------------------------------------------------------------------
+
+
+def open_rows(source: RowSource, *, max_pixels: int | None, overrides: Mapping[str, object] | None = None) -> "Rows":
+    """Opens a picture; its pixels are read later, by rows if possible.
+
+    Args:
+        source: as for `open_source`; also any object with `shape`, `dtype` and row slices that become arrays, such as
+            memory-mapped, zarr and h5py arrays; and `Rows` themselves.
+        max_pixels: as for `records.check_size`.
+        overrides: as for `warn_of_losses`, which is called here.
+
+    Returns:
+        Its rows. 8-bit PGM and PPM files, and arrays, need no further memory. PNG, JPEG and TIFF files of more than 16
+        megapixels need little if pyvips is installed. Pillow decodes all others as a whole.
+
+    Raises:
+        VaecError, OSError: as `open_source`, `records.check_size`, `to_samples`.
+    """
+    if isinstance(source, str | os.PathLike):
+        from vaecodec.pictures import row_files
+
+        return row_files.open_file(source, max_pixels=max_pixels, overrides=overrides)
+    if not isinstance(source, Rows):
+        opened = source if _is_array_like(source) else open_source(source)
+        if isinstance(opened, Image.Image):
+            records.check_size(*opened.size, max_pixels=max_pixels)
+            rows = ArrayRows(to_samples(opened), metadata_of(opened))
+            warn_of_losses(opened, overrides, stacklevel=4)
+            return rows
+        source = ArrayRows(opened)
+    return checked_rows(source, max_pixels)
+
+
+def checked_rows(rows: "Rows", max_pixels: int | None) -> "Rows":
+    """Returns the rows; raises as `records.check_size`."""
+    records.check_size(rows.shape[1], rows.shape[0], max_pixels=max_pixels)
+    return rows
+
+
+def _is_array_like(source: Any) -> bool:
+    """Whether this is an array of samples of another library than numpy or torch."""
+    if isinstance(source, np.ndarray | Tensor) or not (hasattr(source, "shape") and hasattr(source, "dtype")):
+        return False
+    shape = tuple(source.shape)
+    if source.dtype == np.uint8 and (len(shape) == 2 or (len(shape) == 3 and 1 <= shape[2] <= 4)):
+        return True
+    message = f"array has shape {shape} and dtype {source.dtype}, must be uint8 [H, W] or [H, W, C] with C 1 to 4"
+    raise VaecImageError(message, code="SHAPE")
 
 
 @runtime_checkable

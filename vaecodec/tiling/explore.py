@@ -19,7 +19,7 @@ from vaecodec.model import coding
 from vaecodec.model.architecture import HYPER_STRIDE, LATENT_STRIDE
 from vaecodec.model.coding import Symbols
 from vaecodec.model.engine import Array, Engine
-from vaecodec.pictures import pixels, readers
+from vaecodec.pictures import pixels
 from vaecodec.pictures.pixels import ArrayRows, Samples, pad_edge
 from vaecodec.tiling.canvas import Rect, analyze, to_rgb
 from vaecodec.tiling.decode import Decoder
@@ -183,7 +183,7 @@ def _quality(quality: int | None) -> int:
 
 def _samples(image: pixels.Source) -> Samples:
     """Samples [H, W, C] of a picture of at most DEFAULT_MAX_PIXELS."""
-    rows = readers.open_rows(image, max_pixels=DEFAULT_MAX_PIXELS)
+    rows = pixels.open_rows(image, max_pixels=DEFAULT_MAX_PIXELS)
     try:
         return rows.read(0, rows.shape[0])
     finally:
