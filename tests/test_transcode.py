@@ -33,7 +33,7 @@ from vaecodec.cli.transcoding.manifest import Manifest, ManifestError
 from vaecodec.cli.transcoding.places import Place, PlaceError, open_place
 from vaecodec.cli.transcoding.run import Plan, TargetTakenError, plan, run
 from vaecodec.cli.transcoding.worker import Job, Transcoder, Work
-from vaecodec.pictures import pixels
+from vaecodec.pictures import fidelity, pixels
 
 NAMES = ("a.png", "b/a.jpg", "b/c d.webp", "é.png")
 
@@ -88,11 +88,28 @@ def test_every_picture_becomes_the_file_that_encode_makes(work: Work, source: Pa
         assert record["output"] == os.path.splitext(name)[0] + ".vaec" and data == tiny.encode(source / name, 60)
         expected, decoded = (np.asarray(Image.open(source / name)), tiny.decode(data, output="numpy"))
         facts = {
-            "width": 56, "height": 40, "mode": "RGB", "quality": 60, "model_id": tiny.engine.model_id.hex(),
+            "width": 56, "height": 40, "mode": "RGB", "quality": 60, "requested_quality": 60,
+            "model_id": tiny.engine.model_id.hex(),
             "input_bytes": (source / name).stat().st_size, "output_bytes": len(data),
             "bpp": round(8 * len(data) / (56 * 40), 4), "psnr_db": round(pixels.psnr_db(expected, decoded), 4),
         }  # fmt: skip
         assert facts.items() <= record.items() and record["seconds"] >= 0 and ":" in record["worker"]
+
+
+def test_without_a_quality_lossy_pictures_keep_their_own(work: Work, source: Path) -> None:
+    """The one that `encode` chooses: 75 for lossless ones. A run with a given quality does not continue this one."""
+    Image.fromarray(picture(40, 56)).save(source / "lossy.jpg", quality=40)
+    auto = dataclasses.replace(work, quality=None)
+    records = {record["path"]: record for record in transcoded(auto)}
+    with Image.open(source / "lossy.jpg") as image:
+        worth = fidelity.estimate(image, os.fspath(source / "lossy.jpg"))
+    assert worth and records["lossy.jpg"]["quality"] == worth.vaec_quality < 75
+    assert records["a.png"]["quality"] == 75
+    assert {record["requested_quality"] for record in records.values()} == {None}
+    assert not plan(auto, is_picture_name).jobs
+    with pytest.raises(TargetTakenError, match="made with quality auto") as caught:
+        plan(work, is_picture_name)
+    assert caught.value.code == "OTHER_SETTINGS"
 
 
 def test_metadata_alpha_and_lossless_pictures(work: Work, source: Path, tiny: Codec) -> None:

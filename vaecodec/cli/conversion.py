@@ -104,15 +104,16 @@ def encode(codec: Codec, options: EncodeOptions, source: str, target: str) -> Pr
         VaecError: as `Codec.encode`.
     """
     start_s = time.perf_counter()
-    worth = None if options.rate else _estimate(source)
+    opened = source if _is_regular(source) else read_file(source)
+    worth = None if options.rate else _estimate(opened)
     if worth:
         options = replace(options, rate={"quality": worth.vaec_quality})
     with ExitStack() as on_error:
         content = on_error.enter_context(_spool(target))
-        if _is_regular(source) and not options.needs_whole_picture and _is_big_picture(source):
-            psnr = _encode_rows(codec, options, source, content)
+        if isinstance(opened, str) and not options.needs_whole_picture and _is_big_picture(opened):
+            psnr = _encode_rows(codec, options, opened, content)
         else:
-            psnr = _encode_whole(codec, options, source, content)
+            psnr = _encode_whole(codec, options, opened, content)
         on_error.pop_all()
     content.seek(0)
     info = container.read_info(content, max_pixels=None)
@@ -122,7 +123,7 @@ def encode(codec: Codec, options: EncodeOptions, source: str, target: str) -> Pr
         "height": header.height,
         "mode": header.pixel_format.mode,
         "quality": header.quality,
-        **_size_of(source),
+        **_size_of(opened),
         "output_bytes": info.file_bytes,
         "bpp": round(8 * info.file_bytes / (header.width * header.height), 4),
     }
@@ -199,17 +200,17 @@ def _is_regular(source: str) -> bool:
     return source != STDIO and (os.path.isfile(source) or not os.path.exists(source))
 
 
-def _size_of(source: str) -> dict[str, int]:
-    """The size of the input in bytes, for reports; unknown for pipes and stdin."""
+def _size_of(source: str | bytes) -> dict[str, int]:
+    """The size of the input in bytes, for reports; unknown for pipes and stdin, unless their contents are given."""
+    if isinstance(source, bytes):
+        return {"input_bytes": len(source)}
     return {"input_bytes": os.path.getsize(source)} if source != STDIO and os.path.isfile(source) else {}
 
 
-def _estimate(source: str) -> fidelity.Estimate | None:
-    """The estimated fidelity of a lossy picture; None for others, and for pipes, which can be read only once."""
-    if not _is_regular(source):
-        return None
+def _estimate(source: str | bytes) -> fidelity.Estimate | None:
+    """The estimated fidelity of a lossy picture, a path or the bytes of a file; None for others."""
     try:
-        with pixels.open_image(source) as image:
+        with pixels.open_image(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             return fidelity.estimate(image, source)
     except Exception:  # reported when it is opened for encoding
         return None
@@ -236,10 +237,9 @@ def _encode_rows(codec: Codec, options: EncodeOptions, source: str, content: Bin
     return {}
 
 
-def _encode_whole(codec: Codec, options: EncodeOptions, source: str, content: BinaryIO) -> dict[str, Any]:
+def _encode_whole(codec: Codec, options: EncodeOptions, source: str | bytes, content: BinaryIO) -> dict[str, Any]:
     """Returns the result of --verify."""
-    opened = source if _is_regular(source) else read_file(source)
-    with open_picture(opened, max_pixels=options.max_pixels, upright=options.is_upright) as picture:
+    with open_picture(source, max_pixels=options.max_pixels, upright=options.is_upright) as picture:
         image = picture if options.background is None else pixels.flatten_alpha(picture, options.background)
         if image is not picture:
             pixels.warn_of_losses(picture, _dropped(options.kept))

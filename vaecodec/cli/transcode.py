@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vaecodec.cli.batch import EXIT_FAILED, Console, Report, exit_code, printable
-from vaecodec.cli.options import console_options, max_pixels_option
+from vaecodec.cli.options import AUTO, console_options, max_pixels_option, quality
 from vaecodec.errors import VaecError
 
 if TYPE_CHECKING:
@@ -29,8 +29,11 @@ Examples:
 @click.command(epilog=EXAMPLES)
 @click.argument("source", metavar="SRC")
 @click.argument("target", metavar="DST")
-@click.option("-q", "--quality", type=click.IntRange(1, 100), default=75, show_default=True,
-              help="Quality, 1 (smallest) to 100 (best).")  # fmt: skip
+@click.option(
+    "-q", "--quality", type=quality, default=AUTO, metavar="NUMBER|auto",
+    help="Quality, 1 (smallest) to 100 (best). The default, auto, matches that of each JPEG, WebP or AVIF, and is 75"
+    " for other files.",
+)  # fmt: skip
 @click.option(
     "--ray",
     "address",
@@ -88,7 +91,8 @@ def _work(source: str, target: str, given: dict[str, Any]) -> "Work":
     model_id = Codec(given["model"], "cpu").engine.model_id.hex()
     on_cluster = "cuda" if given["gpu_share"] else "cpu"
     device = "auto" if given["address"] is None else on_cluster
-    return Work(*places, given["quality"], given["model"], model_id, device, given["max_pixels"])
+    wanted = None if given["quality"] == AUTO else given["quality"]
+    return Work(*places, wanted, given["model"], model_id, device, given["max_pixels"])
 
 
 def _answers(jobs: "Sequence[Job]", work: "Work", given: dict[str, Any]) -> "Iterator[Record]":
@@ -119,9 +123,9 @@ def _print_reports(console: Console, records: "Generator[Record]", total: int) -
 
 def _report(record: "Record") -> Report:
     facts = {name: value for name, value in record.items() if name not in ("path", "status", "warnings")}
-    quality = "identical" if record["psnr_db"] is None else f"{record['psnr_db']:.2f} dB"
+    likeness = "identical" if record["psnr_db"] is None else f"{record['psnr_db']:.2f} dB"
     text = (
         f"{printable(record['path'])} -> {printable(record['output'])}  {record['width']} x {record['height']},"
-        f" {record['output_bytes']:,} bytes, {record['bpp']:.3f} bpp, {quality}"
+        f" {record['output_bytes']:,} bytes, {record['bpp']:.3f} bpp, quality {record['quality']}, {likeness}"
     )
     return Report(record["status"], text, facts)

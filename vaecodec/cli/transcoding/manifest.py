@@ -22,9 +22,10 @@ SUFFIX = ".jsonl"
 Record = dict[str, Any]
 """One line. "path": name of the picture in the source. "status": "done" or "failed".
 
-If done: "output" (name of the .vaec file), "width", "height" (pixels), "mode", "quality", "model_id", "input_bytes",
-"output_bytes", "bpp", "psnr_db" (all samples except alpha; null if lossless), "seconds", and "warnings" if there were
-any. If failed: "code" and "message". In both cases: "worker", the machine and process.
+If done: "output" (name of the .vaec file), "width", "height" (pixels), "mode", "quality", "requested_quality" (the
+command's; null for auto), "model_id", "input_bytes", "output_bytes", "bpp", "psnr_db" (all samples except alpha; null
+if lossless), "seconds", and "warnings" if there were any. If failed: "code" and "message". In both cases: "worker", the
+machine and process.
 """
 
 

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from dataclasses import dataclass
 
+from vaecodec.cli.options import AUTO
 from vaecodec.cli.transcoding import manifest
 from vaecodec.cli.transcoding.manifest import Manifest, Record
 from vaecodec.cli.transcoding.places import Place
@@ -102,11 +103,11 @@ def _check_owner(there: Collection[str], target: Place) -> None:
 def _is_done(record: Record | None, there: dict[str, int], work: Work) -> bool:
     if record is None or record["status"] != "done":
         return False
-    made, asked = (record["quality"], record["model_id"]), (work.quality, work.model_id)
+    made, asked = (record["requested_quality"], record["model_id"]), (work.quality, work.model_id)
     if made != asked:
         raise TargetTakenError(
-            f"{record['output']} was made with quality {made[0]} and weights {made[1]}, this run uses {asked[0]} and"
-            f" {asked[1]}: choose another target, or the same settings",
+            f"{record['output']} was made with quality {made[0] or AUTO} and weights {made[1]}, this run uses"
+            f" {asked[0] or AUTO} and {asked[1]}: choose another target, or the same settings",
             code="OTHER_SETTINGS",
         )
     return there.get(record["output"]) == record["output_bytes"]

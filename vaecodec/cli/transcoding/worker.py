@@ -17,7 +17,7 @@ from vaecodec.cli.transcoding.places import Place
 from vaecodec.codec import Codec
 from vaecodec.errors import VaecError, VaecImageError, VaecLimitError, VaecModelError
 from vaecodec.format import container, records
-from vaecodec.pictures import pixels
+from vaecodec.pictures import fidelity, pixels
 
 
 class Job(NamedTuple):
@@ -34,7 +34,7 @@ class Work:
     Attributes:
         source: where the pictures are.
         target: where the .vaec files go.
-        quality: 1 to 100.
+        quality: 1 to 100; None ("auto") is that of each lossy picture, and the codec's default for others.
         model: path of a weights file that every machine has; None uses the built-in ones.
         model_id: first 4 bytes of the SHA-256 of the weights, as hexadecimal digits; equal on every worker.
         device: a torch device.
@@ -43,7 +43,7 @@ class Work:
 
     source: Place
     target: Place
-    quality: int
+    quality: int | None
     model: str | None
     model_id: str
     device: str
@@ -87,7 +87,9 @@ class Transcoder:
             samples = pixels.to_samples(image)
             metadata: dict[str, Any] = {**pixels.metadata_of(image)}
             pixels.warn_of_losses(image)
-        data = self.codec.encode(samples, self.work.quality, max_pixels=self.work.max_pixels, **metadata)
+            worth = None if self.work.quality else fidelity.estimate(image, content)
+        quality = worth.vaec_quality if worth else self.work.quality
+        data = self.codec.encode(samples, quality, max_pixels=self.work.max_pixels, **metadata)
         header = container.read_info(io.BytesIO(data), max_pixels=None).header
         psnr_db = self._psnr_db(samples, data)  # before writing: this also checks that the file decodes
         self.work.target.write(job.output, data)
@@ -97,6 +99,7 @@ class Transcoder:
             "height": header.height,
             "mode": header.pixel_format.mode,
             "quality": header.quality,
+            "requested_quality": self.work.quality,
             "model_id": self.work.model_id,
             "input_bytes": len(content),
             "output_bytes": len(data),
