@@ -12,7 +12,7 @@ from PIL import Image
 
 import vaecodec
 from vaecodec import Codec, VaecImageError
-from vaecodec.pictures import fidelity
+from vaecodec.pictures import fidelity, writers
 
 sys.path.append(str(Path(__file__).parents[1]))  # benchmarks/ is not part of the installed package
 
@@ -80,6 +80,8 @@ def test_there_and_back_is_the_same_quality(quality: int) -> None:
     """JPEG to .vaec to JPEG."""
     there = fidelity.Estimate("JPEG", float(np.interp(quality, *zip(*fidelity.JPEG.items(), strict=True)))).vaec_quality
     assert abs(fidelity.jpeg_quality_for(there) - quality) <= 2
+    assert writers.quality_after("JPEG", there) == fidelity.jpeg_quality_for(there)
+    assert writers.quality_after("MPO", there) is None  # its own default: hardly anybody expects a loss there
 
 
 @pytest.mark.parametrize("quality", [40, 75, 92])

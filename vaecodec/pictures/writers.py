@@ -93,7 +93,7 @@ def check_quality(format: str, quality: int | None, subsampling: str | None) -> 
     if quality is not None and format not in LOSSY_FORMATS:
         raise VaecImageError(f"quality is {quality!r}, but {format} is lossless: omit quality", code="ARGUMENT")
     if quality is not None and (isinstance(quality, bool) or quality not in range(1, 101)):
-        raise VaecImageError(f"quality is {quality!r}, must be a whole number from 1 to 100", code="ARGUMENT")
+        raise VaecImageError(f"quality is {quality!r}, must be a whole number, 1..100", code="ARGUMENT")
     if subsampling is not None and (format not in pillow.JPEG_FORMATS or subsampling not in SUBSAMPLINGS):
         allowed = ", ".join(SUBSAMPLINGS)
         raise VaecImageError(
@@ -106,7 +106,7 @@ def quality_after(format: str, vaec_quality: int) -> int | None:
 
     None if the format has its own default for this, or no quality.
     """
-    return fidelity.jpeg_quality_for(vaec_quality) if format in pillow.JPEG_FORMATS else None
+    return fidelity.jpeg_quality_for(vaec_quality) if format == "JPEG" else None
 
 
 def check_format(format: str) -> str:

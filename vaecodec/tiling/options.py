@@ -230,7 +230,7 @@ def rate_goal(
     if name == "lossless":
         return FixedQuality(None)
     if name == "quality" and (isinstance(value, bool) or not hasattr(value, "__float__") or not 1 <= value < math.inf):
-        raise VaecImageError(f"quality is {value!r}, must be a whole number from 1 to 100", code="ARGUMENT")
+        raise VaecImageError(f"quality is {value!r}, must be a whole number, 1..100", code="ARGUMENT")
     if isinstance(value, bool) or not hasattr(value, "__float__") or not math.isfinite(value) or value <= 0:
         raise VaecImageError(f"{name} is {value!r}, must be a positive number", code="ARGUMENT")
     if name == "quality":
@@ -255,7 +255,7 @@ def check_quality(quality: float) -> int:
         VaecImageError: (ARGUMENT) the quality is not a whole number from 1 to 100.
     """
     if quality != int(quality) or not QUALITY_MIN <= quality <= QUALITY_MAX:
-        raise VaecImageError(f"quality is {quality!r}, must be a whole number from 1 to 100", code="ARGUMENT")
+        raise VaecImageError(f"quality is {quality!r}, must be a whole number, 1..100", code="ARGUMENT")
     return int(quality)
 
 
