@@ -214,12 +214,13 @@ def picture(data: bytes, weights: "Weights") -> NDArray[np.uint8]:
         rows, columns = -(-tile.height // 16), -(-tile.width // 16)
         end = 9 + int.from_bytes(tile.payload[:4], "little")
         payload = tile.payload if tile.mode == LEARNED else tile.payload[9:end]
-        z, symbols = network.symbols(payload, rows, columns)
-        content = np.concatenate([each.transpose(1, 2, 0).ravel() for each in (z, symbols)])
-        if zlib.crc32(content.astype("<i2").tobytes()) != tile.content_crc:
+        multiples, z, symbols = network.symbols(payload, rows, columns)
+        words = np.concatenate([each.transpose(1, 2, 0).ravel() for each in (z, symbols)]).astype("<i2")
+        if zlib.crc32(multiples.astype(np.uint8).tobytes() + words.tobytes()) != tile.content_crc:
             raise CorruptError("latents' checksum")
         area = slice(tile.top // 16, tile.top // 16 + rows), slice(tile.left // 16, tile.left // 16 + columns)
-        y[:, *area] = network.latents(z, symbols)
+        steps = multiples.repeat(4, 0).repeat(4, 1)[:rows, :columns]
+        y[:, *area] = network.latents(z, symbols * steps)
     if learned:
         rgb = network.pixels(y, file.deblocking_cut)[: file.height, : file.width]
     for tile in file.tiles:
@@ -295,11 +296,13 @@ class Network:
     def __init__(self, weights: Weights, quality: int) -> None:
         self.weights, self.quality = weights, quality
 
-    def symbols(self, payload: bytes, rows: int, columns: int) -> tuple[Integers, Integers]:
-        """The symbols z [Z, h', w'] and y [M, rows, columns] of a tile."""
+    def symbols(self, payload: bytes, rows: int, columns: int) -> tuple[Integers, Integers, Integers]:
+        """Step multiples [h', w'] and symbols z [Z, h', w'] and y [M, rows, columns] of a tile."""
         decoder, channels = SlowDecoder(payload), self.weights.latent_channels
+        multiples = self._multiples(decoder, -(-rows // 4), -(-columns // 4))
         z = self._hyper_latents(decoder, -(-rows // 4), -(-columns // 4))
-        indexes = self._scales(z)[:, :rows, :columns]
+        shifts = np.array([0, 6, 10, 12])[multiples - 1].repeat(4, 0).repeat(4, 1)
+        indexes = np.maximum(self._scales(z) - shifts, 0)[:, :rows, :columns]
         y = np.zeros((channels, rows, columns), np.int64)
         base, half = channels // 8, channels // 2
         low, middle, high = range(base), range(base, half), range(half, channels)
@@ -315,10 +318,21 @@ class Network:
             for place, symbol in zip(places, found, strict=True):
                 y[place] = symbol
         decoder.finish()
-        return z, y
+        return multiples, z, y
+
+    def _multiples(self, decoder: SlowDecoder, rows: int, columns: int) -> Integers:
+        """Pass 1: the step multiples [rows, columns]."""
+        counts = [[1024, 1024, 2**24 - 4097, 1024, 1024, 1]]
+        multiples = np.zeros((rows, columns), np.int64)
+        differences = iter(decoder.read(counts, [0] * multiples.size, 0))
+        for i in range(rows):
+            for j in range(columns):
+                before = multiples[i, j - 1] if j else multiples[i - 1, 0] if i else 1
+                multiples[i, j] = (before - 1 + next(differences)) % 4 + 1
+        return multiples
 
     def _hyper_latents(self, decoder: SlowDecoder, rows: int, columns: int) -> Integers:
-        """Passes 1 to 3: z [Z, rows, columns], each in the tables that its neighbours choose."""
+        """Passes 2 to 4: z [Z, rows, columns], each in the tables that its neighbours choose."""
         channels = self.weights.arch["hyper_channels"]
         counts, first = self.weights.tables("hyper_tables", 0)
         z = np.zeros((channels, rows, columns), np.int64)

@@ -80,7 +80,7 @@ def test_a_second_decoder_makes_the_same_previews(shipped: Codec, weights: dict[
     """By the linear maps of the page; at 1/8 from the base alone, whose means may be computed in bfloat16."""
     data = (VECTORS / "encoder-photo.vaec").read_bytes()
     (tile,), network = take_apart(data).tiles, Network(weights[data[16:20]], data[20])
-    z, symbols = network.symbols(tile.payload, -(-tile.height // 16), -(-tile.width // 16))
+    _, z, symbols = network.symbols(tile.payload, -(-tile.height // 16), -(-tile.width // 16))
     latents = network.latents(z, symbols, base_only=scale == 8)
     found = network.preview(latents, 16 // scale)[: -(-tile.height // scale), : -(-tile.width // scale)]
     expected = shipped.decode(data, scale=1 / scale)

@@ -61,7 +61,7 @@ def test_an_engine_in_numpy_reads_the_symbols(name: str, numpy_engine: NumpyEngi
             symbols, base, decode_symbols(torch_engine, tile, size, quality), strict=True
         ):
             assert np.array_equal(found, expected)
-            assert np.array_equal(of_base, expected[:, : of_base.shape[1]])
+            assert np.array_equal(of_base, expected[:, : of_base.shape[1]] if of_base.ndim == 2 else expected)
 
 
 WITHOUT_TORCH = """

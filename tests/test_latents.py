@@ -80,7 +80,7 @@ def coded_places(tiny: Codec, data: bytes, shape: tuple[int, ...]) -> np.ndarray
         rows, columns = -(-box.height // 16), -(-box.width // 16)
         symbols = decode_symbols(tiny.engine, tile, (rows, columns), stream.header.quality)
         part = np.zeros(symbols.y.shape, bool)
-        found = list(coding.coded(tiny.engine, symbols, rows, columns, stream.header.quality))[coding.HYPER_PASSES :]
+        found = list(coding.coded(tiny.engine, symbols, rows, columns, stream.header.quality))[coding.SIDE_PASSES :]
         for group, coded in zip(coding.groups(rows, columns, shape[0]), found, strict=True):
             is_coded = coded.indexes >= coded.tables.first_coded_row
             group.put(part, is_coded & (np.abs(coded.symbols) < ESCAPE_LIMIT))

@@ -445,6 +445,7 @@ def test_save_hands_its_options_on(encode: Mock, path: Path) -> None:
     given: dict[str, Any] = {name: name.encode() for name in metadata_rules.METADATA_KEYS}
     given |= {"quality": 7, "target_bytes": 1, "target_bpp": 2.0, "target_psnr": 3.0, "target_ssimulacra2": 4.0}
     given |= {"model": "m", "device": "cpu", "tune": "psnr", "lossless": False, "effort": 6}
+    given |= {"quality_map": image}
     assert set(given) == set(pillow_plugin.SAVE_OPTIONS)
     image.save(path)
     image.save(path, **given)

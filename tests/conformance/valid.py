@@ -47,7 +47,8 @@ def build(engine: Engine) -> dict[str, Vector]:
     """All valid vectors by name."""
     return {
         **_sizes(engine), **_qualities(engine), **_modes(engine), **_crafted_latents(engine),
-        **_filters(), **_solids(), **_tilings(engine), **_metadata(engine), **_webps(), **_corrections(engine),
+        **_multiples(engine), **_filters(), **_solids(), **_tilings(engine), **_metadata(engine), **_webps(),
+        **_corrections(engine),
     }  # fmt: skip
 
 
@@ -211,6 +212,23 @@ def _crafted(engine: Engine, choose: Code, quality: int) -> bytes:
     (symbols,) = coding.read(engine, *size, [quality], [choose_coded])
     tile = encode_symbols(engine, symbols, size, quality)
     return container.write(Header(PixelFormat.RGB, 32, 32, engine.model_id, quality), [tile])
+
+
+def _multiples(engine: Engine) -> dict[str, Vector]:
+    """Tiles whose quantizer steps differ from block to block."""
+
+    def coded(height: int, width: int, quality: int, multiples: list[int]) -> bytes:
+        samples = photo(height, width, seed=45)
+        rgb = pixels.pad_edge(samples, LATENT_STRIDE)
+        y = engine.analyze(rgb, quality)
+        symbols, _ = coding.quantize(engine, y, quality, np.array(multiples, np.uint8))
+        header = header_of(samples, quality=quality, model_id=engine.model_id)
+        return container.write(header, [encode_symbols(engine, symbols, (y.shape[1], y.shape[2]), quality)])
+
+    return {
+        "multiples-all": Vector(coded(66, 68, 60, [1, 4, 2, 3]), "step multiples of 1 to 4, of blocks cut off, too"),
+        "multiples-four": Vector(coded(16, 20, 90, [4]), "a step multiple of 4 everywhere"),
+    }
 
 
 def _filters() -> dict[str, Vector]:

@@ -135,6 +135,11 @@ def main() -> None:
     " alike.",
 )  # fmt: skip
 @click.option(
+    "--quality-map", type=click.Path(exists=True, dir_okay=False), metavar="PICTURE",
+    help="Spend fewer bytes where this grey picture is dark: the quality applies to white, and black is as about 33"
+    " below. It is stretched over each input. Not with --lossless or --effort 7 and up.",
+)  # fmt: skip
+@click.option(
     "--tune", type=click.Choice([*BUILT_IN]), default=DEFAULT_TUNE, show_default=True,
     help="Choose the built-in weights: for visual quality (eye) or squared error (psnr).",
 )  # fmt: skip
@@ -165,6 +170,8 @@ def encode(ctx: click.Context, /, inputs: tuple[str, ...], **given: Any) -> None
         )
     if given["lossless"] and (given["effort"] or 0) >= 7:
         raise click.UsageError("--effort 7 and up refines lossy files, and cannot be combined with --lossless")
+    if given["quality_map"] and (given["lossless"] or (given["effort"] or 0) >= 7):
+        raise click.UsageError("--quality-map cannot be combined with --lossless or --effort 7 and up")
     from vaecodec.cli import conversion, pictures
     from vaecodec.codec import Codec
 
@@ -180,7 +187,7 @@ def encode(ctx: click.Context, /, inputs: tuple[str, ...], **given: Any) -> None
     codec = Codec(given["model"], given["device"], given["tune"], given["engine"])
     options = conversion.EncodeOptions(
         rates, _kept(given), given["max_pixels"], given["auto_orient"], given["background"], given["verify"],
-        is_saving=len(jobs) > 1, effort=given["effort"],
+        is_saving=len(jobs) > 1, effort=given["effort"], quality_map=given["quality_map"],
     )  # fmt: skip
     _convert(
         ctx,

@@ -43,7 +43,7 @@ class Product:
 class EncodeOptions:
     """How to encode. `rate` holds at most one of quality and the targets of `Codec.encode`; none means quality "auto".
 
-    `is_saving` skips lossy pictures that would grow; `effort` as in `Codec.encode`.
+    `is_saving` skips lossy pictures that would grow; `effort` and `quality_map`, a path, as in `Codec.encode`.
     """
 
     rate: Mapping[str, Any] = field(default_factory=dict)
@@ -54,6 +54,7 @@ class EncodeOptions:
     is_verified: bool = False
     is_saving: bool = False
     effort: int | None = None
+    quality_map: str | None = None
 
     @property
     def needs_whole_picture(self) -> bool:
@@ -309,8 +310,9 @@ def _save(image: Picture, options: DecodeOptions, content: BinaryIO) -> dict[str
 
 
 def _arguments(options: EncodeOptions) -> dict[str, Any]:
-    effort = {} if options.effort is None else {"effort": options.effort}
-    return {**options.rate, **effort, "max_pixels": options.max_pixels, **_dropped(options.kept)}
+    given = {"effort": options.effort, "quality_map": options.quality_map}
+    given = {name: value for name, value in given.items() if value is not None}
+    return {**options.rate, **given, "max_pixels": options.max_pixels, **_dropped(options.kept)}
 
 
 def _dropped(kept: frozenset[str]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ EXTENSION = ".vaec"
 MIME_TYPE = "image/x-vaec"
 SAVE_OPTIONS = (
     "quality", "target_bytes", "target_bpp", "target_psnr", "target_ssimulacra2", "exif", "icc_profile", "xmp", "model",
-    "lossless", "effort", "device", "tune",
+    "lossless", "effort", "quality_map", "device", "tune",
 )  # fmt: skip
 """Keywords of `Image.save` that are passed to `vaecodec.encode`, which documents them."""
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from vaecodec.entropy.tables import ESCAPE_LIMIT, Tables
+from vaecodec.entropy.tables import ESCAPE_LIMIT, PRECISION, Tables
 from vaecodec.errors import VaecModelError
 from vaecodec.model.architecture import (
     ACTIVITIES,
@@ -26,6 +26,7 @@ from vaecodec.model.engine import Array, Engine
 
 BASE_GROUPS = 2  # the first groups below hold exactly the base
 HYPER_PASSES = 3
+SIDE_PASSES = 1 + HYPER_PASSES  # of multiples and hyper-latents, before the groups
 BITS_PER_DISTORTION = 20.0  # bits per squared quantizer step; 6 / ln 2 for uniform quantizers at high rates
 
 
@@ -36,11 +37,13 @@ class Symbols(NamedTuple):
         z: int16 [h' w', Z], hyper-latents, h' = ceil(h / 4), w' = ceil(w / 4).
         y: int16 [h w, M], latents; or only their base, [h w, M / 8].
         indexes: uint8, shaped like y: the table index of each latent.
+        multiples: uint8 [h' w'], the step multiples of the latents around each hyper-latent, 1 to 4.
     """
 
     z: NDArray[np.int16]
     y: NDArray[np.int16]
     indexes: NDArray[np.uint8]
+    multiples: NDArray[np.uint8]
 
 
 class Coded(NamedTuple):
@@ -128,6 +131,54 @@ def first_pass(rows: int, columns: int, channels: int) -> NDArray[np.bool_]:
     return mask
 
 
+# --- step multiples ---------------------------------------------------------------------------------------------------
+# The quantizer steps of the 4 x 4 latents of a hyper-latent can be a whole multiple of those of the quality, where a
+# picture matters less. Symbols then count these larger steps, and have smaller scales, so lower table indexes.
+
+MOST_MULTIPLE = 4
+INDEX_SHIFTS = np.array([0, 0, 6, 10, 12], np.uint8)
+"""By multiple, the decrease of table indexes: ln(multiple) / LOG_SCALE_STEP, rounded."""
+
+MULTIPLE_TABLES = Tables(np.array([2]), np.array([[1024, 1024, 2**PRECISION - 4 * 1024 - 1, 1024, 1024, 1]]))
+"""Codes the differences of neighbouring multiples: 14 bits where they differ, hardly anything where they do not."""
+
+
+def _differences(multiples: NDArray[np.uint8], grid: tuple[int, int]) -> NDArray[np.int16]:
+    """Differences [h' w'] of multiples to those on the left, in the first column to those above, modulo 4: -1 to 2."""
+    before = np.ones((grid[0], grid[1] + 1), np.int16)
+    before[:, 1:] = multiples.reshape(grid)
+    before[1:, 0] = before[:-1, 1]
+    return ((np.diff(before) + 1) % MOST_MULTIPLE - 1).ravel()
+
+
+def _multiples(differences: NDArray[np.integer], grid: tuple[int, int]) -> NDArray[np.uint8]:
+    """The inverse of `_differences`; any integers are allowed."""
+    sums = differences.reshape(grid).astype(np.int64)
+    sums[:, 0] = sums[:, 0].cumsum()
+    return (sums.cumsum(1) % MOST_MULTIPLE + 1).astype(np.uint8).ravel()
+
+
+def _by_latent(of_z: NDArray[Any], rows: int, columns: int) -> NDArray[Any]:
+    """Repeats values [h' w'] of hyper-latents for their latents [rows columns, 1]."""
+    grid = of_z.reshape(hyper_size(rows, columns))
+    return grid.repeat(HYPER_STRIDE, 0)[:rows].repeat(HYPER_STRIDE, 1)[:, :columns].reshape(-1, 1)
+
+
+def _coarser(indexes: NDArray[np.uint8], multiples: NDArray[np.uint8], rows: int, columns: int) -> NDArray[np.uint8]:
+    """Table indexes [rows columns, C] of symbols that count multiples of steps."""
+    if multiples.max() == 1:
+        return indexes
+    shifts = _by_latent(INDEX_SHIFTS[multiples], rows, columns)
+    return np.where(indexes > shifts, indexes - shifts, np.uint8(0))
+
+
+def in_steps(symbols: Symbols, rows: int, columns: int) -> NDArray[np.int16]:
+    """Symbols [rows columns, C] of latents in the quantizer steps of the quality."""
+    if symbols.multiples.max() == 1:
+        return symbols.y
+    return symbols.y * _by_latent(symbols.multiples, rows, columns)
+
+
 # --- the contexts of hyper-latents ------------------------------------------------------------------------------------
 
 
@@ -211,28 +262,33 @@ def read(
         rows: rows of latents of each tile.
         columns: columns of latents of each tile.
         qualities: 1 to 100, of each tile.
-        codes: for each tile, called for each pass of z, then for each group of y.
+        codes: for each tile, called for the multiples, then for each pass of z, then for each group of y.
         base_only: stop after the base of the latents.
     """
     arch, grid = engine.arch, hyper_size(rows, columns)
+    none = np.zeros(grid[0] * grid[1], np.uint8)
+    multiples = [_multiples(code(MULTIPLE_TABLES, none), grid) for code in codes]
     z = [np.zeros((grid[0] * grid[1] + 1, arch.hyper_channels), np.int16) for _ in codes]
     for of in hyper_passes(*grid):
         for values, quality, code in zip(z, qualities, codes, strict=True):
-            found = code(engine.hyper_tables, _hyper_indexes(engine, values, of, quality))
-            values[of.positions] = found.reshape(-1, arch.hyper_channels)
+            of_pass = code(engine.hyper_tables, _hyper_indexes(engine, values, of, quality))
+            values[of.positions] = of_pass.reshape(-1, arch.hyper_channels)
     z = [values[:-1] for values in z]
-    indexes = engine.table_indexes(z, rows, columns, qualities, arch.base_channels if base_only else None)
+    found = engine.table_indexes(z, rows, columns, qualities, arch.base_channels if base_only else None)
+    indexes = [_coarser(each, of_tile, rows, columns) for each, of_tile in zip(found, multiples, strict=True)]
     y = [np.empty(each.shape, np.int16) for each in indexes]
     for group in groups(rows, columns, arch.latent_channels)[: BASE_GROUPS if base_only else None]:
-        for code, symbols, of in zip(codes, y, indexes, strict=True):
-            group.put(symbols, code(engine.latent_tables[group.number], group.take(of)))
-    return [Symbols(*each) for each in zip(z, y, indexes, strict=True)]
+        for code, symbols, own in zip(codes, y, indexes, strict=True):
+            group.put(symbols, code(engine.latent_tables[group.number], group.take(own)))
+    return [Symbols(*each) for each in zip(z, y, indexes, multiples, strict=True)]
 
 
 def coded(engine: Engine, symbols: Symbols, rows: int, columns: int, quality: int) -> Iterator[Coded]:
-    """Yields the symbols of a tile of rows x columns latents in the order of `read`: passes of z, then groups of y."""
+    """Yields the symbols of a tile of rows x columns latents in the order of `read`: multiples, z, then groups of y."""
+    grid = hyper_size(rows, columns)
+    yield Coded(MULTIPLE_TABLES, np.zeros(len(symbols.z), np.uint8), _differences(symbols.multiples, grid))
     z = np.concatenate([symbols.z, np.zeros_like(symbols.z[:1])])
-    for of in hyper_passes(*hyper_size(rows, columns)):
+    for of in hyper_passes(*grid):
         indexes = _hyper_indexes(engine, z, of, quality)
         yield Coded(engine.hyper_tables, indexes, symbols.z[of.positions].ravel())
     for group in groups(rows, columns, engine.arch.latent_channels):
@@ -244,15 +300,23 @@ def dequantize(engine: Engine, symbols: Sequence[Symbols], rows: int, columns: i
 
     Means are float: they affect pixels, never the entropy coder.
     """
-    y = [each.y for each in symbols]
+    y = [in_steps(each, rows, columns) for each in symbols]
     return engine.predict([each.z for each in symbols], rows, columns, qualities, lambda *_: y, y[0].shape[1])
 
 
 # --- the encoder's choice ---------------------------------------------------------------------------------------------
 
 
-def quantize(engine: Engine, y: Array, quality: int) -> tuple[Symbols, Array]:
+def quantize(
+    engine: Engine, y: Array, quality: int, multiples: NDArray[np.uint8] | None = None
+) -> tuple[Symbols, Array]:
     """Quantizes the latents y [M, h, w] of a tile with RDOQ; returns the symbols and the dequantized latents [M, h, w].
+
+    Args:
+        engine: computes the hyper-latents and the means.
+        y: the latents.
+        quality: 1 to 100.
+        multiples: the step multiples [h' w'], 1 to 4; None is 1 everywhere.
 
     Raises:
         VaecModelError: (MODEL_VALUES) the weights produce latents that are not finite.
@@ -261,18 +325,23 @@ def quantize(engine: Engine, y: Array, quality: int) -> tuple[Symbols, Array]:
     steps, of_z = engine.hyper_analyze(y, quality)
     z = nearest(of_z).astype(np.int16)
     (indexes,) = engine.table_indexes([z], rows, columns, [quality])
-    symbols = np.zeros(indexes.shape, np.int16)
+    if multiples is None:
+        multiples = np.ones(len(z), np.uint8)
+    indexes = _coarser(indexes, multiples, rows, columns)
+    symbols = Symbols(z, np.zeros(indexes.shape, np.int16), indexes, multiples)
 
     def symbols_of_pass(number: int, residual: NDArray[np.float32] | None) -> list[NDArray[np.int16]]:
         distances = cast(NDArray[np.float32], residual)  # not None, because there are steps
+        if multiples.max() > 1:
+            distances = distances / np.float32(_by_latent(multiples, rows, columns))
         for group in groups(rows, columns, engine.arch.latent_channels):
             if group.number == number:
                 chosen = engine.rdoq(group.take(distances), group.take(indexes), engine.latent_tables[number])
-                group.put(symbols, chosen)
-        return [symbols]
+                group.put(symbols.y, chosen)
+        return [in_steps(symbols, rows, columns)]
 
-    y_hat = engine.predict([z], rows, columns, [quality], symbols_of_pass, symbols.shape[1], steps)[0]
-    return Symbols(z, symbols, indexes), y_hat
+    y_hat = engine.predict([z], rows, columns, [quality], symbols_of_pass, indexes.shape[1], steps)[0]
+    return symbols, y_hat
 
 
 def nearest(residual: NDArray[np.float32]) -> NDArray[np.int32]:

@@ -9,6 +9,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from vaecodec.format.records import Header, Tile, TileBox
 from vaecodec.model import coding
 from vaecodec.model.architecture import LATENT_STRIDE
@@ -16,6 +19,7 @@ from vaecodec.model.coding import Symbols
 from vaecodec.model.engine import Array, Engine
 from vaecodec.pictures.pixels import Rows, Samples, pad_edge, squared_error
 from vaecodec.tiling.canvas import Canvas, Grid, Rect, alpha_of, analyze, cut, sweep, to_rgb
+from vaecodec.tiling.quality_map import BLOCK_PX, QUALITIES_BELOW
 from vaecodec.tiling.tile import choose_mode, decode_latents, encode_tile, learned_part, plain_tile
 
 Refine = Callable[[Any, Array, tuple[slice, slice], Samples, int], tuple[Symbols, Array]]
@@ -52,12 +56,15 @@ class Encoder:
         tiles: storage for the tiles, one place for each of `header.boxes()`.
         refine: chooses the symbols instead of `coding.quantize`, from latents y [M, H, W] of a tile and its
             surroundings, the tile's rows and columns in y, and its pixels.
+        multiples: the step multiples of blocks of 64 x 64 pixels, as from `quality_map.step_multiples`; None is 1
+            everywhere.
     """
 
     def __init__(
-        self, rows: Rows, header: Header, engine: Engine, tiles: TileStore, refine: Refine | None = None
-    ) -> None:
-        self.refine = refine
+        self, rows: Rows, header: Header, engine: Engine, tiles: TileStore, refine: Refine | None = None,
+        multiples: NDArray[np.uint8] | None = None,
+    ) -> None:  # fmt: skip
+        self.refine, self.multiples = refine, multiples
         self.rows, self.header, self.engine, self.tiles = rows, header, engine, tiles
         self.grid = Grid(header)
         self.reach = self.grid.reach(engine.arch.synthesis_margin)
@@ -126,7 +133,8 @@ class Encoder:
         """Returns the symbols of a tile, and its dequantized latents; arguments as in `analyze`."""
         engine, quality = self.engine, self.header.quality
         if self.refine is None or engine.restores:
-            return coding.quantize(engine, analyze(samples, top, box, engine, quality), quality)
+            multiples = self._multiples_of(box)
+            return coding.quantize(engine, analyze(samples, top, box, engine, quality), quality, multiples)
         around = engine.arch.synthesis_margin * LATENT_STRIDE
         bounds = Rect(top, top + samples.shape[0], 0, samples.shape[1])
         seen = Rect.of(box).widened(around, bounds)
@@ -136,6 +144,16 @@ class Encoder:
         rows = slice(inner.top - outer.top, inner.bottom - outer.top)
         inside = rows, slice(inner.left - outer.left, inner.right - outer.left)
         return self.refine(engine, y, inside, pad_edge(to_rgb(self._cut(box)), LATENT_STRIDE), quality)
+
+    def _multiples_of(self, box: TileBox) -> NDArray[np.uint8] | None:
+        """The step multiples [h' w'] of a tile."""
+        if self.multiples is None:
+            return None
+        inside = (
+            slice(start // BLOCK_PX, -(-(start + length) // BLOCK_PX))
+            for start, length in ((box.top, box.height), (box.left, box.width))
+        )
+        return self.multiples[*inside].ravel()
 
     def _recall(self, number: int, box: TileBox) -> Array | None:
         tile = self.tiles[number]
@@ -151,8 +169,11 @@ class Encoder:
         if self.engine.restores:  # such weights change the picture on purpose
             self.errors[number] = squared_error(original, shown)
             return True
-        learned = learned_part(self.tiles[number])  # as it was before its neighbours changed
-        self.tiles[number], self.errors[number] = choose_mode(learned, original, shown, self.header.quality)
+        learned, quality = learned_part(self.tiles[number]), self.header.quality  # as before its neighbours changed
+        multiples = self._multiples_of(box)
+        if multiples is not None and multiples.max() > 1:
+            quality = max(1, quality - QUALITIES_BELOW)
+        self.tiles[number], self.errors[number] = choose_mode(learned, original, shown, quality)
         return self.tiles[number].mode.is_learned
 
     def _strip(self, row: int) -> tuple[int, Samples]:

@@ -360,12 +360,14 @@ def draw(width: int, height: int, quality: int, engine: Engine, *, seed: int, te
 def _bits_by_block(engine: Engine, symbols: Symbols, rows: int, columns: int, quality: int) -> NDArray[np.float64]:
     """Bits [rows, columns] of one learned tile; those of a hyper-latent are divided among its blocks."""
     coded = coding.coded(engine, symbols, rows, columns, quality)
+    multiple_bits = symbol_bits(*next(coded))
     hyper_bits, bits = np.zeros(symbols.z.shape), np.zeros(symbols.y.shape)
     passes = coding.hyper_passes(*coding.hyper_size(rows, columns))
     for of, of_pass in zip(passes, coded, strict=False):  # leaves the groups of y to the next loop
         hyper_bits[of.positions] = symbol_bits(*of_pass).reshape(-1, engine.arch.hyper_channels)
     for group, of_group in zip(coding.groups(rows, columns, engine.arch.latent_channels), coded, strict=True):
         group.put(bits, symbol_bits(*of_group))
+    hyper_bits[:, 0] += multiple_bits
     shared = _shared_out(_on_grid(hyper_bits, rows, columns).sum(2), rows, columns)
     return bits.sum(1).reshape(rows, columns) + shared
 

@@ -10,6 +10,7 @@ from typing import BinaryIO, Generic, Literal, NamedTuple, TypedDict, TypeVar
 from vaecodec.errors import VaecImageError, VaecTargetError
 from vaecodec.format.records import Header
 from vaecodec.model.architecture import PREVIEW_SCALES, QUALITIES
+from vaecodec.pictures import pixels
 from vaecodec.pictures.metadata import KEEP, Exif, IccProfile, Xmp
 from vaecodec.tiling.canvas import Rect
 
@@ -41,6 +42,7 @@ class EncodeOptions(MetadataOptions, total=False):
     target_ssimulacra2: float | None
     lossless: bool
     effort: int
+    quality_map: pixels.Source | None
     max_pixels: int | None
 
 
@@ -259,11 +261,12 @@ def check_quality(quality: float) -> int:
     return int(quality)
 
 
-def refining_steps(effort: int, *, lossless: bool) -> int:
+def refining_steps(effort: int, *, lossless: bool, has_map: bool = False) -> int:
     """Number of steps in which an encoder refines its symbols.
 
     Raises:
-        VaecImageError: (ARGUMENT) the effort is not a whole number from 1 to 9, or asks to refine a lossless file.
+        VaecImageError: (ARGUMENT) the effort is not a whole number from 1 to 9, or asks to refine a lossless file; or
+            there is a quality map, but nothing is quantized, or symbols are refined, which knows only one step size.
     """
     if effort not in EFFORTS or isinstance(effort, bool):
         raise VaecImageError(f"effort is {effort!r}, allowed are whole numbers 1..9", code="ARGUMENT")
@@ -272,6 +275,9 @@ def refining_steps(effort: int, *, lossless: bool) -> int:
         raise VaecImageError(
             f"effort {effort} cannot be combined with lossless: there is nothing to refine", code="ARGUMENT"
         )
+    if has_map and (steps or lossless):
+        other = "lossless" if lossless else f"effort {effort}"
+        raise VaecImageError(f"quality_map and {other} cannot be combined: give only one", code="ARGUMENT")
     return steps
 
 

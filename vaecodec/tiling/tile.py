@@ -127,7 +127,8 @@ def decode_latents(engine: Engine, tile: Tile, size: tuple[int, int], quality: i
 
 
 def _crc_of(symbols: Symbols) -> int:
-    return zlib.crc32(symbols.y.astype("<i2").tobytes(), zlib.crc32(symbols.z.astype("<i2").tobytes()))
+    crc = zlib.crc32(symbols.z.astype("<i2").tobytes(), zlib.crc32(symbols.multiples.tobytes()))
+    return zlib.crc32(symbols.y.astype("<i2").tobytes(), crc)
 
 
 # --- one corrected tile -----------------------------------------------------------------------------------------------

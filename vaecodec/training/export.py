@@ -164,7 +164,7 @@ def _measure(engine: TorchEngine, crops: Sequence[NDArray[np.uint8]], calibratio
     for y, quality in _analyzed(engine, crops, calibration):
         symbols, _ = coding.quantize(engine, y, quality)
         groups = coding.groups(*y.shape[1:], engine.arch.latent_channels)
-        coded = list(coding.coded(engine, symbols, y.shape[1], y.shape[2], quality))[coding.HYPER_PASSES :]
+        coded = list(coding.coded(engine, symbols, y.shape[1], y.shape[2], quality))[coding.SIDE_PASSES :]
         for group, of_group in zip(groups, coded, strict=True):
             _count(counts[group.number], of_group.indexes, of_group.symbols)
     return counts

@@ -152,7 +152,7 @@ class _Refinement:
     @torch.no_grad()
     def _cost(self, symbols: Symbols, y_hat: Tensor) -> float:
         """Rate + distortion in bits per pixel, without the hyper-latents."""
-        coded = list(coding.coded(self.engine, symbols, self.rows, self.columns, self.quality))[coding.HYPER_PASSES :]
+        coded = list(coding.coded(self.engine, symbols, self.rows, self.columns, self.quality))[coding.SIDE_PASSES :]
         bits = sum(float(symbol_bits(*each).sum()) for each in coded)
         return bits / self._pixels + float(sum(self._distortions(self._seen(y_hat[None]))))
 

@@ -1,7 +1,7 @@
 // The network and the entropy coder: the core of the Python package's native engine, compiled to WebAssembly.
 
 import { crc32 } from './crc32.js';
-import { PASSES, indexesOf, positionsOf } from './hyper.js';
+import { MULTIPLE_TABLE, PASSES, coarsen, indexesOf, multiplesOf, positionsOf, toSteps } from './hyper.js';
 import { VaecCorruptError, VaecMismatchError, VaecModelError, VaecResourceError, asVaecError } from './errors.js';
 
 export const STRIDE = 16; // pixels a latent
@@ -66,6 +66,7 @@ export class Engine {
       [this.hyperTables] = this.#tables(tensors, 'hyper_tables');
       this.hyperIndexes = tensors.hyper_indexes.data;
       this.latentTables = this.#tables(tensors, 'latent_tables');
+      this.multipleTable = this.#table(MULTIPLE_TABLE.radius, MULTIPLE_TABLE.counts, 0);
       this.#load(architecture, tensors);
     });
   }
@@ -117,7 +118,7 @@ export class Engine {
 
   // --- integers ---
 
-  /** The symbols of a payload: places of z int16 [h' w', Z] and y int16 [rows columns, channels]. */
+  /** The symbols of a payload: places of z int16 [h' w', Z] and y int16 [rows columns, channels], in steps. */
   #read(take, payload, rows, columns, quality, contentCrc, channels) {
     const { core, model } = this, positions = hyperSize(rows, columns), zCount = positions * this.hyper;
     const count = rows * columns * channels, most = Math.max(zCount, count);
@@ -128,14 +129,20 @@ export class Engine {
     const read = (tables, n) =>
       this.#call(core.vaec_reader_read(reader, bytes, payload.length, tables, taken, n, found));
 
+    this.#bytes(taken, positions).fill(0);
+    read(this.multipleTable, positions);
+    const width = Math.ceil(columns / HYPER_STRIDE), shape = [rows, columns, channels, HYPER_STRIDE];
+    const multiples = multiplesOf(this.#ints(found, positions), positions / width, width);
     this.#readHyper(read, z, taken, found, rows, columns, quality);
     this.#call(core.vaec_table_rows(model, z, zCount, rows, columns, quality, channels, indexes, count, 1));
+    coarsen(this.#bytes(indexes, count), multiples, ...shape);
     for (const group of this.#groups(channels)) {
       const n = gather(this.#bytes(indexes, count), this.#bytes(taken, count), rows, columns, channels, group.parts);
       read(this.latentTables[group.number], n);
       scatter(this.#ints(found, count), this.#shorts(y, count), rows, columns, channels, group.parts);
     }
-    if (channels === this.latents) this.#checkEnd(reader, z, 2 * zCount, y, 2 * count, contentCrc);
+    if (channels === this.latents) this.#checkEnd(reader, multiples, z, 2 * zCount, y, 2 * count, contentCrc);
+    toSteps(this.#shorts(y, count), multiples, ...shape);
     return { z, y };
   }
 
@@ -167,11 +174,11 @@ export class Engine {
   }
 
   /** Exactly the symbols of the encoder must have been read, and they must be those that it wrote. */
-  #checkEnd(reader, z, zBytes, y, yBytes, contentCrc) {
+  #checkEnd(reader, multiples, z, zBytes, y, yBytes, contentCrc) {
     const [state, wordsLeft] = new BigUint64Array(this.core.memory.buffer, reader, 2);
     if (wordsLeft || state !== SENTINEL)
       throw new VaecCorruptError(`payload ends with ${wordsLeft} words left and state ${state}`, 'CODER_END');
-    if (crc32(this.#bytes(y, yBytes), crc32(this.#bytes(z, zBytes))) !== contentCrc)
+    if (crc32(this.#bytes(y, yBytes), crc32(this.#bytes(z, zBytes), crc32(multiples))) !== contentCrc)
       throw new VaecMismatchError('latents do not have the CRC that the file says', 'LATENT_CRC');
   }
 
@@ -181,18 +188,23 @@ export class Engine {
     const [radius, counts, first] = ['radius', 'counts', 'first_coded_row'].map((part) => tensors[`${name}.${part}`]);
     const [sets, rows, width] = counts.shape;
     const [radii, all, firsts] = [radius, counts, first].map(({ data }) => new Int32Array(data.buffer));
-    const putWide = (at, values) => { // as int64, none of them negative
-      const words = this.#ints(at, 2 * values.length).fill(0);
-      for (let place = 0; place < values.length; place++) words[2 * place] = values[place];
-    };
-    return Array.from({ length: sets }, (_, n) => this.#guarded((take) => {
-      const [radiusAt, countsAt] = [take(8 * rows), take(8 * rows * width)];
-      putWide(radiusAt, radii.subarray(n * rows, (n + 1) * rows));
-      putWide(countsAt, all.subarray(n * rows * width, (n + 1) * rows * width));
-      const tables = this.core.vaec_tables_new(radiusAt, countsAt, rows, width, firsts[n]);
+    return Array.from({ length: sets }, (_, n) =>
+      this.#table(radii.subarray(n * rows, (n + 1) * rows), all.subarray(n * rows * width, (n + 1) * rows * width), firsts[n]));
+  }
+
+  /** The core's tables of rows with these radii; counts are [rows, width]. */
+  #table(radius, counts, firstCodedRow) {
+    const rows = radius.length;
+    return this.#guarded((take) => {
+      const places = [radius, counts].map((values) => {
+        const at = take(8 * values.length), words = this.#ints(at, 2 * values.length).fill(0);
+        for (let n = 0; n < values.length; n++) words[2 * n] = values[n]; // int64, none of them negative
+        return at;
+      });
+      const tables = this.core.vaec_tables_new(...places, rows, counts.length / rows, firstCodedRow);
       if (!tables) throw new VaecModelError(this.#message(), 'TABLE');
       return tables;
-    }));
+    });
   }
 
   #load(architecture, tensors) {

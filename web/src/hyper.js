@@ -5,6 +5,46 @@ const MEAN_LIMIT = 3, MEANS = 2 * MEAN_LIMIT + 1; // of the mean of neighbours, 
 const ACTIVITIES = 8, ACTIVITY_STEP = 3; // classes of how many channels around are not zero, and how many are one class
 const AROUND = [[], [[-1, -1], [-1, 1], [1, -1], [1, 1]], [[-1, 0], [0, -1], [0, 1], [1, 0]]];
 
+/** Radius and counts of the one row that codes differences of step multiples: see vaecodec.model.coding. */
+export const MULTIPLE_TABLE = { radius: [2], counts: [1024, 1024, 2 ** 24 - 4097, 1024, 1024, 1] };
+const MOST_MULTIPLE = 4, INDEX_SHIFTS = [0, 0, 6, 10, 12];
+
+/** The step multiples [height, width], 1 to 4, of their differences to those on the left, in the first column above. */
+export function multiplesOf(differences, height, width) {
+  const multiples = new Uint8Array(height * width);
+  for (let row = 0, position = 0; row < height; row++)
+    for (let column = 0; column < width; column++, position++) {
+      const before = column ? position - 1 : position - width;
+      const sum = (before >= 0 ? multiples[before] - 1 : 0) + differences[position];
+      multiples[position] = ((sum % MOST_MULTIPLE) + MOST_MULTIPLE) % MOST_MULTIPLE + 1;
+    }
+  return multiples;
+}
+
+/** Lowers the table indexes of latents whose symbols count multiples of steps, in place. */
+export function coarsen(indexes, multiples, rows, columns, channels, stride) {
+  byLatent(multiples, rows, columns, channels, stride, (n, multiple) => {
+    indexes[n] = Math.max(0, indexes[n] - INDEX_SHIFTS[multiple]);
+  });
+}
+
+/** Turns symbols that count multiples of steps into steps, in place. */
+export function toSteps(symbols, multiples, rows, columns, channels, stride) {
+  byLatent(multiples, rows, columns, channels, stride, (n, multiple) => {
+    symbols[n] *= multiple;
+  });
+}
+
+function byLatent(multiples, rows, columns, channels, stride, change) {
+  if (multiples.every((multiple) => multiple === 1)) return;
+  const width = Math.ceil(columns / stride);
+  for (let row = 0, n = 0; row < rows; row++)
+    for (let column = 0; column < columns; column++) {
+      const multiple = multiples[Math.floor(row / stride) * width + Math.floor(column / stride)];
+      for (const end = n + channels; n < end; n++) if (multiple > 1) change(n, multiple);
+    }
+}
+
 /** Passes over the grid, each with those around that are known by then. 0 2 0 2 / 2 1 2 1: see vaecodec.model.coding. */
 export const PASSES = AROUND.length;
 
