@@ -115,19 +115,26 @@ def load(path: Path | None = None, tune: str = DEFAULT_TUNE) -> Weights:
         VaecModelError: (MODEL_FILE) the file is missing or too large; (MODEL_HASH) the built-in file was changed;
             (MODEL_SCHEMA, MODEL_VALUES, EXACT_BOUND, TABLE) the file does not follow the schema.
     """
-    return parse(read(path, tune))
+    data, digest = _read_with_digest(path, tune)
+    return _parsed(data, digest)
 
 
 def read(path: Path | None = None, tune: str = DEFAULT_TUNE) -> bytes:
     """Reads the bytes of a weights file, or of the built-in one of a tune; raises as `load`."""
+    return _read_with_digest(path, tune)[0]
+
+
+def _read_with_digest(path: Path | None, tune: str) -> tuple[bytes, bytes]:
+    """As `read`, and the SHA-256, which takes as long as reading."""
     data = _read(path or built_in_path(tune))
-    digest = hashlib.sha256(data).hexdigest()
-    if path is None and digest != BUILT_IN[tune]:
+    digest = hashlib.sha256(data)
+    if path is None and digest.hexdigest() != BUILT_IN[tune]:
+        found, expected = digest.hexdigest()[:8], BUILT_IN[tune][:8]
         raise VaecModelError(
-            f"the built-in weights have SHA-256 {digest[:8]}..., must have {BUILT_IN[tune][:8]}...: reinstall vaecodec",
+            f"the built-in weights have SHA-256 {found}..., must have {expected}...: reinstall vaecodec",
             code="MODEL_HASH",
         )
-    return data
+    return data, digest.digest()
 
 
 def parse(data: bytes) -> Weights:
@@ -136,6 +143,10 @@ def parse(data: bytes) -> Weights:
     Raises:
         VaecModelError: (MODEL_SCHEMA, MODEL_VALUES, EXACT_BOUND, TABLE) they do not follow the schema.
     """
+    return _parsed(data, hashlib.sha256(data).digest())
+
+
+def _parsed(data: bytes, digest: bytes) -> Weights:
     arch, eye, restores, arrays = _parse(data)
     layers = (
         IntegerLayer(arrays[f"scales.{n}.weight"], arrays[f"scales.{n}.bias"], int(arrays["scales.shift"][n]))
@@ -146,7 +157,7 @@ def parse(data: bytes) -> Weights:
     return Weights(
         arch, {name: arrays[name] for name in float_shapes(arch)}, scales, _tables(arrays, "hyper_tables")[0],
         arrays["hyper_indexes"], _tables(arrays, "latent_tables"), eye, restores,
-        hashlib.sha256(data).digest()[:MODEL_ID_BYTES],
+        digest[:MODEL_ID_BYTES],
     )  # fmt: skip
 
 
@@ -207,13 +218,19 @@ def _check_arrays(arch: Architecture, arrays: Arrays) -> None:
         allowed = ("float16", "float32") if name in floats else (integers[name][0],)
         if array.dtype.name not in allowed:
             raise _schema(f"{name} is {array.dtype}, must be {allowed[0]}")
-        if name in floats and not np.isfinite(array).all():
+        if name in floats and not _is_finite(array):
             raise VaecModelError(f"{name} holds NaN or infinity", code="MODEL_VALUES")
     rows, indexed = arrays["hyper_tables.radius"].shape[1], int(arrays["hyper_indexes"].max()) + 1
     if not indexed <= rows <= MAX_ROWS or arrays["hyper_tables.counts"].shape[1] != rows:
         raise _schema(f"hyper_tables have {rows} rows, must have {indexed} to {MAX_ROWS}, with as many counts")
     if arrays["hyper_tables.first_coded_row"].any():
         raise _schema("every row of hyper_tables must be coded: hyper-latents are rounded whatever their tables")
+
+
+def _is_finite(array: NDArray[Any]) -> bool:
+    if array.dtype == np.float16:  # as integers, because numpy is slow at halves
+        return bool((array.view(np.uint16) & 0x7FFF).max(initial=0) < 0x7C00)
+    return bool(np.isfinite(array).all())
 
 
 def _tables(arrays: Arrays, name: str) -> tuple[Tables, ...]:
