@@ -258,6 +258,21 @@ def test_its_tool_measures_what_files_have(tiny_weights: Path, tiny: Codec, tmp_
     assert found["bpp"][0] == pytest.approx(8 * (len(data) - 43) / (192 * 256), rel=0.01)
 
 
+def test_its_plots_read_what_its_tool_writes(tmp_path: Path) -> None:
+    """A curve of two qualities, in a picture; a missing file is told in one line."""
+    Image.fromarray(picture(176, 192, seed=5)).save(tmp_path / "a.png")
+    results, curve = tmp_path / "results", tmp_path / "curve.png"
+    run_tool("pretrained", str(tmp_path), "-a", "vaecodec", "-q", "20,60", "-d", str(results))
+    (found,) = results.iterdir()
+    command = "-m", "vaecodec.interop.compressai", "plot", "-o", str(curve), "-f"
+    done = run_python(*command, str(found))
+    assert done.returncode == 0, done.stderr
+    with Image.open(curve) as image:
+        assert min(image.size) > 100
+    missing = run_python(*command, str(tmp_path / "none.json"))
+    assert missing.returncode == 2 and missing.stderr.splitlines()[-1].startswith("error: ")
+
+
 @pytest.mark.parametrize(
     ("source", "option", "value", "words"),
     [
@@ -266,13 +281,16 @@ def test_its_tool_measures_what_files_have(tiny_weights: Path, tiny: Codec, tmp_
         ("pretrained", "-q", "x", "whole numbers"),
         ("pretrained", "-q", "40", "160"),
         ("checkpoint", "-p", "none.pth", "none.pth"),
+        ("checkpoint", "-p", "text.pth", "load"),
     ],
 )
 def test_its_tool_says_in_one_line_what_is_wrong(
     tmp_path: Path, source: str, option: str, value: str, words: str
 ) -> None:
-    """Qualities, missing checkpoints, and pictures that are too small for its MS-SSIM: exit code 2, no traceback."""
+    """Qualities, files that are no checkpoints, pictures too small for its MS-SSIM: exit code 2, no traceback."""
     Image.fromarray(picture(160, 192)).save(tmp_path / "a.png")
+    (tmp_path / "text.pth").write_text("no checkpoint")
+    value = str(tmp_path / value) if option == "-p" else value
     done = run_python("-m", "vaecodec.interop.compressai", source, str(tmp_path), "-a", "vaecodec", option, value)
     assert (done.returncode, done.stdout) == (2, "")
     *before, last = done.stderr.splitlines()

@@ -611,22 +611,25 @@ def _entropy_models(model: CompressionModel) -> Iterator[tuple[str, Any]]:
     return ((name, each) for name, each in model.named_modules() if isinstance(each, EntropyModel))
 
 
-def _evaluate(arguments: Sequence[str]) -> None:
-    """Runs compressai's eval_model; exits with code 2 and one line where it or a model refuses what it is given."""
-    from compressai.utils.eval_model.__main__ import main, setup_args
+def _run_tool(arguments: Sequence[str]) -> None:
+    """Runs compressai's eval_model, or its plot; exits with code 2 and one line if the input is refused."""
+    from compressai.utils.eval_model.__main__ import main as evaluate
+    from compressai.utils.eval_model.__main__ import setup_args
+    from compressai.utils.plot.__main__ import main as plot
 
-    given = setup_args().parse_args(arguments)
-    qualities = getattr(given, "qualities", "1").split(",")
+    first, *others = arguments or [""]
+    qualities = "1" if first == "plot" else getattr(setup_args().parse_args(arguments), "qualities", "1")
     try:
-        if not all(each.strip().isdecimal() for each in qualities if each):
-            raise VaecImageError(
-                f"-q is {given.qualities!r}, must be whole numbers separated by commas", code="ARGUMENT"
-            )
-        main(arguments)
-    except (OSError, ValueError, AssertionError) as error:
+        if not all(each.strip().isdecimal() for each in qualities.split(",") if each):
+            raise VaecImageError(f"-q is {qualities!r}, must be whole numbers separated by commas", code="ARGUMENT")
+        if first == "plot":
+            plot(others)
+        else:
+            evaluate(arguments)
+    except Exception as error:  # what torch says of a file that is no checkpoint has many types
         print("error:", (str(error) or type(error).__name__).splitlines()[0], file=sys.stderr)
         sys.exit(2)
 
 
 if __name__ == "__main__":
-    _evaluate(sys.argv[1:])
+    _run_tool(sys.argv[1:])
