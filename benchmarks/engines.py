@@ -1,8 +1,8 @@
 """Compares engines on the synthesis transform: our native core, torch and general-purpose runtimes.
 
-Measures installed runtimes (pip install onnx onnxscript onnxruntime openvino MNN ncnn pnnx) in turn, on the same
-latents. The synthesis is three quarters of a decode's operations, and the only part that a runtime could take over
-unchanged.
+Measures installed runtimes (pip install onnx onnxscript onnxruntime openvino MNN) in turn, on the same latents. The
+synthesis is three quarters of a decode's operations, and the only part that a runtime could take over unchanged.
+ncnn's converter, pnnx, does not take it: it knows no `addcmul`.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from vaecodec.model import weights
 from vaecodec.model.native_engine import NativeEngine
 
 ROWS, COLUMNS, QUALITY = 32, 48, 75  # latents of a picture of 768 x 512
-PACKAGES = ("torch", "onnxruntime", "openvino", "MNN", "ncnn")
+PACKAGES = ("torch", "onnxruntime", "openvino", "MNN")
 Run = Callable[[], object]
 
 
@@ -64,8 +64,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     with tempfile.TemporaryDirectory() as folder:
         runs |= _runtimes(Path(folder, "synthesis.onnx"), model, y, options.threads)
-        if _is_installed("ncnn"):
-            runs["ncnn"] = _ncnn(Path(folder), model, y, options.threads)
         seconds: dict[str, list[float]] = {name: [] for name in runs}
         for run in runs.values():
             run()
@@ -133,36 +131,15 @@ def _runtimes(path: Path, model: nn.Module, y: NDArray[np.float32], threads: int
 def _mnn(path: Path, y: NDArray[np.float32], threads: int) -> Run:
     """Float32, as the others; its half precision is for processors that compute in it."""
     import MNN
+    from MNN.tools import mnnconvert
 
     converted = path.with_suffix(".mnn")
-    MNN.tools.mnnconvert.convert(["mnnconvert", "-f", "ONNX", "--modelFile", path, "--MNNModel", converted])
+    mnnconvert.convert(["mnnconvert", "-f", "ONNX", "--modelFile", str(path), "--MNNModel", str(converted)])
     settings = {"backend": "CPU", "precision": "high", "numThread": threads}
     runtime = MNN.nn.create_runtime_manager((settings,))
     network = MNN.nn.load_module_from_file(str(converted), ["y"], [], runtime_manager=runtime)
     shaped = MNN.expr.const(y, y.shape, MNN.expr.NCHW)
     return lambda: network.forward([shaped])[0].read()
-
-
-def _ncnn(folder: Path, model: nn.Module, y: NDArray[np.float32], threads: int) -> Run:
-    """By way of pnnx, which reads TorchScript."""
-    import ncnn
-    import pnnx
-
-    script = folder / "synthesis.pt"
-    pnnx.export(model, str(script), (torch.from_numpy(y),), fp16=False)
-    network = ncnn.Net()
-    network.opt.num_threads = threads
-    network.opt.use_fp16_storage = network.opt.use_fp16_packed = network.opt.use_fp16_arithmetic = False
-    network.load_param(str(script.with_suffix("")) + ".ncnn.param")
-    network.load_model(str(script.with_suffix("")) + ".ncnn.bin")
-    given = ncnn.Mat(y[0])
-
-    def run() -> NDArray[np.float32]:
-        with network.create_extractor() as extractor:
-            extractor.input("in0", given)
-            return np.array(extractor.extract("out0")[1])
-
-    return run
 
 
 @torch.inference_mode()
