@@ -9,16 +9,17 @@ from conftest import picture
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from PIL import Image
+from PIL import Image, ImageOps
 
-from vaecodec import Codec, VaecImageError, VaecLimitError
+from vaecodec import Codec, VaecImageError
 from vaecodec.cli import main
 from vaecodec.format import container
 from vaecodec.format.records import TileMode
 from vaecodec.model import coding
+from vaecodec.pictures import quality_map as maps
 from vaecodec.pictures.pixels import psnr_db
-from vaecodec.tiling.quality_map import step_multiples
-from vaecodec.tiling.tile import decode_symbols
+from vaecodec.tiling.multiples import step_multiples
+from vaecodec.tiling.tile import decode_symbols, floor_psnr_db
 
 WHITE, BLACK = np.full((1, 1), 255, np.uint8), np.zeros((1, 1), np.uint8)
 LEFT_WHITE = np.repeat(np.array([[255, 0]], np.uint8), 3, 0)
@@ -56,7 +57,7 @@ def test_the_map_is_stretched_over_the_picture() -> None:
     fine = np.zeros((300, 130), np.uint8)
     fine[:, 128:] = 255
     assert step_multiples(fine, 300, 130).tolist() == [[4, 4, 1]] * 5
-    assert step_multiples(picture(700, 900), 1, 1).shape == (1, 1)
+    assert step_multiples(picture(700, 900)[..., 0], 1, 1).shape == (1, 1)
 
 
 def test_a_map_is_any_picture(tmp_path: Path) -> None:
@@ -64,20 +65,40 @@ def test_a_map_is_any_picture(tmp_path: Path) -> None:
     Image.fromarray(LEFT_WHITE).save(tmp_path / "mask.png")
     clear = np.full((1, 2, 4), 255, np.uint8)
     clear[:, 1, 3] = 0
-    for given_ in (tmp_path / "mask.png", (tmp_path / "mask.png").read_bytes(), clear, Image.fromarray(clear)):
-        assert step_multiples(given_, 64, 128).tolist() == [[1, 4]]
+    lab = Image.merge("LAB", [Image.fromarray(plane) for plane in (LEFT_WHITE, LEFT_WHITE // 2 + 64, LEFT_WHITE)])
+    mask = tmp_path / "mask.png"
+    for given_ in (mask, mask.read_bytes(), clear, Image.fromarray(clear), Image.fromarray(LEFT_WHITE).convert("P")):
+        assert step_multiples(maps.read(given_), 64, 128).tolist() == [[1, 4]]
+    assert maps.read(lab).shape == LEFT_WHITE.shape
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_maps_lie_over_what_people_see(tmp_path: Path, orientation: int) -> None:
+    """Both the picture's and the map's own EXIF orientation are applied, as Pillow does."""
+    grey = np.array([[255, 0, 0], [255, 128, 0]], np.uint8)
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    Image.fromarray(grey).save(tmp_path / "map.png", exif=tags)
+    with Image.open(tmp_path / "map.png") as image:
+        assert np.array_equal(maps.read(tmp_path / "map.png"), np.asarray(ImageOps.exif_transpose(image)))
+    height, width = 64 * 2, 64 * 3
+    stored = step_multiples(grey, height, width)
+    with Image.open(tmp_path / "map.png") as image:
+        seen = np.asarray(ImageOps.exif_transpose(image))
+    assert np.array_equal(step_multiples(seen, height, width, orientation), stored)
 
 
 def test_maps_that_cannot_be_read(tiny: Codec, tmp_path: Path) -> None:
-    """Say why, as pictures do."""
+    """Say that it is the map, and why."""
     (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(OSError, match="identify"):
-        tiny.encode(SAMPLES, quality_map=tmp_path / "text.png")
-    with pytest.raises(VaecImageError, match="dtype") as caught:
-        tiny.encode(SAMPLES, quality_map=np.zeros((2, 2)))
-    assert caught.value.code == "DTYPE"
-    with pytest.raises(VaecLimitError):
-        step_multiples(Image.new("1", (20000, 20000)), 64, 64)
+    deep = Image.fromarray(np.zeros((2, 2), np.uint16))
+    for wrong, words in (
+        (tmp_path / "text.png", "identify"), (tmp_path / "none.png", "No such file"), (np.zeros((2, 2)), "dtype"),
+        (deep, "I;16"), ([[0, 255]], "list"), (Image.new("1", (20000, 20000)), "20000"),
+    ):  # fmt: skip
+        with pytest.raises(VaecImageError, match=f"^quality_map: .*{words}") as caught:
+            tiny.encode(SAMPLES, quality_map=wrong)
+        assert caught.value.code == "QUALITY_MAP"
 
 
 # --- in files ---------------------------------------------------------------------------------------------------------
@@ -145,6 +166,19 @@ def test_dark_tiles_may_be_worse(shipped: Codec) -> None:
     assert len(mapped) < 0.8 * len(plain)
 
 
+def test_light_blocks_of_dark_tiles_keep_their_promise(shipped: Codec) -> None:
+    """Noise in a white block is corrected as without a map, though the block beside it is black."""
+    samples = picture(128, 256, seed=7)
+    samples[:, :64] = np.random.default_rng(0).integers(0, 256, (128, 64, 3), np.uint8)
+    for quality in (50, 75, 90):
+        before, after = (
+            shipped.decode(shipped.encode(samples, quality, quality_map=each), output="numpy")[:, :64]
+            for each in (None, LEFT_WHITE)
+        )
+        promised = min(psnr_db(samples[:, :64], before), floor_psnr_db(quality))
+        assert psnr_db(samples[:, :64], after) > promised - 1
+
+
 # --- for people -------------------------------------------------------------------------------------------------------
 
 
@@ -158,5 +192,28 @@ def test_the_command_line_and_the_plugin(tiny_weights: Path, tmp_path: Path, mon
     assert CliRunner().invoke(main, [*command, "mask.png"]).exit_code == 0
     assert Path("a.vaec").read_bytes() == Path("b.vaec").read_bytes()
     assert CliRunner().invoke(main, [*command, "none.png"]).exit_code == 2
+    Path("bad.png").write_text("no picture")
+    result = CliRunner().invoke(main, [*command, "bad.png"])
+    assert result.exit_code == 2 and "--quality-map" in result.stderr and "identify" in result.stderr
+
+
+def test_a_map_among_the_pictures_is_none_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is neither encoded nor deleted, and told of; the others are encoded with it, which is read once."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.png", "z.png"):
+        Image.fromarray(SAMPLES).save(name)
+    Image.fromarray(LEFT_WHITE).save("mask.png")
+    options = ("-r", ".", "--out-dir", "../out", "--quality-map", "mask.png", "-q", "60", "--delete-originals")
+    result = CliRunner().invoke(main, ["encode", *options])
+    assert result.exit_code == 1 and "is the quality map" in result.stderr
+    assert [path.name for path in Path().iterdir()] == ["mask.png"]
+    assert sorted(path.name for path in Path("../out").iterdir()) == ["a.vaec", "z.vaec"]
+
+
+def test_the_other_exclusions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Are usage errors."""
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(SAMPLES).save("a.png")
+    Image.fromarray(LEFT_WHITE).save("mask.png")
     for other in (["--lossless"], ["--effort", "7"]):
         assert CliRunner().invoke(main, ["encode", "a.png", "--quality-map", "mask.png", *other]).exit_code == 2

@@ -137,7 +137,7 @@ def main() -> None:
 @click.option(
     "--quality-map", type=click.Path(exists=True, dir_okay=False), metavar="PICTURE",
     help="Spend fewer bytes where this grey picture is dark: the quality applies to white, and black is as about 33"
-    " below. It is stretched over each input. Not with --lossless or --effort 7 and up.",
+    " below. It is stretched over each input, as people see it. Not with --lossless or --effort 7 and up.",
 )  # fmt: skip
 @click.option(
     "--tune", type=click.Choice([*BUILT_IN]), default=DEFAULT_TUNE, show_default=True,
@@ -184,10 +184,13 @@ def encode(ctx: click.Context, /, inputs: tuple[str, ...], **given: Any) -> None
         pictures.check_vaec_name(job.target)
     if given["delete_originals"] and any(STDIO in (job.source, job.target) for job in jobs):
         raise click.UsageError("--delete-originals needs files: neither input nor output may be -")
+    quality_map = given["quality_map"] and pictures.read_map(given["quality_map"], given["max_pixels"])
+    if quality_map is not None:
+        jobs = [pictures.without_map(job, given["quality_map"]) for job in jobs]
     codec = Codec(given["model"], given["device"], given["tune"], given["engine"])
     options = conversion.EncodeOptions(
         rates, _kept(given), given["max_pixels"], given["auto_orient"], given["background"], given["verify"],
-        is_saving=len(jobs) > 1, effort=given["effort"], quality_map=given["quality_map"],
+        is_saving=len(jobs) > 1, effort=given["effort"], quality_map=quality_map,
     )  # fmt: skip
     _convert(
         ctx,

@@ -43,7 +43,7 @@ class Product:
 class EncodeOptions:
     """How to encode. `rate` holds at most one of quality and the targets of `Codec.encode`; none means quality "auto".
 
-    `is_saving` skips lossy pictures that would grow; `effort` and `quality_map`, a path, as in `Codec.encode`.
+    `is_saving` skips lossy pictures that would grow; `effort` and `quality_map` as in `Codec.encode`.
     """
 
     rate: Mapping[str, Any] = field(default_factory=dict)
@@ -54,7 +54,7 @@ class EncodeOptions:
     is_verified: bool = False
     is_saving: bool = False
     effort: int | None = None
-    quality_map: str | None = None
+    quality_map: pixels.Samples | None = None
 
     @property
     def needs_whole_picture(self) -> bool:

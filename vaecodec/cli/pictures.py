@@ -4,19 +4,20 @@ import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import click
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from vaecodec.cli.batch import OutputError, reading
-from vaecodec.cli.outputs import STDIO
+from vaecodec.cli.batch import InputError, OutputError, reading
+from vaecodec.cli.outputs import STDIO, Job
 from vaecodec.cli.streams import read_stdin
 from vaecodec.codec import Codec
 from vaecodec.errors import VaecImageError, VaecLimitError
 from vaecodec.format import container, records
-from vaecodec.pictures import originals, pixels, writers
+from vaecodec.pictures import originals, pixels, quality_map, writers
 
 Picture = Image.Image
 VAEC = "VAEC"
@@ -87,6 +88,22 @@ def save_picture(image: Picture, format: str, *, kept: frozenset[str], quality: 
 def as_stored(image: Picture) -> Picture:
     """The picture with the mode, colours and metadata that a lossless .vaec file of it has."""
     return pixels.to_image(pixels.to_samples(image), pixels.metadata_of(image))
+
+
+def read_map(path: str, max_pixels: int | None) -> pixels.Samples:
+    """Reads the picture of --quality-map once for all inputs; raises click.BadParameter."""
+    try:
+        return quality_map.read(path, max_pixels)
+    except VaecImageError as error:
+        message = str(error).removeprefix("quality_map: ")
+        raise click.BadParameter(message, param_hint="--quality-map") from error
+
+
+def without_map(job: Job, path: str) -> Job:
+    """Refuses to encode the quality map itself, which may lie among the pictures."""
+    if job.source == STDIO or not os.path.exists(job.source) or not os.path.samefile(job.source, path):
+        return job
+    return replace(job, refused=InputError("is the quality map, not one of the pictures"))
 
 
 def is_whole(target: str) -> bool:

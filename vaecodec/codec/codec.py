@@ -26,6 +26,7 @@ from vaecodec.format.stored_tiles import SpooledTiles, StoredTiles
 from vaecodec.model import engines
 from vaecodec.model.architecture import DEFAULT_TUNE, built_in_tune
 from vaecodec.model.engine import Engine
+from vaecodec.pictures import exif as exif_blocks
 from vaecodec.pictures import pixels, ssimulacra2, writers
 from vaecodec.pictures.metadata import KEEP, Exif, IccProfile, Xmp, merge_metadata, without_thumbnails
 from vaecodec.pictures.pixels import Rows
@@ -160,8 +161,10 @@ class Codec:
                 weights then gain 2 % of the rate at 7 and 4 % at 8, psnr weights 1 to 2 %. 1 to 6 encode alike. From 7
                 on, not with `lossless`.
             quality_map: a grey picture, as `image`: white where the picture matters, black where it does not. There,
-                quantizer steps are four times as large, as about 33 qualities below. It is stretched over the picture
-                and takes effect in blocks of 64 x 64 pixels. Not with `lossless` or an `effort` from 7 on.
+                quantizer steps are four times as large: at 75, as 33 qualities below. It is stretched over the picture
+                as people see it, EXIF orientation included, and takes effect in blocks of 64 x 64 pixels, but not in
+                tiles that are stored without loss. Targets still count the whole picture. Not with `lossless` or an
+                `effort` from 7 on.
             max_pixels: refuse larger pictures before reading their pixels; None leaves only the format's limit, 2^28.
             exif: bytes or a `PIL.Image.Exif` that replaces the image's own EXIF; None drops it.
             icc_profile: bytes that replace the image's own profile; None drops it.
@@ -193,7 +196,7 @@ class Codec:
             closing(pixels.open_rows(image, max_pixels=max_pixels, overrides=metadata)) as rows,
         ):
             extra = merge_metadata(rows.metadata, **metadata) if metadata else rows.metadata
-            multiples = _multiples(quality_map, rows)
+            multiples = _multiples(quality_map, rows, extra, max_pixels)
             attempt = functools.partial(
                 self._attempt, rows, metadata=extra, new_tiles=_empty_tiles, refining_steps=steps, multiples=multiples
             )
@@ -259,7 +262,7 @@ class Codec:
         with translated_errors(), ExitStack() as opened:
             rows = opened.enter_context(closing(pixels.open_rows(source, max_pixels=max_pixels, overrides=metadata)))
             extra = merge_metadata(rows.metadata, **metadata) if metadata else rows.metadata
-            multiples = _multiples(quality_map, rows)
+            multiples = _multiples(quality_map, rows, extra, max_pixels)
 
             def spooled(count: int) -> SpooledTiles:
                 beside = target if isinstance(target, str | os.PathLike) else None
@@ -722,12 +725,17 @@ def _refinement(steps: int, kind: str) -> tuple[str, Refine | None]:
     return "torch", refined
 
 
-def _multiples(quality_map: pixels.Source | None, rows: Rows) -> pixels.Samples | None:
+def _multiples(
+    quality_map: pixels.Source | None, rows: Rows, metadata: dict[str, bytes], max_pixels: int | None
+) -> pixels.Samples | None:
+    """The step multiples for a picture with this metadata; raises as `quality_map.read`."""
     if quality_map is None:
         return None
-    from vaecodec.tiling.quality_map import step_multiples
+    from vaecodec.pictures.quality_map import read  # deferred: most pictures have none
+    from vaecodec.tiling.multiples import step_multiples
 
-    return step_multiples(quality_map, *rows.shape[:2])
+    seen = read(quality_map, max_pixels)
+    return step_multiples(seen, *rows.shape[:2], exif_blocks.orientation(metadata.get("exif", b"")))
 
 
 def _payload_bytes(tiles: Iterable[Tile]) -> int:

@@ -17,10 +17,10 @@ from vaecodec.model import coding
 from vaecodec.model.architecture import LATENT_STRIDE
 from vaecodec.model.coding import Symbols
 from vaecodec.model.engine import Array, Engine
-from vaecodec.pictures.pixels import Rows, Samples, pad_edge, squared_error
+from vaecodec.pictures.pixels import Rows, Samples, pad_edge, psnr_db, squared_error
 from vaecodec.tiling.canvas import Canvas, Grid, Rect, alpha_of, analyze, cut, sweep, to_rgb
-from vaecodec.tiling.quality_map import BLOCK_PX, QUALITIES_BELOW
-from vaecodec.tiling.tile import choose_mode, decode_latents, encode_tile, learned_part, plain_tile
+from vaecodec.tiling.multiples import BLOCK_PX, QUALITIES_BELOW
+from vaecodec.tiling.tile import choose_mode, decode_latents, encode_tile, floor_psnr_db, learned_part, plain_tile
 
 Refine = Callable[[Any, Array, tuple[slice, slice], Samples, int], tuple[Symbols, Array]]
 
@@ -56,7 +56,7 @@ class Encoder:
         tiles: storage for the tiles, one place for each of `header.boxes()`.
         refine: chooses the symbols instead of `coding.quantize`, from latents y [M, H, W] of a tile and its
             surroundings, the tile's rows and columns in y, and its pixels.
-        multiples: the step multiples of blocks of 64 x 64 pixels, as from `quality_map.step_multiples`; None is 1
+        multiples: the step multiples of blocks of 64 x 64 pixels, as from `multiples.step_multiples`; None is 1
             everywhere.
     """
 
@@ -169,12 +169,20 @@ class Encoder:
         if self.engine.restores:  # such weights change the picture on purpose
             self.errors[number] = squared_error(original, shown)
             return True
-        learned, quality = learned_part(self.tiles[number]), self.header.quality  # as before its neighbours changed
-        multiples = self._multiples_of(box)
-        if multiples is not None and multiples.max() > 1:
-            quality = max(1, quality - QUALITIES_BELOW)
-        self.tiles[number], self.errors[number] = choose_mode(learned, original, shown, quality)
+        learned = learned_part(self.tiles[number])  # as it was before its neighbours changed
+        promised = self._promised(box, original, shown)
+        self.tiles[number], self.errors[number] = choose_mode(learned, original, shown, promised)
         return self.tiles[number].mode.is_learned
+
+    def _promised(self, box: TileBox, original: Samples, shown: Samples) -> int:
+        """The quality whose minimum PSNR a tile must reach: a lower one with coarser steps, if all others are fine."""
+        multiples, quality = self._multiples_of(box), self.header.quality
+        if multiples is None or multiples.max() == 1:
+            return quality
+        columns = -(-box.width // BLOCK_PX)
+        fine = (multiples == 1).reshape(-1, columns).repeat(BLOCK_PX, 0).repeat(BLOCK_PX, 1)[: box.height, : box.width]
+        is_kept = not fine.any() or psnr_db(original[fine], shown[fine]) >= floor_psnr_db(quality)
+        return max(1, quality - QUALITIES_BELOW) if is_kept else quality
 
     def _strip(self, row: int) -> tuple[int, Samples]:
         """The number of the first pixel row, and the pixel rows that the analysis of a row of tiles sees."""

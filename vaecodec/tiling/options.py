@@ -277,7 +277,7 @@ def refining_steps(effort: int, *, lossless: bool, has_map: bool = False) -> int
         )
     if has_map and (steps or lossless):
         other = "lossless" if lossless else f"effort {effort}"
-        raise VaecImageError(f"quality_map and {other} cannot be combined: give only one", code="ARGUMENT")
+        raise VaecImageError(f"quality_map cannot be combined with {other}", code="ARGUMENT")
     return steps
 
 

@@ -1,38 +1,32 @@
-"""Quality maps: grey pictures that are white where a picture matters, as step multiples for the encoder."""
+"""From a quality map to the step multiples that an encoder uses."""
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vaecodec.format import records
 from vaecodec.model.architecture import HYPER_STRIDE, LATENT_STRIDE
 from vaecodec.model.coding import MOST_MULTIPLE
-from vaecodec.pictures import pixels
+from vaecodec.pictures.pixels import Samples
+from vaecodec.pictures.quality_map import turned
 
 BLOCK_PX = LATENT_STRIDE * HYPER_STRIDE
 QUALITIES_BELOW = 33
 """How far below the picture's quality the file of a black map is, by its size and its SSIMULACRA2 at quality 75."""
 
 
-def step_multiples(quality_map: pixels.Source, height: int, width: int) -> NDArray[np.uint8]:
+def step_multiples(seen: Samples, height: int, width: int, orientation: int | None = None) -> NDArray[np.uint8]:
     """Step multiples of the blocks of 64 x 64 pixels of a picture of height x width pixels.
 
     Args:
-        quality_map: a picture of any size, which is stretched over the picture. Colours count as grey, transparency as
-            black.
-        height: of the picture, pixels.
-        width: of the picture, pixels.
+        seen: uint8 [h, w], the map, which is stretched over the picture as people see it.
+        height: of the picture as stored, pixels.
+        width: likewise.
+        orientation: of the picture, as EXIF counts.
 
     Returns:
-        uint8 [ceil(height / 64), ceil(width / 64)]: 1 where the map is white on average, 4 where it is black, and in
-        between a power of 4 with the darkness as exponent, rounded.
-
-    Raises:
-        VaecImageError, VaecLimitError, OSError: the map cannot be read, as `pixels.open_source`.
+        uint8 [ceil(height / 64), ceil(width / 64)], for the picture as stored: 1 where the map is white on average, 4
+        where it is black, and in between a power of 4 with the darkness as exponent, rounded.
     """
-    opened = pixels.open_source(quality_map)
-    records.check_size(*pixels.size_of(opened))
-    image = pixels.to_image(opened, {}) if isinstance(opened, np.ndarray) else opened
-    grey = np.asarray(pixels.flatten_alpha(image, "black").convert("L"), np.float32)
+    grey = turned(seen, {6: 8, 8: 6}.get(orientation or 1, orientation)).astype(np.float32)
     means = _shares(height, grey.shape[0]) @ grey @ _shares(width, grey.shape[1]).T
     return np.rint(MOST_MULTIPLE ** (1 - means.clip(0, 255) / 255)).astype(np.uint8)
 
