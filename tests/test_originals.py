@@ -21,7 +21,7 @@ from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin
 
 import vaecodec
 from vaecodec import VaecError
-from vaecodec.pictures import colour, exif, originals, pixels
+from vaecodec.pictures import colour, exif, originals, pixels, row_files
 from vaecodec.pictures.metadata import merge_metadata
 
 GPS, ORIENTATION = ExifTags.IFD.GPSInfo, ExifTags.Base.Orientation
@@ -574,7 +574,7 @@ def test_bytes_and_open_files_are_pictures(tmp_path: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a system without named pipes")
 @pytest.mark.parametrize("read", [
     lambda path: pixels.to_samples(pixels.open_source(path)),
-    lambda path: pixels.open_rows(path, max_pixels=None).read(0, SHAPE[0]),
+    lambda path: row_files.open_file(path, max_pixels=None).read(0, SHAPE[0]),
 ])  # fmt: skip
 def test_pipes_are_read_once(tmp_path: Path, read: Callable[[Path], NDArray[np.uint8]]) -> None:
     """A picture that comes through a pipe with a name."""

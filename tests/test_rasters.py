@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from vaecodec.errors import VaecError, VaecFormatError, VaecImageError, VaecLimitError
-from vaecodec.pictures import pillow, pixels, png, vips, writers
+from vaecodec.pictures import pillow, pixels, png, row_files, vips, writers
 from vaecodec.pictures.pixels import ArrayRows, Rows, SequentialRows
 from vaecodec.pictures.pnm import PnmRows
 
@@ -105,7 +105,7 @@ def test_pnm_is_what_pillow_sees(channels: int, comment: bytes, tmp_path: Path) 
     samples = picture(99, 31, channels)
     magic = b"P5" if channels == 1 else b"P6"
     (tmp_path / "a.pnm").write_bytes(magic + b"\n" + comment + b"31 99\n255\n" + samples.tobytes())
-    rows = pixels.open_rows(tmp_path / "a.pnm", max_pixels=None)
+    rows = row_files.open_file(tmp_path / "a.pnm", max_pixels=None)
     assert isinstance(rows, PnmRows)
     assert np.array_equal(rows_in_pieces(rows), samples)
     assert np.array_equal(np.atleast_3d(np.asarray(Image.open(tmp_path / "a.pnm"))), samples)
@@ -123,7 +123,7 @@ def test_other_pnm_files_are_none_of_ours(head: bytes, tmp_path: Path) -> None:
 def test_a_cut_pnm_is_an_error(tmp_path: Path) -> None:
     """Rows that are not there are not made up."""
     (tmp_path / "a.ppm").write_bytes(b"P6 4 200 255\n" + bytes(4 * 199 * 3))
-    rows = pixels.open_rows(tmp_path / "a.ppm", max_pixels=None)
+    rows = row_files.open_file(tmp_path / "a.ppm", max_pixels=None)
     with pytest.raises(VaecImageError, match="ends after"):
         rows.read(0, 200)
 
@@ -133,7 +133,7 @@ def test_a_pnm_without_pixels_is_refused(size: bytes, tmp_path: Path) -> None:
     """As any other picture without pixels."""
     (tmp_path / "a.ppm").write_bytes(b"P6 " + size + b" 255\n")
     with pytest.raises((VaecError, OSError)):
-        pixels.open_rows(tmp_path / "a.ppm", max_pixels=None)
+        row_files.open_file(tmp_path / "a.ppm", max_pixels=None)
 
 
 FILES: dict[str, tuple[str, int, dict[str, Any]]] = {
@@ -162,7 +162,7 @@ def test_a_file_is_what_pillow_sees(kind: str, has_vips: bool, tmp_path: Path, m
         without_pyvips(monkeypatch)
     name, channels, options = FILES[kind]
     path = saved(tmp_path / name, picture(150, 70, channels), **options)
-    rows = pixels.open_rows(path, max_pixels=None)
+    rows = row_files.open_file(path, max_pixels=None)
     assert isinstance(rows, vips.VipsRows) == has_vips
     with Image.open(path) as image:
         assert np.array_equal(rows_in_pieces(rows), pixels.to_samples(image))
@@ -215,7 +215,7 @@ def test_a_cut_file_is_an_error(name: str, has_vips: bool, tmp_path: Path, monke
     for share in (0.2, 0.5, 0.9):
         (tmp_path / name).write_bytes(data[: int(len(data) * share)])
         with pytest.raises((VaecError, OSError)):
-            pixels.open_rows(tmp_path / name, max_pixels=None).read(0, 200)
+            row_files.open_file(tmp_path / name, max_pixels=None).read(0, 200)
 
 
 def test_png_metadata_is_found_before_and_behind_the_pixels(tmp_path: Path) -> None:

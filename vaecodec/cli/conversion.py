@@ -21,7 +21,7 @@ from vaecodec.cli.streams import stdin
 from vaecodec.codec import Codec
 from vaecodec.errors import VaecError, VaecLimitError
 from vaecodec.format import container, records, sources
-from vaecodec.pictures import fidelity, originals, pillow, pixels, writers
+from vaecodec.pictures import fidelity, originals, pillow, pixels, row_files, writers
 from vaecodec.pictures.metadata import METADATA_KEYS
 from vaecodec.runtime import files
 
@@ -233,7 +233,7 @@ def _is_big_picture(source: str) -> bool:
 def _encode_rows(codec: Codec, options: EncodeOptions, source: str, content: BinaryIO) -> dict[str, Any]:
     with finding_damage():
         with reading():
-            rows = pixels.open_rows(source, max_pixels=options.max_pixels, overrides=_dropped(options.kept))
+            rows = row_files.open_file(source, max_pixels=options.max_pixels, overrides=_dropped(options.kept))
         codec.encode_file(rows, content, **_arguments(options))
     return {}
 

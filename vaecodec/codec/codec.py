@@ -27,7 +27,7 @@ from vaecodec.model import engines
 from vaecodec.model.architecture import DEFAULT_TUNE, built_in_tune
 from vaecodec.model.engine import Engine
 from vaecodec.pictures import exif as exif_blocks
-from vaecodec.pictures import pixels, ssimulacra2, writers
+from vaecodec.pictures import pixels, row_files, ssimulacra2, writers
 from vaecodec.pictures.metadata import KEEP, Exif, IccProfile, Xmp, merge_metadata, without_thumbnails
 from vaecodec.pictures.pixels import Rows
 from vaecodec.runtime import files, threads
@@ -193,7 +193,7 @@ class Codec:
         steps = refining_steps(effort, lossless=lossless, has_map=quality_map is not None)
         with (
             translated_errors(),
-            closing(pixels.open_rows(image, max_pixels=max_pixels, overrides=metadata)) as rows,
+            closing(_opener(image)(image, max_pixels=max_pixels, overrides=metadata)) as rows,
         ):
             extra = merge_metadata(rows.metadata, **metadata) if metadata else rows.metadata
             multiples = _multiples(quality_map, rows, extra, max_pixels)
@@ -260,7 +260,8 @@ class Codec:
         steps = refining_steps(effort, lossless=lossless, has_map=quality_map is not None)
         mode = files.mode_of(source)  # before it is read: a pipe or an image may be closed then
         with translated_errors(), ExitStack() as opened:
-            rows = opened.enter_context(closing(pixels.open_rows(source, max_pixels=max_pixels, overrides=metadata)))
+            rows = _opener(source)(source, max_pixels=max_pixels, overrides=metadata)
+            opened.enter_context(closing(rows))
             extra = merge_metadata(rows.metadata, **metadata) if metadata else rows.metadata
             multiples = _multiples(quality_map, rows, extra, max_pixels)
 
@@ -723,6 +724,11 @@ def _refinement(steps: int, kind: str) -> tuple[str, Refine | None]:
         return refine(engine, y, inside, samples, quality, steps)
 
     return "torch", refined
+
+
+def _opener(source: object) -> Callable[..., Rows]:
+    """The function that opens a source by rows."""
+    return row_files.open_file if isinstance(source, str | os.PathLike) else pixels.open_rows
 
 
 def _multiples(

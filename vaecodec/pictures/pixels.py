@@ -474,31 +474,27 @@ def _opaque_colour(background: str | tuple[int, ...]) -> tuple[int, ...]:
 
 
 def open_rows(source: RowSource, *, max_pixels: int | None, overrides: Mapping[str, object] | None = None) -> "Rows":
-    """Opens a picture; its pixels are read later, by rows if possible.
+    """Opens a picture in memory, or to be read there; `row_files.open_file` needs less memory for files.
 
     Args:
         source: as for `open_source`; also any object with `shape`, `dtype` and row slices that become arrays, such as
-            memory-mapped, zarr and h5py arrays; and `Rows` themselves.
+            memory-mapped, zarr and h5py arrays, which are read by rows; and `Rows` themselves.
         max_pixels: as for `records.check_size`.
         overrides: as for `warn_of_losses`, which is called here.
-
-    Returns:
-        Its rows. 8-bit PGM and PPM files, and arrays, need no further memory. PNG, JPEG and TIFF files of more than 16
-        megapixels need little if pyvips is installed. Pillow decodes all others as a whole.
 
     Raises:
         VaecError, OSError: as `open_source`, `records.check_size`, `to_samples`.
     """
-    if isinstance(source, str | os.PathLike):
-        from vaecodec.pictures import row_files
-
-        return row_files.open_file(source, max_pixels=max_pixels, overrides=overrides)
     if not isinstance(source, Rows):
         opened = source if _is_array_like(source) else open_source(source)
         if isinstance(opened, Image.Image):
-            records.check_size(*opened.size, max_pixels=max_pixels)
-            rows = ArrayRows(to_samples(opened), metadata_of(opened))
-            warn_of_losses(opened, overrides, stacklevel=4)
+            try:
+                records.check_size(*opened.size, max_pixels=max_pixels)
+                rows = ArrayRows(to_samples(opened), metadata_of(opened))
+                warn_of_losses(opened, overrides, stacklevel=4)
+            finally:
+                if isinstance(source, str | os.PathLike):  # opened here
+                    opened.close()
             return rows
         source = ArrayRows(opened)
     return checked_rows(source, max_pixels)

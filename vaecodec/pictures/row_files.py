@@ -13,8 +13,14 @@ from vaecodec.pictures.pixels import Rows
 from vaecodec.pictures.pnm import PnmRows
 
 
-def open_file(path: str | os.PathLike[str], *, max_pixels: int | None, overrides: Mapping[str, object] | None) -> Rows:
-    """Opens the file at a path; as `pixels.open_rows`, which calls this."""
+def open_file(
+    path: str | os.PathLike[str], *, max_pixels: int | None, overrides: Mapping[str, object] | None = None
+) -> Rows:
+    """Opens the picture file at a path; its pixels are read later, by rows if possible.
+
+    8-bit PGM and PPM files need no further memory. PNG, JPEG and TIFF files of more than 16 megapixels need little if
+    pyvips is installed. Pillow decodes all others as a whole. Arguments and errors are as for `pixels.open_rows`.
+    """
     file = pixels.seekable(path)
     if not isinstance(file, str | os.PathLike):  # a pipe, which is in memory now
         return _open_with_pillow(pixels.open_image(file), max_pixels, overrides)
