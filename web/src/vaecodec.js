@@ -1,7 +1,7 @@
 // What the package is imported for: decoding .vaec files, in a worker where there are workers.
 
 import { DEFAULT_MAX_PIXELS, MODE_NAMES, readInfo } from './container.js';
-import { VaecFormatError, VaecResourceError, fromPlain, toPlain } from './errors.js';
+import { VaecFormatError, VaecImageError, VaecResourceError, fromPlain, toPlain } from './errors.js';
 import { orientationOf } from './orientation.js';
 
 export {
@@ -64,7 +64,12 @@ function inWorker(bytes, options) {
   const worker = freeWorker(), id = ++lastId;
   return new Promise((resolve) => {
     worker.waiting.set(id, resolve);
-    worker.thread.postMessage({ id, bytes, options });
+    try {
+      worker.thread.postMessage({ id, bytes, options });
+    } catch (error) { // a function, say, cannot be sent to another thread
+      worker.waiting.delete(id);
+      resolve({ error: toPlain(new VaecImageError(`options cannot be sent to the decoder: ${error.message}`, 'ARGUMENT')) });
+    }
   });
 }
 

@@ -49,6 +49,17 @@ describe('Chromium', { skip: executable ? false : 'no Chromium: apt-get install 
     assert.equal(page.workers().length, 1);
   });
 
+  test('options that cannot be sent to the worker are refused, and the next picture decodes', async () => {
+    await open();
+    const found = await page.evaluate(async (url) => {
+      const { decode } = await import('/dist/vaecodec.js');
+      const bytes = await (await fetch(url)).arrayBuffer();
+      const refused = await decode(bytes, { scale: () => 1 }).catch(({ name, code }) => ({ name, code }));
+      return { refused, width: (await decode(bytes)).width };
+    }, `/${PICTURE}.vaec`);
+    assert.deepEqual(found, { refused: { name: 'VaecImageError', code: 'ARGUMENT' }, width: manifest.valid[PICTURE].width });
+  });
+
   test('vectors that must fail are refused, with name and code', async () => {
     await open();
     const found = await page.evaluate(async (invalid) => {
