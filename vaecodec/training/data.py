@@ -23,6 +23,7 @@ from vaecodec.training.errors import TrainingError
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".vaec"}
 SHRINK_PROBABILITY, SHRINK_MIN = 0.15, 0.5
+ENLARGE_PROBABILITY, ENLARGE_MAX = 0.3, 2.0  # photographs as taken have less detail per pixel than reduced ones
 WINDOW_PX = 1024  # only a window of a larger picture is kept, because a few hundred photographs would fill the memory
 READ_AHEAD = 64
 
@@ -137,9 +138,11 @@ class Pictures:
         ends = self._ends
         picture = self.pictures[int(np.searchsorted(ends, rng.integers(ends[-1]), side="right"))]
         height, width = picture.shape[:2]
-        side = patch_px
-        if rng.random() < SHRINK_PROBABILITY:
+        side, chance = patch_px, rng.random()
+        if chance < SHRINK_PROBABILITY:
             side = min(int(patch_px / rng.uniform(SHRINK_MIN, 1.0)), height, width)
+        elif chance > 1 - ENLARGE_PROBABILITY:
+            side = int(patch_px / rng.uniform(1.0, ENLARGE_MAX))
         top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
         crop = picture[top : top + side, left : left + side].permute(2, 0, 1)
         if side != patch_px:
