@@ -1,19 +1,32 @@
-"""Hatchling's build hook: adds built parts to wheels and editable installs, and leaves out those that are missing.
+"""Hatchling's hooks: one adds built parts to wheels and editable installs, the other the README for package indexes.
 
 The native core is compiled here, if there is a compiler. The decoder for browsers is taken from web/dist.
 """
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 sys.path.insert(0, str(Path(__file__).parent))
 import build_core
 
 DECODER = ("*.js", "*.wasm", "*.weights", "*.txt")
+TO_OTHER_FILES = re.compile(r"(!?)\[([^\]]*)\]\((?!https?://|#)[^)]*\)")
+
+
+class ReadmeHook(MetadataHookInterface):
+    """The README as an index shows it, alone: without links to files that are not there, and without pictures."""
+
+    def update(self, metadata: dict[str, Any]) -> None:
+        """Called by hatchling before it writes the metadata."""
+        text = Path(self.root, "README.md").read_text(encoding="utf-8")
+        text = TO_OTHER_FILES.sub(lambda link: "" if link[1] else link[2], text)
+        metadata["readme"] = {"content-type": "text/markdown", "text": text}
 
 
 class BuiltHook(BuildHookInterface):  # type: ignore[type-arg]

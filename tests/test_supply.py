@@ -1,6 +1,7 @@
 """What the package never does at run time: unpickle, evaluate, start programs, use the network, check by assert."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -166,3 +167,14 @@ def test_nothing_downloads_or_starts_programs(tmp_path: Path) -> None:
     assert heard(EVERYTHING) == "heard []"
     assert "socket." in heard(CONNECT)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_an_index_shows_the_readme_without_dead_links() -> None:
+    """Alone, it has no other files to link to, and no pictures; its words stay."""
+    metadata, plugins = (
+        pytest.importorskip(f"hatchling.{name}", reason="hatchling is not installed")
+        for name in ("metadata.core", "plugin.manager")
+    )
+    text = metadata.ProjectMetadata(str(PACKAGE.parent), plugins.PluginManager()).core.readme
+    assert text.startswith("# vaecodec") and "photographs · servers" in text
+    assert not re.findall(r"\]\((?!https?://)", text) and "![" not in text
