@@ -92,9 +92,10 @@ def test_maps_that_cannot_be_read(tiny: Codec, tmp_path: Path) -> None:
     """Say that it is the map, and why."""
     (tmp_path / "text.png").write_text("no picture")
     deep = Image.fromarray(np.zeros((2, 2), np.uint16))
+    deep.save(tmp_path / "deep.png")
     for wrong, words in (
         (tmp_path / "text.png", "identify"), (tmp_path / "none.png", "No such file"), (np.zeros((2, 2)), "dtype"),
-        (deep, "I;16"), ([[0, 255]], "list"), (Image.new("1", (20000, 20000)), "20000"),
+        (deep, "I;16"), (tmp_path / "deep.png", "8"), ([[0, 255]], "list"), (Image.new("1", (20000, 20000)), "20000"),
     ):  # fmt: skip
         with pytest.raises(VaecImageError, match=f"^quality_map: .*{words}") as caught:
             tiny.encode(SAMPLES, quality_map=wrong)

@@ -261,6 +261,16 @@ def test_one_target_has_one_quality_and_one_model(work: Work, change: dict[str, 
     assert caught.value.code == "OTHER_SETTINGS"
 
 
+def test_manifests_of_earlier_builds_go_on(work: Work) -> None:
+    """They do not record the requested quality, which was always the one of the file."""
+    for record in transcoded(work):
+        del record["requested_quality"]
+        work.target.write(f"manifest/z{record['path'].replace('/', '_')}.jsonl", f"{json.dumps(record)}\n".encode())
+    assert plan(work, is_picture_name).skipped == len(NAMES)
+    with pytest.raises(TargetTakenError):
+        plan(dataclasses.replace(work, quality=None), is_picture_name)
+
+
 def _wait(condition: Callable[[], bool], seconds: float = 120.0) -> None:
     end = time.monotonic() + seconds
     while not condition():

@@ -1,6 +1,7 @@
 """Interface to compressai: the network as one of its models, for its tools and losses; its models in .vaec files.
 
-`python -m vaecodec.interop.compressai` is `python -m compressai.utils.eval_model` with the network among its models.
+`python -m vaecodec.interop.compressai` is `python -m compressai.utils.eval_model` with the network among its models;
+with `plot` as its first argument, it is `python -m compressai.utils.plot`.
 """
 
 import hashlib

@@ -95,6 +95,17 @@ def open_source(source: Source) -> Opened:
     raise VaecImageError(f"image is a {type(source).__name__}, must be {allowed}", code="TYPE")
 
 
+@contextmanager
+def opened_source(source: Source) -> Iterator[Opened]:
+    """As `open_source`; closes the file at the end if it was given by its path."""
+    opened = open_source(source)
+    try:
+        yield opened
+    finally:
+        if isinstance(source, str | os.PathLike) and isinstance(opened, Image.Image):
+            opened.close()
+
+
 def open_image(file: str | os.PathLike[str] | BinaryIO) -> Image.Image:
     """Opens a picture file with Pillow, or with the package that it needs; raises as `open_source`.
 
@@ -486,17 +497,15 @@ def open_rows(source: RowSource, *, max_pixels: int | None, overrides: Mapping[s
         VaecError, OSError: as `open_source`, `records.check_size`, `to_samples`.
     """
     if not isinstance(source, Rows):
-        opened = source if _is_array_like(source) else open_source(source)
-        if isinstance(opened, Image.Image):
-            try:
-                records.check_size(*opened.size, max_pixels=max_pixels)
-                rows = ArrayRows(to_samples(opened), metadata_of(opened))
-                warn_of_losses(opened, overrides, stacklevel=4)
-            finally:
-                if isinstance(source, str | os.PathLike):  # opened here
-                    opened.close()
+        if _is_array_like(source):
+            return checked_rows(ArrayRows(source), max_pixels)
+        with opened_source(source) as opened:
+            records.check_size(*size_of(opened), max_pixels=max_pixels)
+            if not isinstance(opened, Image.Image):
+                return ArrayRows(opened)
+            rows = ArrayRows(to_samples(opened), metadata_of(opened))
+            warn_of_losses(opened, overrides, stacklevel=4)
             return rows
-        source = ArrayRows(opened)
     return checked_rows(source, max_pixels)
 
 

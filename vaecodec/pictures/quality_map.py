@@ -15,10 +15,10 @@ def read(quality_map: pixels.Source, max_pixels: int | None = records.DEFAULT_MA
         VaecImageError: (QUALITY_MAP) it cannot be read.
     """
     try:
-        opened = pixels.open_source(quality_map)
-        records.check_size(*pixels.size_of(opened), max_pixels=max_pixels)
-        samples = pixels.to_samples(opened)
-        orientation = exif.orientation(pixels.metadata_of(opened).get("exif", b""))
+        with pixels.opened_source(quality_map) as opened:
+            records.check_size(*pixels.size_of(opened), max_pixels=max_pixels)
+            samples = pixels.to_samples(opened)
+            orientation = exif.orientation(pixels.metadata_of(opened).get("exif", b""))
     except (VaecError, OSError) as error:
         raise VaecImageError(f"quality_map: {error}", code="QUALITY_MAP") from error
     image = pixels.flatten_alpha(pixels.to_image(samples, {}), "black").convert("L")

@@ -131,7 +131,7 @@ class Pictures:
         return np.cumsum([picture.shape[0] * picture.shape[1] for picture in self.pictures])
 
     def crop(self, rng: np.random.Generator, patch_px: int) -> Tensor:
-        """One crop [3, patch_px, patch_px] uint8: random position, flips and quarter turns, sometimes downscaled first.
+        """One crop [3, patch_px, patch_px] uint8: random position, flips and quarter turns, sometimes rescaled first.
 
         All pixels of all pictures are equally likely.
         """

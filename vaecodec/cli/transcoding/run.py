@@ -103,7 +103,8 @@ def _check_owner(there: Collection[str], target: Place) -> None:
 def _is_done(record: Record | None, there: dict[str, int], work: Work) -> bool:
     if record is None or record["status"] != "done":
         return False
-    made, asked = (record["requested_quality"], record["model_id"]), (work.quality, work.model_id)
+    quality = record.get("requested_quality", record["quality"])  # earlier builds were always given one
+    made, asked = (quality, record["model_id"]), (work.quality, work.model_id)
     if made != asked:
         raise TargetTakenError(
             f"{record['output']} was made with quality {made[0] or AUTO} and weights {made[1]}, this run uses"
