@@ -249,7 +249,7 @@ import ctypes, sys, threading
 rdoq, n = ctypes.CDLL(sys.argv[1]).vaec_rdoq, 1 << 22
 residual, indexes, out = ctypes.create_string_buffer(4 * n), ctypes.create_string_buffer(n), (ctypes.c_int16 * n)()
 size, radius = ctypes.c_size_t, (ctypes.c_int64 * 2)(1, 1)
-work = lambda: rdoq(residual, indexes, size(n), residual, radius, size(2), size(4), size(1), out)
+work = lambda: rdoq(residual, indexes, size(n), residual, radius, size(2), size(4), size(1), out, size(1))
 threads = [threading.Thread(target=work) for _ in range(2)]
 for thread in threads: thread.start()
 for thread in threads: thread.join()

@@ -16,10 +16,12 @@ import pytest
 import torch
 from conftest import picture
 from numpy.typing import NDArray
+from whole_pictures import decode_tiles, encode_tiles
 
 from vaecodec.entropy import coder
 from vaecodec.entropy.tables import ESCAPE_LIMIT, Pass, Tables, from_pmfs
 from vaecodec.errors import VaecCorruptError, VaecModelError
+from vaecodec.format.records import Header, TileMode
 from vaecodec.model import coding, weights
 from vaecodec.model.architecture import HYPER_STRIDE
 from vaecodec.model.coding import hyper_size
@@ -433,6 +435,32 @@ def test_bits_are_the_same_on_all_instruction_sets_and_numbers_of_threads(
         assert all(np.array_equal(each, ours) for each in others)
         assert np.linalg.norm(ours - y) <= (0.02 if is_coarse(name) else 0) * np.linalg.norm(y)
     assert len(set(found.values())) == 1, found
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 1), (4, 9), (13, 18)])
+def test_the_base_alone(both: Engines, size: tuple[int, int]) -> None:
+    """Of what only other channels need, a preview computes nothing."""
+    (rows, columns), count = size, both.native.arch.base_channels
+    rng, grid = np.random.default_rng(4), hyper_size(rows, columns)
+    z = rng.integers(-2, 3, (grid[0] * grid[1], both.native.arch.hyper_channels), np.int16)
+    symbols = rng.integers(-3, 4, (rows * columns, count), np.int16)
+    ours, theirs = (engine.predict([z], rows, columns, [60], lambda *_: [symbols], count) for engine in both)
+    assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_tiles_are_coded_and_shown_alike_by_one_thread_and_by_several(tiny_stored: Weights, channels: int) -> None:
+    """Some threads code or read tiles, each alone, while others look at those before."""
+    samples = picture(520, 700, channels)
+    samples[:256, 256:512] = 90  # a tile that is not learned, between others that are
+    found = []
+    for engine in (NativeEngine(tiny_stored, threads) for threads in (1, 2, 5)):
+        header = replace(Header.of_picture(channels, 700, 520, engine.model_id, 60), tile_log2=8)
+        tiles, header, error = encode_tiles(samples, header, engine)
+        shown = [decode_tiles(tiles, header, engine, scale=scale)[0].tobytes() for scale in (1, 2, 8)]
+        found.append((header, error, tiles, shown))
+    assert {TileMode.SOLID, TileMode.LEARNED} <= {tile.mode for tile in tiles}
+    assert all(each == found[0] for each in found)
 
 
 # --- without torch, in threads and in forked processes ----------------------------------------------------------------

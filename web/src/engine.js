@@ -87,7 +87,7 @@ export class Engine {
       const { core, model } = this, grid = [rows, columns, quality, channels];
       this.#call(core.vaec_start_prediction(model, z, zSize, ...grid, features, featuresSize, mean, size, 1));
       this.#call(core.vaec_refine(model, y, features, featuresSize, ...grid, mean, latents, size, 1));
-      this.#call(core.vaec_complete(model, y, ...grid, mean, latents, size));
+      this.#call(core.vaec_complete(model, y, ...grid, mean, latents, size, 1));
       return this.#floats(latents, size).slice();
     });
   }

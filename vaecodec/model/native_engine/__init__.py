@@ -28,7 +28,6 @@ Pixels = NDArray[np.uint8]
 Integers = NDArray[np.int16]
 
 LARGEST_PART_PX = 1 << 20  # pixels to compute at once; more need more memory, and no less time
-THREADS_PER_HELPER = 4
 
 _TYPES = {"float32": 0, "float16": 1, "int16": 2, "int32": 3, "int64": 4}
 
@@ -85,8 +84,12 @@ class NativeEngine:
 
     @property
     def helpers(self) -> int:
-        """Number of threads that should read symbols ahead."""
-        return self.threads // THREADS_PER_HELPER
+        """Half of the threads, because reading and predicting are a third of the work; but two from two threads on.
+
+        Two processors decode 12 megapixels in 0.9 of the time without helpers, with one in 1.1: it takes too long for
+        the first row of tiles.
+        """
+        return min(self.threads, max(2, self.threads // 2)) if self.threads > 1 else 0
 
     def use_one_thread(self) -> None:
         """Makes the calling thread compute alone."""
@@ -113,10 +116,9 @@ class NativeEngine:
         """Codes symbols to a payload."""
         return binding.encode(passes)
 
-    @staticmethod
-    def rdoq(residual: Floats, indexes: NDArray[np.uint8], tables: Tables) -> NDArray[np.integer]:
+    def rdoq(self, residual: Floats, indexes: NDArray[np.uint8], tables: Tables) -> NDArray[np.integer]:
         """Quantizes residuals with RDOQ."""
-        return binding.rdoq(residual, indexes, tables)
+        return binding.rdoq(residual, indexes, tables, self.threads)
 
     def table_indexes(
         self, z: Sequence[Integers], rows: int, columns: int, qualities: Sequence[int], channels: int | None = None
@@ -189,7 +191,7 @@ class NativeEngine:
         for n in tiles:
             call(
                 native.vaec_complete, self._model, symbols[n], rows, columns, qualities[n], channels,
-                mean[n], latents[n], size,
+                mean[n], latents[n], size, self.threads,
             )  # fmt: skip
         return latents.reshape(count, rows, columns, channels).transpose(0, 3, 1, 2)
 
@@ -201,7 +203,7 @@ class NativeEngine:
             raise ValueError(f"latents have shape {y.shape}, must have that of the means, {mean.shape}")
         call(
             library().vaec_residual, self._model, steps, mean, *mean.shape[:1],
-            quality, mean.shape[1], out, out.size,
+            quality, mean.shape[1], out, out.size, self.threads,
         )  # fmt: skip
         return out
 

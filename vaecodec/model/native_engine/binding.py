@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from vaecodec.entropy.tables import SENTINEL, IntArray, Tables
 from vaecodec.errors import VaecCorruptError, VaecModelError, VaecResourceError
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 LEVEL_VARIABLE = "VAECODEC_LEVEL"  # environment variable: an instruction set to use instead of the best one
 
 _SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
@@ -33,7 +33,7 @@ _FUNCTIONS = {
     "vaec_reader_read": ("i", "ppnpbnw"),
     "vaec_writer_push": ("i", "punpbwn"),
     "vaec_writer_finish": ("i", "pun"),
-    "vaec_rdoq": ("i", "fbnplnnnh"),
+    "vaec_rdoq": ("i", "fbnplnnnhn"),
     "vaec_model_new": ("p", "wnpppp"),
     "vaec_model_free": ("", "p"),
     "vaec_self_test": ("i", "p"),
@@ -42,8 +42,8 @@ _FUNCTIONS = {
     "vaec_hyper_analyze": ("i", "pfnnifnfnn"),
     "vaec_start_prediction": ("i", "phnnninfnfnn"),
     "vaec_refine": ("i", "phfnnninffnn"),
-    "vaec_complete": ("i", "phnninffn"),
-    "vaec_residual": ("i", "pffninfn"),
+    "vaec_complete": ("i", "phnninffnn"),
+    "vaec_residual": ("i", "pffninfnn"),
     "vaec_synthesize": ("i", "pfnnniibnpn"),
     "vaec_synthesize_like": ("i", "pfnnnibnnnnbnppn"),
     "vaec_preview": ("i", "pfnnnnnbnn"),
@@ -248,7 +248,9 @@ def encode(passes: Sequence[tuple[Tables, IntArray, IntArray]]) -> bytes:
     return encoder.finish()
 
 
-def rdoq(residual: NDArray[np.float32], indexes: NDArray[np.uint8], tables: Tables) -> NDArray[np.int16]:
+def rdoq(
+    residual: NDArray[np.float32], indexes: NDArray[np.uint8], tables: Tables, threads: int = 1
+) -> NDArray[np.int16]:
     """Like `coding.rdoq`.
 
     Raises:
@@ -261,5 +263,6 @@ def rdoq(residual: NDArray[np.float32], indexes: NDArray[np.uint8], tables: Tabl
     call(
         library().vaec_rdoq, residual, indexes, residual.size,
         tables.saved_by_column.ctypes.data, tables.radius, *tables.counts.shape, tables.first_coded_row, symbols,
+        threads,
     )  # fmt: skip
     return symbols

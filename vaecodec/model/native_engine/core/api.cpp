@@ -1,8 +1,11 @@
 // The C interface: every pointer comes with its size, every size is checked, and no exception escapes.
+#include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <new>
 
 #include "model.h"
+#include "pool.h"
 #include "rans.h"
 
 #if defined(_WIN32)
@@ -15,7 +18,7 @@ using namespace vaec;
 
 namespace {
 
-constexpr int32_t ABI_VERSION = 1;
+constexpr int32_t ABI_VERSION = 2;
 constexpr size_t MOST_POSITIONS = size_t(1) << 22;  // maximum number of latents in one call, far beyond any tile
 constexpr int MOST_WIDTH = 1024, MOST_BLOCKS = 32;
 
@@ -117,35 +120,30 @@ EXPORT int32_t vaec_writer_finish(Payload* payload, uint32_t* words, size_t capa
 
 // --- quantization -----------------------------------------------------------------------------------------------------
 
-// Quantizes residuals [n] like vaecodec.model.coding.rdoq, with the same float32 operations, none of them fused.
-// `saved` [table_rows, width] holds the bits that one step closer to zero saves.
+// Quantizes residuals [n] like vaecodec.model.coding.rdoq. `saved` [table_rows, width] holds the bits that one step closer
+// to zero saves.
 EXPORT int32_t vaec_rdoq(const float* residual, const uint8_t* rows, size_t count, const float* saved,
-                         const int64_t* radius, size_t table_rows, size_t width, size_t first_coded_row, int16_t* out) {
-    constexpr float BITS_PER_DISTORTION = 20.0f, MAGIC = 12582912.0f;
-    bool is_number = true, in_range = true;
-    for (size_t i = 0; i < count; ++i) {
-        const float r = residual[i];
-        const size_t row = rows[i];
-        is_number &= r == r;
-        in_range &= row < table_rows;
-        if (row < first_coded_row || row >= table_rows || !(r == r)) {
-            out[i] = 0;
-            continue;
-        }
-        const float clamped = std::min(std::max(r, -float(ESCAPE_LIMIT)), float(ESCAPE_LIMIT));
-        int32_t symbol = int32_t((clamped + MAGIC) - MAGIC);
-        if (symbol) {
-            const int64_t reach = radius[row];
-            float saving = 0;  // escaped symbols save nothing
-            if (symbol >= -reach && symbol <= reach && reach + symbol < int64_t(width))
-                saving = saved[row * width + size_t(symbol + reach)];
-            const float size = float(symbol < 0 ? -symbol : symbol);
-            const float distortion = 2 * ((r < 0 ? -r : r) - size) + 1;
-            if (saving > BITS_PER_DISTORTION * distortion) symbol += symbol < 0 ? 1 : -1;
-        }
-        out[i] = int16_t(symbol);
+                         const int64_t* radius, size_t table_rows, size_t width, size_t first_coded_row, int16_t* out,
+                         size_t threads) {
+    constexpr size_t PART = 1 << 15;
+    if (!table_rows || table_rows > MOST_ROWS || first_coded_row >= table_rows || width > MOST_WIDTH)
+        return refuse("a table row is out of range");
+    Savings savings{saved, int32_t(width), int32_t(table_rows), int32_t(first_coded_row), float(ESCAPE_LIMIT), {}};
+    for (size_t row = 0; row < table_rows; ++row) {
+        if (radius[row] < 1 || 2 * radius[row] + 1 > int64_t(width)) return refuse("a table row is out of range");
+        savings.reach[row] = int32_t(radius[row]);
     }
-    return !is_number ? NOT_A_NUMBER : in_range ? OK : refuse("a table row is out of range");
+    return guarded([&] {
+        std::atomic<bool> is_number{true}, in_range{true};
+        parallel((count + PART - 1) / PART, threads, [&](size_t part) {
+            const size_t first = part * PART, n = std::min(PART, count - first);
+            bool numbers_here = true, in_range_here = true;
+            active().rdoq(residual + first, rows + first, n, savings, out + first, numbers_here, in_range_here);
+            if (!numbers_here) is_number = false;
+            if (!in_range_here) in_range = false;
+        });
+        return !is_number ? NOT_A_NUMBER : in_range ? OK : refuse("a table row is out of range");
+    });
 }
 
 // --- the network ------------------------------------------------------------------------------------------------------
@@ -238,19 +236,19 @@ EXPORT int32_t vaec_refine(const Model* model, const int16_t* symbols, const flo
     });
 }
 EXPORT int32_t vaec_complete(const Model* model, const int16_t* symbols, size_t rows, size_t columns, int32_t quality,
-                             size_t channels, const float* mean, float* latents, size_t size) {
+                             size_t channels, const float* mean, float* latents, size_t size, size_t threads) {
     return guarded([&] {
         if (!is_prediction(model, rows, columns, quality, channels, size)) return refuse("sizes do not fit together");
-        model->complete(symbols, rows, columns, quality, channels, mean, latents);
+        model->complete(symbols, rows, columns, quality, channels, mean, latents, threads);
         return OK;
     });
 }
 EXPORT int32_t vaec_residual(const Model* model, const float* steps, const float* mean, size_t positions, int32_t quality,
-                             size_t channels, float* out, size_t size) {
+                             size_t channels, float* out, size_t size, size_t threads) {
     return guarded([&] {
         if (!is_grid(positions, 1) || !is_prediction(model, positions, 1, quality, channels, size))
             return refuse("sizes do not fit together");
-        model->residual(steps, mean, positions, quality, channels, out);
+        model->residual(steps, mean, positions, quality, channels, out, threads);
         return OK;
     });
 }

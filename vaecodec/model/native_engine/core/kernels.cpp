@@ -7,6 +7,7 @@
 namespace VAEC_LEVEL {
 using vaec::After;
 using vaec::Matrix;
+using vaec::Savings;
 using vaec::PANEL;
 
 template <class T>
@@ -329,6 +330,54 @@ static void dequantize(const float* mean, const int16_t* symbols, const float* g
     for (size_t i = 0; i < n; ++i) out[i] = mean[i] + float(symbols[i]) / gain[i];
 }
 
+// Without branches, because nothing predicts whether a symbol is zero.
+static void rdoq(const float* residual, const uint8_t* rows, size_t n, const Savings& savings, int16_t* out,
+                 bool& are_numbers, bool& are_rows) {
+    typedef uint8_t Bytes __attribute__((vector_size(LANES)));
+    typedef int16_t Shorts __attribute__((vector_size(2 * LANES)));
+    constexpr float BITS_PER_DISTORTION = 20.0f, MAGIC = 12582912.0f;  // adding MAGIC rounds to the nearest integer
+    const Ints last_row = splat(savings.rows - 1);
+    Ints bad_numbers = {}, bad_rows = {};
+    for (size_t i = 0; i < n; i += LANES) {
+        const size_t left = smaller(n - i, LANES);
+        Bytes bytes = {};
+        memcpy(&bytes, rows + i, left);
+        Floats r = load_some(residual + i, left);
+        Ints row = __builtin_convertvector(bytes, Ints);
+        bad_numbers |= ~(r == r);
+        bad_rows |= row > last_row;
+        r = r == r ? r : Floats{};
+        row = row > last_row ? last_row : row;
+        Floats clamped = r > savings.limit ? splat(savings.limit) : r;
+        clamped = clamped < -savings.limit ? splat(-savings.limit) : clamped;
+        const Floats rounded = (clamped + MAGIC) - MAGIC;
+        const Ints symbol = __builtin_convertvector(rounded, Ints);
+        int32_t of_lane[LANES];
+        store(of_lane, row);
+        for (int k = 0; k < LANES; ++k) of_lane[k] = savings.reach[of_lane[k]];
+        const Ints reach = load<Ints>(of_lane);
+        Ints at = symbol > reach ? reach : symbol;
+        at = at < -reach ? -reach : at;
+        store(of_lane, row * savings.width + at + reach);
+        float saved[LANES];
+        for (int k = 0; k < LANES; ++k) saved[k] = savings.bits[of_lane[k]];
+        const Ints is_coded = at == symbol;  // escapes save nothing
+        const Floats saving = (Floats)((Ints)load<Floats>(saved) & is_coded);
+        const Floats distortion = 2.0f * (abs(r) - abs(rounded)) + 1.0f;
+        const Ints moves = saving > BITS_PER_DISTORTION * distortion;
+        const Ints sign = (symbol < 0) - (symbol > 0);  // comparisons are 0 or -1
+        const Shorts chosen = __builtin_convertvector((symbol - (sign & moves)) & ~(row < savings.first_coded_row), Shorts);
+        memcpy(out + i, &chosen, 2 * left);
+    }
+    int32_t lanes[2][LANES];
+    store(lanes[0], bad_numbers);
+    store(lanes[1], bad_rows);
+    for (int k = 0; k < LANES; ++k) {
+        are_numbers &= !lanes[0][k];
+        are_rows &= !lanes[1][k];
+    }
+}
+
 static inline Floats artefact_of(Floats excess, Floats bound, float share) {
     Floats divisor = bound < 1e-9f ? splat(1e-9f) : bound;  // softplus can underflow to 0, and 0 / 0 is NaN
     return bound * tanh(excess / divisor) * share;
@@ -399,7 +448,7 @@ static void finish_double(const double* sums, const int64_t* constant, size_t n,
 extern const vaec::Kernels kernels;
 const vaec::Kernels kernels = {
     NAME(VAEC_LEVEL), product_float, product_bfloat16, to_bfloat16, product_double, product_pairs, depthwise, exp_all, silu, softplus_all, add_product,
-    scale, dequantize, artefact, smooth_rows, to_bytes, finish_pairs, finish_double,
+    scale, dequantize, rdoq, artefact, smooth_rows, to_bytes, finish_pairs, finish_double,
 };
 
 }  // namespace VAEC_LEVEL

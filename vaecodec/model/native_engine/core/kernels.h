@@ -25,6 +25,14 @@ struct Matrix {
 
 enum class After { none, leaky };
 
+// The bits that one step closer to zero saves, [rows, width]; row r holds those of -reach[r] to reach[r].
+struct Savings {
+    const float* bits;
+    int32_t width, rows, first_coded_row;
+    float limit;  // magnitude of the largest symbol
+    int32_t reach[256];
+};
+
 struct Kernels {
     const char* name;
     // c [positions, outputs] = bias + (add ? c : 0) + a [positions, inputs] W, summed input by input; of the first
@@ -54,6 +62,10 @@ struct Kernels {
     void (*scale)(float* x, const float* factor, size_t positions, size_t n);
     // mean + symbol / gain of n channels.
     void (*dequantize)(const float* mean, const int16_t* symbols, const float* gain, size_t n, float* out);
+    // Quantizes n residuals with RDOQ, given their table rows, without fused operations, like vaecodec.model.coding.rdoq.
+    // Clears `are_numbers` and `are_rows` where some are not; these become 0, or use the last row.
+    void (*rdoq)(const float* residual, const uint8_t* rows, size_t n, const Savings& savings, int16_t* out,
+                 bool& are_numbers, bool& are_rows);
     // The correction of deblocking before its taps, in place of `excess`: bound * tanh(excess / bound) * share.
     void (*artefact)(float* excess, const float* bound, float share, size_t n);
     // The border between two rows of latents: rows[0..7] are n samples each, four above it and four below.

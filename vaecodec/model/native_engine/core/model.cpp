@@ -69,6 +69,25 @@ Fold fold_of(const Weights& weights, const std::string& name, const std::string&
     return result;
 }
 
+// The content and its correction, which are added, as one map of both inputs.
+Unfold content_of(const Weights& weights, size_t latents, size_t corrections, size_t channels) {
+    const size_t samples = GRID * GRID * channels, inputs = latents + corrections;
+    const std::vector<float> content = weights.floats("synthesis.content.weight", samples * latents);
+    const std::vector<float> correction = weights.floats("synthesis.correction.weight", samples * corrections);
+    const std::vector<float> bias = weights.floats("synthesis.content.bias", samples);
+    Unfold result{GRID, inputs, channels, {}};
+    for (size_t i = 0; i < GRID; ++i) {
+        const Order order = of_row(i, GRID, channels);
+        Packed<float> part = pack_values<float>(order.size(), inputs, [&](size_t o, size_t k) {
+            return k < latents ? content[order[o] * latents + k] : correction[order[o] * corrections + k - latents];
+        });
+        for (size_t o = 0; o < order.size(); ++o) part.bias.data()[o] = bias[order[o]];
+        part.matrix.bias = part.bias.data();
+        result.parts.push_back(std::move(part));
+    }
+    return result;
+}
+
 Curve curve_of(const Weights& weights, const std::string& name, size_t anchors, size_t channels) {
     return {anchors, channels, weights.floats(name + ".log_gain", anchors * channels)};
 }
@@ -93,8 +112,8 @@ void multiply(const Packed<float>& w, const float* a, size_t positions, float* c
     kernels.product_bfloat16(pairs, inputs / 2, positions, w.bfloat16, outputs, add, after, c, outputs);
 }
 
-void unfold_row(const Unfold& unfold, size_t i, const float* a, size_t positions, float* c, bool add = false) {
-    multiply(unfold.parts[i], a, positions, c, add);
+void unfold_row(const Unfold& unfold, size_t i, const float* a, size_t positions, float* c) {
+    multiply(unfold.parts[i], a, positions, c);
 }
 
 // A row of outputs from `factor` rows of the fine grid, from `fine` on.
@@ -182,10 +201,8 @@ Model::Model(const Architecture& a, Weights given)
     for (int32_t n = 0; n < a.synthesis_blocks; ++n)
         synthesis_blocks_.push_back(
             block_of(w, "synthesis.blocks." + std::to_string(n), body, a.synthesis_gate_channels));
-    content_ = unfold_of(w, "synthesis.content.weight", "synthesis.content.bias", GRID, latents, render);
-    const size_t correction = a.correction_channels;
-    correction_in_ = pack(w, "synthesis.correction_in.weight", "", {correction, body});
-    correction_ = unfold_of(w, "synthesis.correction.weight", "", GRID, correction, render);
+    correction_in_ = pack(w, "synthesis.correction_in.weight", "", {size_t(a.correction_channels), body});
+    content_ = content_of(w, latents, a.correction_channels, render);
     condition_ = unfold_of(w, "synthesis.condition.weight", "synthesis.condition.bias", GRID, body, condition);
     modulation_ = pack(w, "synthesis.modulation.weight", "synthesis.modulation.bias", {2 * render, condition});
     overlap_ = depthwise_of(w, "synthesis.overlap", render, 3, in_order(render), true);
@@ -414,62 +431,91 @@ void Model::refine(const int16_t* symbols, const float* features, size_t rows, s
     const Kernels& kernels = active();
     Scratch scratch;
     float* x = scratch.take<float>(rows * columns * prior);
-    run_blocks(
-        context_blocks_.data(), context_blocks_.size(), x, rows, columns, band_rows(columns), threads,
-        [&](size_t first, size_t last) {
-            for (size_t r = first; r < last; ++r) {
-                const size_t row = r * columns;
-                for (size_t column = 0; column < columns; ++column) {
-                    const Range range = half_at(0, r, column, all, channels);
-                    const size_t at = (row + column) * channels;
-                    kernels.dequantize(mean + at + range.first, symbols + at + range.first, gain.data() + range.first,
-                                       range.last - range.first, latents + at + range.first);
-                }
-                // At each position only half of the channels are known; the sums skip the others.
-                for (size_t start = 0; start < std::min<size_t>(2, columns); ++start) {
-                    const Range range = half_at(0, r, start, all, channels);
-                    Matrix<float> some = latent_in_.matrix;
-                    some.skipped = range.first;
-                    some.inputs = range.last - range.first;
-                    kernels.product(latents + (row + start) * channels + range.first, 2 * channels,
-                                    (columns - start + 1) / 2, some, prior, false, After::none, x + (row + start) * prior,
-                                    2 * prior);
-                }
+    const auto begin = [&](size_t first, size_t last) {
+        for (size_t r = first; r < last; ++r) {
+            const size_t row = r * columns;
+            for (size_t column = 0; column < columns; ++column) {
+                const Range range = half_at(0, r, column, all, channels);
+                const size_t at = (row + column) * channels;
+                kernels.dequantize(mean + at + range.first, symbols + at + range.first, gain.data() + range.first,
+                                   range.last - range.first, latents + at + range.first);
             }
-            multiply(feature_in_, features + first * columns * prior, (last - first) * columns, x + first * columns * prior,
-                     true);
-        },
-        nothing,
-        [&](size_t first, size_t last) {
-            for (size_t r = first; r < last; ++r)
-                for (size_t start = 0; start < std::min<size_t>(2, columns); ++start) {
-                    const Range range = half_at(1, r, start, all, channels);
-                    if (range.first == range.last) continue;
-                    const size_t at = r * columns + start;
-                    kernels.product(x + at * prior, 2 * prior, (columns - start + 1) / 2,
-                                    (range.first ? context_high_ : context_low_).matrix, range.last - range.first, true,
-                                    After::none, mean + at * channels + range.first, 2 * channels);
-                }
-        });
+            // At each position only half of the channels are known; the sums skip the others.
+            for (size_t start = 0; start < std::min<size_t>(2, columns); ++start) {
+                const Range range = half_at(0, r, start, all, channels);
+                Matrix<float> some = latent_in_.matrix;
+                some.skipped = range.first;
+                some.inputs = range.last - range.first;
+                kernels.product(latents + (row + start) * channels + range.first, 2 * channels,
+                                (columns - start + 1) / 2, some, prior, false, After::none, x + (row + start) * prior,
+                                2 * prior);
+            }
+        }
+        multiply(feature_in_, features + first * columns * prior, (last - first) * columns, x + first * columns * prior,
+                 true);
+    };
+    const auto finish = [&](size_t first, size_t last) {
+        for (size_t r = first; r < last; ++r)
+            for (size_t start = 0; start < std::min<size_t>(2, columns); ++start) {
+                const Range range = half_at(1, r, start, all, channels);
+                if (range.first == range.last) continue;
+                const size_t at = r * columns + start;
+                kernels.product(x + at * prior, 2 * prior, (columns - start + 1) / 2,
+                                (range.first ? context_high_ : context_low_).matrix, range.last - range.first, true,
+                                After::none, mean + at * channels + range.first, 2 * channels);
+            }
+    };
+    const size_t band = band_rows(columns), row = columns * prior;
+    const Block& last_block = context_blocks_[1];
+    if (channels > all / 2)
+        return run_blocks(context_blocks_.data(), 2, x, rows, columns, band, threads, begin, nothing, finish);
+    // Of the base, the second half is at even positions only, and so is all that the last block needs after its mixing.
+    float* mixed = scratch.take<float>(rows * row);
+    const float* zeros = zero_row(scratch, row);
+    run_blocks(context_blocks_.data(), 1, x, rows, columns, band, threads, begin, nothing, [&](size_t first, size_t last) {
+        multiply(last_block.mix_in, x + first * row, (last - first) * columns, mixed + first * row, false, After::leaky);
+    });
+    by_bands(rows, band, threads, [&](size_t first, size_t last) {
+        Scratch own;
+        float* spread = own.take<float>(row);
+        float* gated = own.take<float>(columns * last_block.gates);
+        for (size_t r = first; r < last; ++r) {
+            const size_t start = r % 2, count = (columns - start + 1) / 2;
+            float* here = x + r * row + start * prior;
+            depthwise_row(last_block.space, mixed, rows, columns, r, zeros, spread);
+            kernels.product(spread + start * prior, 2 * prior, count, last_block.mix_out.matrix, prior, true, After::none, here,
+                            2 * prior);
+            kernels.product(here, 2 * prior, count, last_block.gate_in.matrix, last_block.gates, false, After::none, gated,
+                            last_block.gates);
+            kernels.product(gated, last_block.gates, count, last_block.gate_out.matrix, prior, true, After::none, here,
+                            2 * prior);
+        }
+        finish(first, last);
+    });
 }
 
 void Model::complete(const int16_t* symbols, size_t rows, size_t columns, int quality, size_t channels, const float* mean,
-                     float* latents) const {
+                     float* latents, size_t threads) const {
     const std::vector<float> gain = gains(latent_gain_, quality);
-    for (size_t row = 0; row < rows; ++row)
-        for (size_t column = 0; column < columns; ++column) {
-            const Range range = half_at(1, row, column, arch.latent_channels, channels);
-            const size_t at = (row * columns + column) * channels;
-            active().dequantize(mean + at + range.first, symbols + at + range.first, gain.data() + range.first,
-                                range.last - range.first, latents + at + range.first);
-        }
+    by_bands(rows, band_rows(columns), threads, [&](size_t first, size_t last) {
+        for (size_t row = first; row < last; ++row)
+            for (size_t column = 0; column < columns; ++column) {
+                const Range range = half_at(1, row, column, arch.latent_channels, channels);
+                const size_t at = (row * columns + column) * channels;
+                active().dequantize(mean + at + range.first, symbols + at + range.first, gain.data() + range.first,
+                                    range.last - range.first, latents + at + range.first);
+            }
+    });
 }
 
-void Model::residual(const float* steps, const float* mean, size_t positions, int quality, size_t channels,
-                     float* out) const {
+void Model::residual(const float* steps, const float* mean, size_t positions, int quality, size_t channels, float* out,
+                     size_t threads) const {
     const std::vector<float> gain = gains(latent_gain_, quality);
-    for (size_t p = 0; p < positions; ++p)
-        for (size_t c = 0; c < channels; ++c) out[p * channels + c] = steps[p * channels + c] - mean[p * channels + c] * gain[c];
+    by_bands(positions, BAND_POSITIONS, threads, [&](size_t first, size_t last) {
+        for (size_t p = first; p < last; ++p)
+            for (size_t c = 0; c < channels; ++c)
+                out[p * channels + c] = steps[p * channels + c] - mean[p * channels + c] * gain[c];
+    });
 }
 
 // --- latents to pixels ------------------------------------------------------------------------------------------------
@@ -481,19 +527,15 @@ void Model::render(const float* y, size_t rows, size_t columns, int quality, Pic
     Scratch scratch;
     float* x = scratch.take<float>(rows * columns * body);
     float* content = scratch.take<float>(GRID * rows * fine_row);
+    const size_t inputs = content_.inputs;
+    float* restored = scratch.take<float>(rows * columns * inputs);  // latents, then corrections
     run_blocks(
         synthesis_blocks_.data(), synthesis_blocks_.size(), x, rows, columns, band_rows(columns), threads,
         [&](size_t first, size_t last) {
-            const size_t positions = (last - first) * columns;
-            Scratch own;
-            float* restored = own.take<float>(positions * latents);
-            std::copy_n(y + first * columns * latents, positions * latents, restored);
-            active().scale(restored, restore.data(), positions, latents);
-            multiply(body_in_, restored, positions, x + first * columns * body);
-            for (size_t r = first; r < last; ++r)
-                for (size_t i = 0; i < GRID; ++i)
-                    unfold_row(content_, i, restored + (r - first) * columns * latents, columns,
-                               content + (GRID * r + i) * fine_row);
+            for (size_t p = first * columns; p < last * columns; ++p)
+                for (size_t c = 0; c < latents; ++c) restored[p * inputs + c] = y[p * latents + c] * restore[c];
+            active().product(restored + first * columns * inputs, inputs, (last - first) * columns, body_in_.matrix, body,
+                             false, After::none, x + first * columns * body, body);
         },
         [&](size_t n, size_t first, size_t last) {
             if (n == synthesis_blocks_.size() / 2)
@@ -501,14 +543,13 @@ void Model::render(const float* y, size_t rows, size_t columns, int quality, Pic
         },
         [&](size_t first, size_t last) {
             const size_t positions = (last - first) * columns;
-            Scratch own;
-            float* corrected = own.take<float>(positions * arch.correction_channels);
-            multiply(correction_in_, x + first * columns * body, positions, corrected);
-            for (size_t r = first; r < last; ++r)
-                for (size_t i = 0; i < GRID; ++i)
-                    unfold_row(correction_, i, corrected + (r - first) * columns * arch.correction_channels, columns,
-                               content + (GRID * r + i) * fine_row, true);
-            multiply(bound_, x + first * columns * body, positions, picture.bounds + first * columns * 48);
+            const float* here = x + first * columns * body;
+            active().product(here, body, positions, correction_in_.matrix, inputs - latents, false, After::none,
+                             restored + first * columns * inputs + latents, inputs);
+            for (size_t i = 0; i < GRID; ++i)
+                for (size_t r = first; r < last; ++r)
+                    unfold_row(content_, i, restored + r * columns * inputs, columns, content + (GRID * r + i) * fine_row);
+            multiply(bound_, here, positions, picture.bounds + first * columns * 48);
         });
     const size_t band = 4 * GRID;
     by_bands(GRID * rows, band, threads,
@@ -634,22 +675,30 @@ namespace {
 
 // The mean step of samples [height, width, 3] across borders, relative to that between other lines, in an array with
 // rows of length `stride`. 1 means no grid.
+constexpr size_t ROW_PART = 1 << 16;  // samples whose steps are summed in 32 bits
+
 double border_ratio(const uint8_t* samples, size_t height, size_t width, size_t stride) {
+    const size_t row = 3 * width;
     double at = 0, elsewhere = 0;
     size_t at_count = 0, elsewhere_count = 0;
-    std::vector<uint64_t> of_column(width, 0);
+    std::vector<uint32_t> of_sample(row, 0);  // steps to the left neighbour; a column has fewer than 2^22 rows
     for (size_t y = 0; y < height; ++y) {
         const uint8_t* line = samples + y * stride;
-        for (size_t x = 1; x < width; ++x)
-            for (size_t c = 0; c < 3; ++c) of_column[x] += uint64_t(std::abs(line[3 * x + c] - line[3 * x + c - 3]));
+        for (size_t s = 3; s < row; ++s) of_sample[s] += uint32_t(std::abs(line[s] - line[s - 3]));
         if (!y) continue;
         uint64_t sum = 0;
-        for (size_t s = 0; s < 3 * width; ++s) sum += uint64_t(std::abs(line[s] - (line - stride)[s]));
+        for (size_t first = 0; first < row; first += ROW_PART) {
+            uint32_t part = 0;
+            for (size_t s = first; s < std::min(row, first + ROW_PART); ++s)
+                part += uint32_t(std::abs(line[s] - (line - stride)[s]));
+            sum += part;
+        }
         (y % 16 ? elsewhere : at) += double(sum) / double(3 * width);
         ++(y % 16 ? elsewhere_count : at_count);
     }
     for (size_t x = 1; x < width; ++x) {
-        (x % 16 ? elsewhere : at) += double(of_column[x]) / double(3 * height);
+        const uint64_t sum = uint64_t(of_sample[3 * x]) + of_sample[3 * x + 1] + of_sample[3 * x + 2];
+        (x % 16 ? elsewhere : at) += double(sum) / double(3 * height);
         ++(x % 16 ? elsewhere_count : at_count);
     }
     if (!at_count || elsewhere == 0) return 1;

@@ -74,9 +74,10 @@ class Model {
                 float* mean, float* latents, size_t threads) const;
     // Latents of the second half.
     void complete(const int16_t* symbols, size_t rows, size_t columns, int quality, size_t channels, const float* mean,
-                  float* latents) const;
+                  float* latents, size_t threads) const;
     // steps - mean * gain
-    void residual(const float* steps, const float* mean, size_t positions, int quality, size_t channels, float* out) const;
+    void residual(const float* steps, const float* mean, size_t positions, int quality, size_t channels, float* out,
+                  size_t threads) const;
     // Latents -> uint8 [16 rows, 16 columns, 3]; false if some are not finite.
     bool synthesize(const float* y, size_t rows, size_t columns, int quality, int cut, uint8_t* pixels,
                     size_t threads) const;
@@ -105,7 +106,7 @@ class Model {
     Packed<float> body_in_, correction_in_, mean_out_, latent_in_, feature_in_, context_low_, context_high_;
     Packed<float> modulation_, render_in_, render_out_, pixels_out_, bound_;
     std::vector<Block> synthesis_blocks_, context_blocks_;
-    Unfold content_, correction_, condition_, hyper_in_, hyper_out_;
+    Unfold content_, condition_, hyper_in_, hyper_out_;  // content_: of latents and corrections
     Block hyper_block_;
     Depthwise overlap_, render_space_;
     float ramp_[4], slope_;

@@ -71,9 +71,9 @@ Scales::Scales(const Weights& weights, size_t hyper, size_t width, size_t latent
             layer.is_narrow &= below[o] + above < int64_t(1) << 32;
         }
         // Inputs are ordered by channel, then position in the file; here by position, then channel.
-        const auto weight = [&](size_t o, size_t i) {
-            return i < inputs ? w[o * inputs + i % layer.inputs * taps + i / layer.inputs] : int16_t(0);
-        };
+        Order places(inputs);
+        for (size_t i = 0; i < inputs; ++i) places[i] = i % layer.inputs * taps + i / layer.inputs;
+        const auto weight = [&](size_t o, size_t i) { return i < inputs ? w[o * inputs + places[i]] : int16_t(0); };
         const bool shuffled = number % 2;
         layer.outputs = shuffled ? outputs / 4 : outputs;
         for (size_t p = 0; p < (shuffled ? 4 : 1); ++p) {

@@ -1,6 +1,7 @@
 // Reading and packing the tensors of a weights file.
 #include "weights.h"
 
+#include <algorithm>
 #include <numeric>
 
 namespace vaec {
@@ -47,7 +48,9 @@ bool Weights::all_finite() const {
         bool bad = false;
         if (tensor.type == Type::float16) {
             const uint16_t* values = static_cast<const uint16_t*>(tensor.data);
-            for (size_t i = 0; i < tensor.count; ++i) bad |= (values[i] & 0x7c00) == 0x7c00;
+            int16_t largest = 0;  // as integers, magnitudes are in the same order
+            for (size_t i = 0; i < tensor.count; ++i) largest = std::max(largest, int16_t(values[i] & 0x7fff));
+            bad = largest >= 0x7c00;
         } else if (tensor.type == Type::float32) {
             const uint32_t* values = static_cast<const uint32_t*>(tensor.data);
             for (size_t i = 0; i < tensor.count; ++i) bad |= (values[i] & 0x7f800000) == 0x7f800000;
