@@ -102,7 +102,7 @@ web/.installed: web/package-lock.json pyproject.toml
 web: web/.installed  ## build the npm package (decoder as WebAssembly, weights, scripts) into web/dist
 	$(WEB_VENV)/bin/python web/build.py
 
-test-web: web  ## test vectors and mutants in Node, and in Chromium if it is installed
+test-web: web  ## test vectors and mutants in Node, and in Chromium and Firefox if installed
 	cd web && npm test --silent
 
 wheels: $(VENV)/.installed-release  ## build wheels for Linux, macOS and Windows into dist/, compiled with zig

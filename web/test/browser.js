@@ -1,4 +1,4 @@
-// A static server under a strict content security policy, and Debian's Chromium in front of it.
+// A static server under a strict content security policy, and Debian's Chromium for it.
 
 import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
@@ -18,10 +18,18 @@ const CHROMIUMS = [process.env.CHROMIUM, '/usr/bin/chromium', '/usr/bin/chromium
 /** Where the browser is, or undefined. */
 export const executable = CHROMIUMS.find((path) => path && existsSync(path));
 
-/** Serves the folder web/ and what `more` has, { path: bytes }; returns { origin, close }. */
-export async function serve(more = {}) {
-  const server = createServer(async ({ url }, response) => {
-    const path = decodeURIComponent(new URL(url, 'http://localhost').pathname);
+/**
+ * Serves the folder web/ and what `more` has, { path: bytes }; returns { origin, close }. What is posted goes to
+ * receive(path, body).
+ */
+export async function serve(more = {}, receive) {
+  const server = createServer(async (request, response) => {
+    const path = decodeURIComponent(new URL(request.url, 'http://localhost').pathname);
+    if (receive && request.method === 'POST') {
+      receive(path, Buffer.concat(await request.toArray()));
+      response.writeHead(204).end();
+      return;
+    }
     try {
       const bytes = more[path] ?? (await readFile(join(ROOT, normalize(path))));
       response.writeHead(200, { 'Content-Type': TYPES[extname(path)] ?? 'application/octet-stream', 'Content-Security-Policy': POLICY });
