@@ -1,7 +1,4 @@
-"""Measures reading symbols ahead: decodes a large picture with and without helper threads.
-
-The number of helpers is set here, so that two processors are enough to measure it: `--threads 1` leaves one idle.
-"""
+"""Measures helper threads, which read tiles ahead and predict their latents: decodes one with and without."""
 
 import argparse
 import json
@@ -16,32 +13,26 @@ from unittest import mock
 if not __package__:  # run as a script: the modules here (codecs, datasets) must not shadow those of other packages
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import torch
-
 import vaecodec
 from benchmarks import results, scale
-from vaecodec.model.torch_engine.engine import TorchEngine
 
 OUT = results.ROOT / "benchmarks" / "results" / "scale" / "ahead.json"
 QUALITY = 75
-SCALES = (1, 8)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and write the record."""
     options = _parser().parse_args(arguments)
-    codec, rows = vaecodec.Codec(options.model, "cpu"), []
-    picture = scale.Mosaic(options.megapixels, options.data)[:]
-    for threads in map(int, options.threads.split(",")):
-        torch.set_num_threads(threads)
+    picture, rows = scale.Mosaic(options.megapixels, options.data)[:], []
+    for name in options.engines.split(","):
+        codec = vaecodec.Codec(options.model, "cpu", engine=name)
         data = codec.encode(picture, QUALITY)
-        for reduction in SCALES:
-            rows.append({"threads": threads, "scale": reduction, "seconds": measure(codec, data, reduction, options)})
-            print(rows[-1])
+        rows.append({"engine": name, "seconds": measure(codec, data, options)})
+        print(rows[-1])
     height, width, _ = picture.shape
     record = {
         "codec": {"version": vaecodec.__version__, "model_id": codec.engine.model_id.hex(), "quality": QUALITY},
-        "machine": results.machine(1), "commit": results.commit(),
+        "machine": results.machine(None), "commit": results.commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"), "data": options.data, "width": width,
         "height": height, "repeats": options.repeats, "rows": rows,
     }  # fmt: skip
@@ -49,14 +40,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def measure(codec: vaecodec.Codec, data: bytes, reduction: int, options: argparse.Namespace) -> dict[str, float]:
+def measure(codec: vaecodec.Codec, data: bytes, options: argparse.Namespace) -> dict[str, float]:
     """Median seconds of a decode by number of helpers, measured in turn; the first turn warms up."""
     seconds: dict[int, list[float]] = {helpers: [] for helpers in map(int, options.helpers.split(","))}
     for turn in range(1 + options.repeats):
         for helpers, found in seconds.items():
-            with mock.patch.object(TorchEngine, "helpers", helpers):
+            with mock.patch.object(type(codec.engine), "helpers", helpers):
                 start = time.perf_counter()
-                codec.decode(data, scale=1 / reduction, output="numpy")
+                codec.decode(data, output="numpy")
             if turn:
                 found.append(time.perf_counter() - start)
     return {str(helpers): round(statistics.median(found), 4) for helpers, found in seconds.items()}
@@ -66,8 +57,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--data", help="folder or data set whose first pictures form the large picture")
     parser.add_argument("--megapixels", type=float, default=12.0, help="size of the picture")
-    parser.add_argument("--threads", default="1,2", help="of torch")
-    parser.add_argument("--helpers", default="0,1,2", help="threads that read ahead")
+    parser.add_argument("--engines", default="native,torch", help="native, torch or both")
+    parser.add_argument("--helpers", default="0,1,2", help="numbers of helper threads")
     parser.add_argument("--repeats", type=int, default=5, help="number of turns; times are medians")
     parser.add_argument("--model", type=Path, help="weights of vaecodec [built-in]")
     parser.add_argument("--out", type=Path, default=OUT, help="result")

@@ -289,9 +289,33 @@ def test_errors_of_work_done_ahead_come_where_the_result_would(count: int) -> No
 
 @pytest.mark.engines("torch")
 @pytest.mark.parametrize(
-    ("device", "of_torch", "expected"), [("cpu", 1, 0), ("cpu", 3, 0), ("cpu", 8, 2), ("cuda", 3, 3)]
+    ("device", "of_torch", "expected"), [("cpu", 1, 0), ("cpu", 3, 0), ("cpu", 8, 4), ("cuda", 3, 3)]
 )
 def test_helpers(tiny: Codec, monkeypatch: pytest.MonkeyPatch, device: str, of_torch: int, expected: int) -> None:
-    """One for every four threads of torch on a CPU, none on few; all of them beside a GPU."""
+    """One for every two threads of torch on a CPU, none on few; all of them beside a GPU."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: of_torch)
     assert engine_on(device, tiny).helpers == expected
+
+
+@pytest.mark.engines("torch")
+def test_work_is_done_beside_other_work() -> None:
+    """In another thread; its result or its error comes when it is asked for."""
+    with threads.beside(threading.current_thread) as result:
+        assert result() is not threading.current_thread()
+    with threads.beside(lambda: 1 // 0) as result, pytest.raises(ZeroDivisionError):
+        result()
+
+
+@pytest.mark.engines("torch")
+def test_without_room_for_threads_the_caller_works_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that lacks the memory to begin would leave the caller waiting forever."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(threads.mmap, "mmap", refuse)
+    here = threading.current_thread()
+    ahead = threads.ahead(lambda _: threading.current_thread(), range(3), threads=2, pending=2)
+    together = threads.run(lambda _: threading.current_thread(), range(3), return_errors=False, threads=2)
+    with threads.beside(threading.current_thread) as beside:
+        assert {*ahead, *together, beside()} == {here}

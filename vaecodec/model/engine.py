@@ -41,7 +41,8 @@ class Engine(Protocol):
         at_once_px: pixels to compute at a time; more need more memory, and no less time.
         joined_px: pixels of neighbouring tiles to process together; 0 processes tiles alone.
         pictures_at_once: number of threads that should each work on their own picture.
-        helpers: number of threads that should read symbols ahead while the engine is busy.
+        helpers: number of threads that should each read a tile, and predict its latents where `joined_px` is 0, while
+            the engine synthesizes earlier ones.
     """
 
     @property

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from vaecodec.entropy.tables import Tables
 from vaecodec.errors import VaecModelError
 from vaecodec.model.architecture import BUILT_IN, DEFAULT_TUNE, Architecture, float_shapes, integer_shapes
 from vaecodec.model.scales import IntegerLayer, IntegerScales
+from vaecodec.runtime import threads
 from vaecodec.runtime.files import write_whole
 
 FORMAT = "vaecodec-weights-2"
@@ -115,26 +116,30 @@ def load(path: Path | None = None, tune: str = DEFAULT_TUNE) -> Weights:
         VaecModelError: (MODEL_FILE) the file is missing or too large; (MODEL_HASH) the built-in file was changed;
             (MODEL_SCHEMA, MODEL_VALUES, EXACT_BOUND, TABLE) the file does not follow the schema.
     """
-    data, digest = _read_with_digest(path, tune)
-    return _parsed(data, digest)
+    data = _read(path or built_in_path(tune))
+    with threads.beside(lambda: hashlib.sha256(data)) as digest:  # takes as long as parsing
+        try:
+            weights = _parsed(data)
+        finally:  # a changed file is to be reported as such
+            _check_built_in(digest(), path, tune)
+    return replace(weights, model_id=digest().digest()[:MODEL_ID_BYTES])
 
 
 def read(path: Path | None = None, tune: str = DEFAULT_TUNE) -> bytes:
     """Reads the bytes of a weights file, or of the built-in one of a tune; raises as `load`."""
-    return _read_with_digest(path, tune)[0]
-
-
-def _read_with_digest(path: Path | None, tune: str) -> tuple[bytes, bytes]:
-    """As `read`, and the SHA-256, which takes as long as reading."""
     data = _read(path or built_in_path(tune))
-    digest = hashlib.sha256(data)
+    _check_built_in(hashlib.sha256(data), path, tune)
+    return data
+
+
+def _check_built_in(digest: "hashlib._Hash", path: Path | None, tune: str) -> None:
+    """Checks the SHA-256 of a file, if it is a built-in one."""
     if path is None and digest.hexdigest() != BUILT_IN[tune]:
         found, expected = digest.hexdigest()[:8], BUILT_IN[tune][:8]
         raise VaecModelError(
             f"the built-in weights have SHA-256 {found}..., must have {expected}...: reinstall vaecodec",
             code="MODEL_HASH",
         )
-    return data, digest.digest()
 
 
 def parse(data: bytes) -> Weights:
@@ -143,10 +148,11 @@ def parse(data: bytes) -> Weights:
     Raises:
         VaecModelError: (MODEL_SCHEMA, MODEL_VALUES, EXACT_BOUND, TABLE) they do not follow the schema.
     """
-    return _parsed(data, hashlib.sha256(data).digest())
+    return replace(_parsed(data), model_id=hashlib.sha256(data).digest()[:MODEL_ID_BYTES])
 
 
-def _parsed(data: bytes, digest: bytes) -> Weights:
+def _parsed(data: bytes) -> Weights:
+    """As `parse`, without the name."""
     arch, eye, restores, arrays = _parse(data)
     layers = (
         IntegerLayer(arrays[f"scales.{n}.weight"], arrays[f"scales.{n}.bias"], int(arrays["scales.shift"][n]))
@@ -157,7 +163,6 @@ def _parsed(data: bytes, digest: bytes) -> Weights:
     return Weights(
         arch, {name: arrays[name] for name in float_shapes(arch)}, scales, _tables(arrays, "hyper_tables")[0],
         arrays["hyper_indexes"], _tables(arrays, "latent_tables"), eye, restores,
-        digest[:MODEL_ID_BYTES],
     )  # fmt: skip
 
 
@@ -228,8 +233,9 @@ def _check_arrays(arch: Architecture, arrays: Arrays) -> None:
 
 
 def _is_finite(array: NDArray[Any]) -> bool:
-    if array.dtype == np.float16:  # as integers, because numpy is slow at halves
-        return bool((array.view(np.uint16) & 0x7FFF).max(initial=0) < 0x7C00)
+    if array.dtype == np.float16:  # as integers, because numpy is slow at halves: positive ones, then negative ones
+        bits = np.ascontiguousarray(array).view(np.int16)
+        return bool(bits.max(initial=0) < 0x7C00 and bits.view(np.uint16).max(initial=0) < 0xFC00)
     return bool(np.isfinite(array).all())
 
 

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, Protocol, Self, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageCms, ImageColor, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageColor, ImageFile, UnidentifiedImageError
 
 from vaecodec.errors import VaecImageError, VaecLimitError
 from vaecodec.format import records
@@ -463,6 +463,8 @@ def _converted(image: Image.Image, mode: str) -> Image.Image:
 
         source = image.copy()  # Pillow scales grey levels of few bits to 0..255, except the transparent one
         source.info["transparency"] *= 255 // (2 ** min(8, originals.inspect(image).bits) - 1)
+    from PIL import ImageCms  # raises its own error, and takes time to import
+
     try:
         return source.convert(mode)
     except (ValueError, TypeError, ImportError, ImageCms.PyCMSError) as error:

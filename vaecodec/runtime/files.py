@@ -5,7 +5,6 @@ import errno
 import functools
 import os
 import re
-import secrets
 import stat
 import sys
 import tempfile
@@ -90,7 +89,7 @@ def writing(
     if not overwrite and path.exists():
         raise _exists(path)
     for _ in range(_ATTEMPTS):
-        temporary = path.with_name(f".vaecodec-{secrets.token_hex(8)}.tmp")
+        temporary = path.with_name(f".vaecodec-{os.urandom(8).hex()}.tmp")
         try:
             with open(temporary, "xb") as file:
                 if not _claim(file, temporary):

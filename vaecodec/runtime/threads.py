@@ -1,14 +1,26 @@
-"""Runs work in threads: several items at a time, or results ahead of their consumer."""
+"""Runs work in threads, where memory allows: many items, results ahead of their consumer, one thing beside another."""
 
+import mmap
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 from vaecodec.errors import VaecError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+BYTES_A_THREAD = 160 << 20  # of address space: the stack, and what the C library's allocator reserves
+
+
+def _has_room(threads: int) -> bool:
+    """Whether the address space has room for more threads; `Thread.start` waits forever for one that cannot begin."""
+    try:
+        mmap.mmap(-1, threads * BYTES_A_THREAD).close()
+    except (OSError, ValueError, OverflowError, MemoryError):
+        return False
+    return True
 
 
 def run(
@@ -41,7 +53,7 @@ def run(
                 raise
             return error
 
-    if threads == 1:
+    if threads == 1 or not _has_room(threads):
         return [attempt(item) for item in items]
     with ThreadPoolExecutor(threads, "vaecodec", initializer=start) as pool:
         try:
@@ -49,6 +61,16 @@ def run(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+@contextmanager
+def beside(work: Callable[[], Result]) -> Generator[Callable[[], Result]]:
+    """Does the work in a thread beside the body of the `with` statement, which receives a function that awaits it."""
+    if not _has_room(1):
+        yield work
+        return
+    with ThreadPoolExecutor(1, "vaecodec-beside") as pool:
+        yield pool.submit(work).result
 
 
 def ahead(
@@ -68,7 +90,7 @@ def ahead(
         pending: maximum number of items that are in progress, or done and waiting.
         start: called first in each thread.
     """
-    if threads == 0:
+    if threads == 0 or not _has_room(threads):
         yield from map(work, items)
         return
     with ThreadPoolExecutor(threads, "vaecodec-ahead", initializer=start) as pool:

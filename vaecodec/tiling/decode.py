@@ -24,7 +24,6 @@ from vaecodec.tiling.canvas import Canvas, Grid, Rect, alpha_of, check_finite, c
 from vaecodec.tiling.tile import corrected, decode_plain, read_symbols
 
 DAMAGED_GREY = 128
-PREVIEWED_PX = 1 << 20  # pixels per preview call: with fewer, the overhead of the call dominates
 SCALE_OF_BASE = PREVIEW_SCALES[-1]  # previews at this scale need only the base of the latents
 
 Report = Callable[[VaecError], None]
@@ -61,11 +60,12 @@ class NumpyArrays:
 
 
 class _Read(NamedTuple):
-    """A tile after entropy decoding: its symbols if it is learned; None if it does not decode, with the error."""
+    """A tile after entropy decoding, with symbols or latents if it is learned; None, with the error, if that fails."""
 
     number: int
     tile: Tile | None
     symbols: Symbols | None = None
+    latents: Array | None = None
     error: VaecCorruptError | None = None
 
     @property
@@ -137,12 +137,16 @@ class Decoder:
     # --- from tiles to latents ---
 
     def _read_ahead(self, rows: range, columns: range) -> Generator[_Read]:
-        """Yields the tiles of some rows and columns in index order, read while the engine is busy with earlier ones."""
+        """Yields the tiles of some rows and columns in index order, read while the engine is busy with earlier ones.
+
+        Previews need nothing after that but a small product, so all processors read.
+        """
         numbers = [number for row in rows for number in self.grid.numbers(row, columns)]
         fetched = ((number, self.tiles[number]) for number in numbers)
         count, start = 0, None
         if self.engine and len(numbers) > 1:
-            count, start = self.engine.helpers, self.engine.use_one_thread
+            count = self.engine.helpers if self.scale == 1 else self.engine.pictures_at_once
+            start = self.engine.use_one_thread
         return threads.ahead(
             lambda each: self._read(*each), fetched, threads=count, pending=count + len(columns), start=start
         )
@@ -154,11 +158,14 @@ class Decoder:
         (found,) = read_symbols(self.engine, [tile], size, [self.header.quality], base_only=base_only)
         if isinstance(found, VaecCorruptError):
             return _Read(number, None, error=found)
-        is_done = tile.mode == TileMode.LEARNED  # a corrected tile is still needed for its correction
-        return _Read(number, tile._replace(payload=b"") if is_done else tile, found)
+        if tile.mode == TileMode.LEARNED:  # a corrected tile is still needed for its correction
+            tile = tile._replace(payload=b"")
+        if self._joined_px():
+            return _Read(number, tile, found)
+        return _Read(number, tile, latents=self._dequantized([found], size)[0])
 
     def _take(self, row: Iterable[_Read]) -> list[_Read]:
-        """Takes a row of tiles; their symbols are dropped once their latents are on the canvas."""
+        """Takes a row of tiles; their latents are dropped once they are on the canvas."""
         taken = list[_Read]()
         for span in self._spans(row):
             for each in span:
@@ -166,19 +173,23 @@ class Decoder:
                     self.report(mismatch(each.error, each.number))
             if self.canvas:
                 self._place(span, self.canvas)
-            taken += [each._replace(symbols=None) for each in span] if self.canvas else span
+            taken += [each._replace(symbols=None, latents=None) for each in span] if self.canvas else span
         return taken
 
     def _place(self, span: Sequence[_Read], canvas: Canvas) -> None:
-        boxes = [self.grid.boxes[each.number] for each in span]
-        symbols = [each.symbols for each in span if each.symbols]
-        latents = self._dequantized(symbols, boxes[0]) if symbols else [None]
-        for box, of_box in zip(boxes, latents, strict=True):
-            canvas.place(box, of_box)
+        for each, latents in zip(span, self._latents(span), strict=True):
+            canvas.place(self.grid.boxes[each.number], latents)
 
-    def _dequantized(self, symbols: list[Symbols], box: TileBox) -> Iterable[Array]:
-        """Latents [M, h, w], or their base, of tiles of the size of the box."""
-        engine, size, quality = cast(Engine, self.engine), Rect.of(box).latents.size, self.header.quality
+    def _latents(self, span: Sequence[_Read]) -> Sequence[Array | None]:
+        """Latents [M, h, w], or their base, of neighbouring tiles; None if a tile is not learned."""
+        symbols = [each.symbols for each in span if each.symbols]
+        if not symbols:
+            return [each.latents for each in span]
+        return self._dequantized(symbols, Rect.of(self.grid.boxes[span[0].number]).latents.size)
+
+    def _dequantized(self, symbols: list[Symbols], size: tuple[int, int]) -> Sequence[Array]:
+        """Latents [M, h, w], or their base, of tiles of `size` (rows, columns) latents."""
+        engine, quality = cast(Engine, self.engine), self.header.quality
         return first_that_fits(
             lambda: coding.dequantize(engine, symbols, *size, [quality] * len(symbols)),
             lambda: [coding.dequantize(engine, [each], *size, [quality])[0] for each in symbols],
@@ -199,9 +210,7 @@ class Decoder:
 
     def _joined_px(self) -> int:
         """How many pixels of neighbouring tiles go through the engine together."""
-        if self.engine is None:
-            return 0
-        return max(PREVIEWED_PX, self.engine.at_once_px) if self.scale > 1 else self.engine.joined_px
+        return self.engine.joined_px if self.engine else 0
 
     # --- from latents to the picture ---
 
@@ -270,9 +279,8 @@ class Decoder:
             if tile.mode == TileMode.LEARNED:
                 return samples
             return corrected(tile, box, cast(Engine, self.engine).to_numpy(samples), part)
-        if self.engine and first.symbols:
-            latents = self._dequantized([each.symbols for each in span if each.symbols], box)
-            pixels = self.engine.concat([self.engine.preview(each, self.scale) for each in latents], 1)
+        if self.engine and first.is_learned:
+            pixels = self.engine.concat([self.engine.preview(each, self.scale) for each in self._latents(span)], 1)
             return in_channels(
                 self.engine, pixels[: -(-part.height // self.scale), : -(-part.width // self.scale)], part
             )

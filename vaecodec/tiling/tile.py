@@ -3,6 +3,8 @@
 import struct
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +18,10 @@ from vaecodec.model import coding
 from vaecodec.model.coding import Symbols
 from vaecodec.model.engine import Array, Engine
 from vaecodec.pictures.pixels import Samples, decibels, squared_error
+from vaecodec.runtime import threads
 
 STRIPE_PX, STRIPE_SPACING_PX = 8, 128  # the lossless size is first estimated from stripes, which is faster
+FEW_COLUMNS = 256  # of two stripes, for a thorough estimate
 # Maximum ratio of the lossless size, estimated from stripes and from the whole tile, to the learned payload. The
 # estimates are too high for content that repeats.
 STRIPES_MARGIN, GUESS_MARGIN = 4.0, 1.7
@@ -239,17 +243,31 @@ def _is_flat(samples: Samples) -> bool:
     return bool((stripe[:, 1:] == stripe[:, :-1]).all(2).mean() > FLAT_SHARE) if stripe.shape[1] > 1 else True
 
 
-def _may_pay(samples: Samples, learned_bytes: int) -> bool:
-    """Whether packing samples [h, w, C] may take no more bytes than the network."""
-    is_smooth = 8 * learned_bytes < SMOOTH_BPP * samples.shape[0] * samples.shape[1]
-    if is_smooth or samples.size <= SMALL_SAMPLES:
-        return True
+def _guessed(samples: Samples, engine: Engine) -> AbstractContextManager[Callable[[], float]]:
+    """Guesses in a thread, if the engine leaves one; the result is 0 where packing is fast."""
+    if samples.size <= SMALL_SAMPLES or _is_flat(samples):
+        return nullcontext(lambda: 0.0)
+    work = partial(_guess, samples)
+    return threads.beside(work) if engine.helpers else nullcontext(work)
+
+
+def _guess(samples: Samples) -> float:
+    """The lossless size in bytes of samples [h, w, C], roughly, from stripes; 0 for what cannot be guessed."""
+    if samples.size <= SMALL_SAMPLES:
+        return 0
     stripes = [samples[top : top + STRIPE_PX] for top in range(0, len(samples), STRIPE_SPACING_PX)]
-    few = np.concatenate(stripes[len(stripes) // 2 :][:2])
+    left = max(0, samples.shape[1] - FEW_COLUMNS) // 2
+    few = np.concatenate(stripes[len(stripes) // 2 :][:2])[:, left : left + FEW_COLUMNS]
     if WAVES_RATIO * lossless.quick_size(few, is_thorough=True) <= lossless.quick_size(few):
-        return True  # no estimate works for smooth waves
+        return 0  # no estimate works for smooth waves
     sample = np.concatenate(stripes)
-    guess = lossless.quick_size(sample) * len(samples) / len(sample)
+    return lossless.quick_size(sample) * len(samples) / len(sample)
+
+
+def _may_pay(samples: Samples, learned_bytes: int, guess: float) -> bool:
+    """Whether packing samples [h, w, C] may take no more bytes than the network, given what `_guess` returns."""
+    if not guess or 8 * learned_bytes < SMOOTH_BPP * samples.shape[0] * samples.shape[1]:
+        return True
     return guess <= STRIPES_MARGIN * learned_bytes and lossless.quick_size(samples) <= GUESS_MARGIN * learned_bytes
 
 
@@ -272,13 +290,13 @@ def encode_tile(
     """
     if lossless.is_solid(samples) is not None:
         return plain_tile(samples), None
-    symbols, y_hat = quantize()
-    tile = encode_symbols(engine, symbols, (y_hat.shape[1], y_hat.shape[2]), quality)
-    if _is_flat(samples) or _may_pay(samples, len(tile.payload)):
-        plain = plain_tile(samples)
-        if len(plain.payload) <= len(tile.payload):
-            return plain, None
-    return tile, y_hat
+    with _guessed(samples, engine) as guess:
+        symbols, y_hat = quantize()
+        tile = encode_symbols(engine, symbols, (y_hat.shape[1], y_hat.shape[2]), quality)
+        if not _may_pay(samples, len(tile.payload), guess()):
+            return tile, y_hat
+    plain = plain_tile(samples)
+    return (plain, None) if len(plain.payload) <= len(tile.payload) else (tile, y_hat)
 
 
 def choose_mode(tile: Tile, original: Samples, shown: Samples, quality: int) -> tuple[Tile, int]:
@@ -297,7 +315,7 @@ def choose_mode(tile: Tile, original: Samples, shown: Samples, quality: int) -> 
     least_db = max(floor_db + MARGIN_DB, LEAST_CORRECTED_DB, reached_db)
     near = _near(original, least_db)
     if reached_db >= floor_db:
-        if not _may_pay(near[0], len(tile.payload)):
+        if not _may_pay(near[0], len(tile.payload), _guess(near[0])):
             return tile, error
         plain = _plain_tile_near(original, *near)
         return plain if len(plain[0].payload) <= len(tile.payload) else (tile, error)

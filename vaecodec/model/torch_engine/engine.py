@@ -314,9 +314,9 @@ def _pattern(channels: int, side: int, low: int, high: int) -> Tensor:
 
 LARGEST_PART_PX = 1 << 19  # pixels that a CPU computes at once
 LARGEST_ON_GPU_PX = 1 << 23  # about 3 GB, estimated from tensor sizes; not measured
-# Reading symbols takes a sixth of a single-threaded decode, so one helper should keep up with four other threads.
-# On two processors with two torch threads, helpers cost 5 to 9 % (docs/scale.md).
-THREADS_PER_HELPER = 4
+# Reading tiles and predicting their latents takes a third of a single-threaded decode. On two processors with two torch
+# threads, helpers that read cost 5 to 9 % (docs/scale.md).
+HELPED_THREADS, THREADS_PER_HELPER = 4, 2
 
 
 class TorchEngine:
@@ -358,8 +358,11 @@ class TorchEngine:
 
     @property
     def helpers(self) -> int:
-        """Number of threads that should read symbols ahead."""
-        return torch.get_num_threads() // (THREADS_PER_HELPER if self.is_cpu else 1)
+        """Number of threads that should each read a tile, on a CPU also predict its latents."""
+        count = torch.get_num_threads()
+        if not self.is_cpu:
+            return count
+        return count // THREADS_PER_HELPER if count >= HELPED_THREADS else 0
 
     @staticmethod
     def use_one_thread() -> None:
