@@ -10,5 +10,11 @@ export class VaecImage extends HTMLElement {
   readonly error: Error | null;
 }
 
+declare global {
+  interface HTMLElementTagNameMap {
+    'vaec-img': VaecImage;
+  }
+}
+
 /** Draws every <img> of a document, now and later, whose address ends in .vaec; returns a function that ends it. */
 export function polyfill(root?: Document | Element): () => void;

@@ -1,11 +1,13 @@
 // Types of the npm package vaecodec.
 
-/** RGBA, not premultiplied, row by row: an ImageData in browsers, a plain object elsewhere. */
-export interface Picture {
+interface Samples {
   readonly width: number;
   readonly height: number;
   readonly data: Uint8ClampedArray;
 }
+
+/** RGBA, not premultiplied, row by row: an ImageData where the types of the DOM are known, a plain object elsewhere. */
+export type Picture = typeof globalThis extends { ImageData: { prototype: infer InBrowsers } } ? InBrowsers : Samples;
 
 export interface DecodeOptions {
   /** 1, or 1/2, 1/4 or 1/8 for a preview of that scale, sides rounded up. */
