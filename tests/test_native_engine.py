@@ -162,8 +162,8 @@ def any_z(channels: int, rows: int, columns: int, seed: int) -> NDArray[np.int16
 
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (3, 9), (8, 4), (17, 30)])
 def test_table_indexes_are_exactly_those_of_torch(both: Engines, rows: int, columns: int) -> None:
-    """Of several tiles, all channels and the base."""
-    z = [any_z(both.native.arch.hyper_channels, rows, columns, seed) for seed in range(4)]
+    """Of several tiles, all channels and the base; hyper-latents of ordinary size are summed in another way."""
+    z = [any_z(both.native.arch.hyper_channels, rows, columns, seed) // (1 + seed % 2 * 40) for seed in range(4)]
     for channels in (None, both.native.arch.base_channels):
         expected = both.torch.table_indexes(z, rows, columns, QUALITIES, channels)
         np.testing.assert_array_equal(both.native.table_indexes(z, rows, columns, QUALITIES, channels), expected)

@@ -4,7 +4,9 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -141,6 +143,32 @@ def test_the_shipped_weights_cut_wrong_or_full_of_nan(tmp_path: Path) -> None:
 def test_not_a_weights_file(tmp_path: Path, data: bytes, code: str) -> None:
     """Pickles, garbage and headers that lie are refused; nothing is executed."""
     assert refused(tmp_path, data) == code
+
+
+LIES: dict[str, Callable[[dict[str, Any]], object]] = {
+    "overlapping": lambda tensor: tensor["data_offsets"].__setitem__(0, tensor["data_offsets"][0] - 2),
+    "shorter": lambda tensor: tensor["data_offsets"].__setitem__(1, tensor["data_offsets"][1] - 2),
+    "beyond the end": lambda tensor: tensor.update(data_offsets=[2**40, 2**40 + 8]),
+    "negative": lambda tensor: tensor.update(data_offsets=[-8, -4]),
+    "three offsets": lambda tensor: tensor["data_offsets"].append(1),
+    "offsets of another kind": lambda tensor: tensor.update(data_offsets={"0": 1}),
+    "a side to be inferred": lambda tensor: tensor.update(shape=[-1, *tensor["shape"][1:]]),
+    "negative sides": lambda tensor: tensor.update(shape=[-side for side in tensor["shape"]]),
+    "another number of values": lambda tensor: tensor.update(shape=[*tensor["shape"], 2]),
+    "unknown dtype": lambda tensor: tensor.update(dtype="BF8"),
+    "no dtype": lambda tensor: tensor.pop("dtype"),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_headers_that_lie_about_a_tensor(tmp_path: Path, tiny_weights: Path, lie: str) -> None:
+    """Every value belongs to one tensor, of the size that its shape and dtype say."""
+    data = tiny_weights.read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    LIES[lie](header["synthesis.body_in.weight"])
+    text = json.dumps(header).encode()
+    assert refused(tmp_path, len(text).to_bytes(8, "little") + text + data[end:]) == "MODEL_SCHEMA"
 
 
 def test_schema_violations(tmp_path: Path, tiny_weights: Path) -> None:

@@ -57,7 +57,7 @@ class NativeEngine:
         self._threads, self._alone = threads or _usable_processors(), threading.local()
         keep_freed_memory()
         # Kept alive: the library packs encoder-only weights on first use.
-        self._tensors = {name: np.ascontiguousarray(array) for name, array in weights.arrays().items()}
+        self._tensors = {name: np.require(array, requirements=("C", "A")) for name, array in weights.arrays().items()}
         count = len(self._tensors)
         values = self._tensors.values()
         self._model = native.vaec_model_new(

@@ -62,6 +62,7 @@ Scales::Scales(const Weights& weights, size_t hyper, size_t width, size_t latent
         // A sum is between -below and above; if these are less than 2^32 apart, its value modulo 2^32 determines it.
         std::vector<int64_t> below(outputs, 0);
         layer.is_narrow = number > 0;
+        int64_t largest = 1;
         for (size_t o = 0; o < outputs; ++o) {
             int64_t above = 0;
             for (size_t i = 0; i < inputs; ++i) {
@@ -69,7 +70,10 @@ Scales::Scales(const Weights& weights, size_t hyper, size_t width, size_t latent
                 (weight < 0 ? below[o] : above) += ACTIVATION_LIMIT * (weight < 0 ? -weight : weight);
             }
             layer.is_narrow &= below[o] + above < int64_t(1) << 32;
+            largest = std::max(largest, (below[o] + above) / ACTIVATION_LIMIT);
         }
+        if (number == 0 && 256 * largest <= INT32_MAX)
+            ordinary_ = 256 * std::min<int64_t>(INT32_MAX / largest, INT16_MAX) - 256;
         // Inputs are ordered by channel, then position in the file; here by position, then channel.
         Order places(inputs);
         for (size_t i = 0; i < inputs; ++i) places[i] = i % layer.inputs * taps + i / layer.inputs;
@@ -82,11 +86,13 @@ Scales::Scales(const Weights& weights, size_t hyper, size_t width, size_t latent
             part.constant.resize(layer.outputs);
             for (size_t o = 0; o < layer.outputs; ++o)
                 part.constant[o] = bias[of(o)] + (int64_t(1) << (layer.shift - 1)) - (layer.is_narrow ? below[of(o)] : 0);
-            if (layer.is_narrow) {
+            if (layer.is_narrow || number == 0) {
                 part.pairs = pack_values<int32_t>(layer.outputs, (inputs + 1) / 2, [&](size_t o, size_t k) {
                     const uint16_t low = uint16_t(weight(of(o), 2 * k)), high = uint16_t(weight(of(o), 2 * k + 1));
                     return int32_t(uint32_t(high) << 16 | low);
                 });
+            }
+            if (layer.is_narrow) {
                 for (size_t o = 0; o < layer.outputs; ++o) part.pairs.bias.data()[o] = int32_t(uint32_t(below[of(o)]));
                 part.pairs.matrix.bias = part.pairs.bias.data();
             } else {
@@ -121,23 +127,51 @@ void Scales::run_row(const Layer& layer, const Part& part, const In* in, size_t 
     }
 }
 
+void Scales::run_first_row(const int64_t* in, bool is_ordinary, size_t height, size_t width, size_t y, int16_t* out) const {
+    const Layer& layer = layers_[0];
+    const Part& part = layer.parts[0];
+    if (!is_ordinary)
+        return run_row(layer, part, in, height, width, y, layer.outputs, part.constant.data(), layer.shift, ACTIVATION_LIMIT,
+                       out);
+    const size_t inputs = layer.inputs * layer.side * layer.side, pairs = (inputs + 1) / 2, sums = width * layer.outputs;
+    Scratch scratch;
+    int32_t* seen = scratch.take<int32_t>(width * 2 * pairs);
+    int16_t* half = scratch.take<int16_t>(width * 2 * pairs);
+    int32_t* high = scratch.take<int32_t>(sums);
+    int32_t* low = scratch.take<int32_t>(sums);
+    double* both = scratch.take<double>(sums);
+    gather(in, height, width, layer.inputs, layer.side, y, 2 * pairs, seen);
+    for (int32_t* result : {high, low}) {
+        for (size_t i = 0; i < width * 2 * pairs; ++i) half[i] = int16_t(result == high ? seen[i] >> 8 : seen[i] & 255);
+        active().product_pairs(reinterpret_cast<int32_t*>(half), pairs, width, part.pairs.matrix, layer.outputs, result,
+                               layer.outputs);
+    }
+    for (size_t i = 0; i < sums; ++i) both[i] = 256.0 * high[i] + low[i];
+    for (size_t x = 0; x < width; ++x)
+        active().finish_double(both + x * layer.outputs, part.constant.data(), layer.outputs, layer.shift, ACTIVATION_LIMIT,
+                               out + x * layer.outputs);
+}
+
 void Scales::rows(const int16_t* z, size_t rows, size_t columns, int quality, size_t channels, uint8_t* out,
                   size_t threads) const {
     const size_t height = (rows + 3) / 4, width = (columns + 3) / 4, middle = width_ / 2;
     Scratch scratch;
-    double* x = scratch.take<double>(height * width * hyper_);
+    int64_t* x = scratch.take<int64_t>(height * width * hyper_);
+    bool is_ordinary = true;
     const int32_t* factor = dequantize_.data() + size_t(quality - 1) * hyper_;
     for (size_t p = 0; p < height * width; ++p)
         for (size_t c = 0; c < hyper_; ++c) {
             const int32_t symbol = z[p * hyper_ + c];
-            x[p * hyper_ + c] = double(std::min(std::max(symbol, -HYPER_LIMIT), HYPER_LIMIT)) * factor[c];
+            const int64_t value = int64_t(std::min(std::max(symbol, -HYPER_LIMIT), HYPER_LIMIT)) * factor[c];
+            x[p * hyper_ + c] = value;
+            is_ordinary &= std::abs(value) <= ordinary_;
         }
     int16_t* first = scratch.take<int16_t>(height * width * width_);
     int16_t* second = scratch.take<int16_t>(4 * height * width * middle);
     parallel(height, threads, [&](size_t y) {
-        const Layer &a = layers_[0], &b = layers_[1];
+        const Layer& b = layers_[1];
         int16_t* here = first + y * width * width_;
-        run_row(a, a.parts[0], x, height, width, y, width_, a.parts[0].constant.data(), a.shift, ACTIVATION_LIMIT, here);
+        run_first_row(x, is_ordinary, height, width, y, here);
         Scratch own;
         int16_t* part = own.take<int16_t>(width * middle);
         for (size_t p = 0; p < 4; ++p) {
@@ -175,57 +209,57 @@ void Scales::rows(const int16_t* z, size_t rows, size_t columns, int quality, si
 }
 
 int Scales::self_test(const Weights& weights) const {
+    int64_t largest = 0;
+    for (int32_t factor : dequantize_) largest = std::max(largest, factor < 0 ? -int64_t(factor) : int64_t(factor));
+    largest *= HYPER_LIMIT;
+    if (!is_exact(weights, 0, -largest, largest) || (ordinary_ > 0 && !is_exact(weights, 0, -ordinary_, ordinary_))) return 0;
+    for (size_t number = 1; number < LAYERS; ++number)
+        if (!is_exact(weights, number, 0, ACTIVATION_LIMIT)) return int(number);
+    return -1;
+}
+
+bool Scales::is_exact(const Weights& weights, size_t number, int64_t low, int64_t high) const {
     constexpr size_t WIDTH = 13;  // a full tile of every level, and a partial one
-    for (size_t number = 0; number < LAYERS; ++number) {
-        const Layer& layer = layers_[number];
-        const size_t taps = layer.side * layer.side, outputs = outputs_of(number, width_, latents_);
-        const std::string name = "scales." + std::to_string(number);
-        const int16_t* w = weights.integers<int16_t>(name + ".weight", Type::int16, outputs * layer.inputs * taps);
-        const int64_t* bias = weights.integers<int64_t>(name + ".bias", Type::int64, outputs);
-        int64_t low = 0, high = ACTIVATION_LIMIT;
-        if (number == 0) {
-            int64_t largest = 0;
-            for (int32_t factor : dequantize_) largest = std::max(largest, factor < 0 ? -int64_t(factor) : int64_t(factor));
-            high = HYPER_LIMIT * largest;
-            low = -high;
+    const Layer& layer = layers_[number];
+    const size_t taps = layer.side * layer.side, outputs = outputs_of(number, width_, latents_);
+    const std::string name = "scales." + std::to_string(number);
+    const int16_t* w = weights.integers<int16_t>(name + ".weight", Type::int16, outputs * layer.inputs * taps);
+    const int64_t* bias = weights.integers<int64_t>(name + ".bias", Type::int64, outputs);
+    // An irregular pattern, and extreme values that drive the sums of the first outputs to their limits.
+    std::vector<int64_t> x(WIDTH * layer.inputs);
+    for (size_t p = 0; p < WIDTH; ++p)
+        for (size_t c = 0; c < layer.inputs; ++c) {
+            const int64_t number_here = int64_t(p * layer.inputs + c) * 7919 % 4099;
+            const bool positive = w[((p % outputs) * layer.inputs + c) * taps + taps / 2] > 0;
+            x[p * layer.inputs + c] = p % 3 == 0   ? low + number_here * (high - low) / 4098
+                                      : p % 3 == 1 ? (positive ? high - number_here % 16 : low + number_here % 16)
+                                                   : (positive ? low + number_here % 16 : high - number_here % 16);
         }
-        // An irregular pattern, and extreme values that drive the sums of the first outputs to their limits.
-        std::vector<int64_t> x(WIDTH * layer.inputs);
-        for (size_t p = 0; p < WIDTH; ++p)
-            for (size_t c = 0; c < layer.inputs; ++c) {
-                const int64_t number_here = int64_t(p * layer.inputs + c) * 7919 % 4099;
-                const bool positive = w[((p % outputs) * layer.inputs + c) * taps + taps / 2] > 0;
-                x[p * layer.inputs + c] = p % 3 == 0   ? low + number_here * (high - low) / 4098
-                                          : p % 3 == 1 ? (positive ? high - number_here % 16 : low + number_here % 16)
-                                                       : (positive ? low + number_here % 16 : high - number_here % 16);
-            }
-        std::vector<double> doubles(x.begin(), x.end());
-        std::vector<int16_t> shorts(x.begin(), x.end()), found(WIDTH * layer.outputs);
-        for (size_t p = 0; p < layer.parts.size(); ++p) {
-            const Part& part = layer.parts[p];
-            if (number == 0)
-                run_row(layer, part, doubles.data(), 1, WIDTH, 0, layer.outputs, part.constant.data(), layer.shift,
-                        ACTIVATION_LIMIT, found.data());
-            else
-                run_row(layer, part, shorts.data(), 1, WIDTH, 0, layer.outputs, part.constant.data(), layer.shift,
-                        ACTIVATION_LIMIT, found.data());
-            for (size_t o = 0; o < layer.outputs; ++o) {
-                const size_t of = layer.parts.size() == 4 ? 4 * o + p : o;
-                const int16_t* row = w + of * layer.inputs * taps + (layer.side == 3 ? 3 : 0);  // the middle row of 3
-                for (size_t i = 0; i < WIDTH; ++i) {
-                    int64_t sum = bias[of] + (int64_t(1) << (layer.shift - 1));
-                    for (size_t j = 0; j < layer.side; ++j) {
-                        if (i + j < layer.side / 2 || i + j >= WIDTH + layer.side / 2) continue;
-                        const int64_t* from = x.data() + (i + j - layer.side / 2) * layer.inputs;
-                        for (size_t c = 0; c < layer.inputs; ++c) sum += from[c] * row[c * taps + j];
-                    }
-                    const int64_t expected = std::min<int64_t>(std::max<int64_t>(sum >> layer.shift, 0), ACTIVATION_LIMIT);
-                    if (found[i * layer.outputs + o] != expected) return int(number);
+    const std::vector<int16_t> shorts(x.begin(), x.end());
+    std::vector<int16_t> found(WIDTH * layer.outputs);
+    for (size_t p = 0; p < layer.parts.size(); ++p) {
+        const Part& part = layer.parts[p];
+        if (number == 0)
+            run_first_row(x.data(), high <= ordinary_, 1, WIDTH, 0, found.data());
+        else
+            run_row(layer, part, shorts.data(), 1, WIDTH, 0, layer.outputs, part.constant.data(), layer.shift,
+                    ACTIVATION_LIMIT, found.data());
+        for (size_t o = 0; o < layer.outputs; ++o) {
+            const size_t of = layer.parts.size() == 4 ? 4 * o + p : o;
+            const int16_t* row = w + of * layer.inputs * taps + (layer.side == 3 ? 3 : 0);  // the middle row of 3
+            for (size_t i = 0; i < WIDTH; ++i) {
+                int64_t sum = bias[of] + (int64_t(1) << (layer.shift - 1));
+                for (size_t j = 0; j < layer.side; ++j) {
+                    if (i + j < layer.side / 2 || i + j >= WIDTH + layer.side / 2) continue;
+                    const int64_t* from = x.data() + (i + j - layer.side / 2) * layer.inputs;
+                    for (size_t c = 0; c < layer.inputs; ++c) sum += from[c] * row[c * taps + j];
                 }
+                const int64_t expected = std::min<int64_t>(std::max<int64_t>(sum >> layer.shift, 0), ACTIVATION_LIMIT);
+                if (found[i * layer.outputs + o] != expected) return false;
             }
         }
     }
-    return -1;
+    return true;
 }
 
 }  // namespace vaec

@@ -35,7 +35,13 @@ class Scales {
     void run_row(const Layer& layer, const Part& part, const In* in, size_t height, size_t width, size_t y,
                  size_t outputs, const int64_t* constant, int shift, int32_t largest, int16_t* out) const;
 
+    // Whether a layer computes what plain int64 arithmetic does, for inputs from low to high.
+    bool is_exact(const Weights& weights, size_t number, int64_t low, int64_t high) const;
+    // `run_row` for the first layer. Inputs of ordinary size are 256 * high + low in int16: twice the work, and less time.
+    void run_first_row(const int64_t* in, bool is_ordinary, size_t height, size_t width, size_t y, int16_t* out) const;
+
     size_t hyper_, width_, latents_;
+    int64_t ordinary_ = -1;  // the largest magnitude of inputs for which the sums of either half fit in int32
     Layer layers_[LAYERS];
     std::vector<int32_t> dequantize_, row_offset_;  // [100, hyper], [100, latents]
 };
