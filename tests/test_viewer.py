@@ -119,7 +119,7 @@ def test_the_secret_is_needed(server: ViewerServer) -> None:
         "/",
         "/viewer/index.html",
         known.swapcase(),
-        f"{known[:5]}x{known[6:]}",
+        f"{known[:5]}{'y' if known[5] == 'x' else 'x'}{known[6:]}",
         known[1:],
         f"http://evil{known}",
     ):
