@@ -1,8 +1,10 @@
 """Measures where the time of a picture goes: clocks around the engine, quantization and the entropy coder."""
 
 import functools
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,7 +16,8 @@ from vaecodec.model.torch_engine.engine import TorchEngine
 REST = "colour, tiles, checks and I/O"
 STAGES: dict[str, list[tuple[Any, str]]] = {
     "analysis": [(engine, "analyze") for engine in (NativeEngine, TorchEngine)],
-    "hyper and context": [(coding, name) for name in ("quantize", "read", "dequantize")],
+    # What helper threads read and predict counts while it is waited for.
+    "hyper and context": [(coding, name) for name in ("quantize", "read", "dequantize")] + [(Future, "result")],
     "entropy coding": [(each, name) for each in (coder.Decoder, binding.Decoder) for name in ("read", "finish")]
     + [(coder, "encode"), (binding, "encode")],
     "synthesis": [
@@ -24,9 +27,10 @@ STAGES: dict[str, list[tuple[Any, str]]] = {
 
 
 class Stopwatch:
-    """Seconds by stage, excluding nested stages: reading symbols, for example, calls the entropy coder."""
+    """Seconds of one thread by stage, excluding nested stages: reading symbols calls the entropy coder, for example."""
 
     def __init__(self) -> None:
+        self._thread = threading.get_ident()
         self.seconds = dict.fromkeys(STAGES, 0.0)
         self._inner: list[float] = []
 
@@ -35,6 +39,8 @@ class Stopwatch:
 
         @functools.wraps(function)
         def timed(*args: Any, **kwargs: Any) -> Any:
+            if threading.get_ident() != self._thread:
+                return function(*args, **kwargs)
             self._inner.append(0.0)
             start = time.perf_counter()
             try:
