@@ -73,6 +73,17 @@ def test_built_in_weights_that_were_exchanged(
         assert caught.value.code == "MODEL_HASH"
 
 
+def test_built_in_weights_where_files_cannot_be_mapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are read."""
+    expected = weights.load().model_id
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(19, "No such device")
+
+    monkeypatch.setattr(weights.mmap, "mmap", refuse)
+    assert weights.load().model_id == expected
+
+
 @pytest.mark.parametrize("which", ["tiny", "built in"])
 def test_what_was_loaded_is_saved_as_it_was(tmp_path: Path, tiny_weights: Path, which: str) -> None:
     """Every tensor and all metadata; safetensors alone decides the order of the latter."""

@@ -125,8 +125,9 @@ def load(path: Path | None = None, tune: str = DEFAULT_TUNE) -> Weights:
         try:
             weights = _parsed(data)
         finally:  # a changed file is to be reported as such
-            _check_built_in(digest(), path, tune)
-    return replace(weights, model_id=digest().digest()[:MODEL_ID_BYTES])
+            found = digest()
+            _check_built_in(found, path, tune)
+    return replace(weights, model_id=found.digest()[:MODEL_ID_BYTES])
 
 
 def read(path: Path | None = None, tune: str = DEFAULT_TUNE) -> bytes:
@@ -189,10 +190,13 @@ def _read(path: Path) -> bytes:
         return file.read(MAX_FILE_BYTES)  # a file that grows meanwhile is truncated, and then refused
 
 
-def _mapped(path: Path) -> mmap.mmap:
-    """As `_read`, without a copy. Only for installed files, which are replaced but never cut."""
+def _mapped(path: Path) -> Buffer:
+    """As `_read`, if possible without a copy. Only for installed files, which are replaced but never cut."""
     with _opened(path) as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        try:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except OSError:  # some file systems cannot
+            return file.read(MAX_FILE_BYTES)
 
 
 def _parse(data: Buffer) -> tuple[Architecture, float, bool, Arrays]:
