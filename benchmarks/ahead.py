@@ -1,4 +1,4 @@
-"""Measures helper threads, which read tiles ahead and predict their latents: decodes one with and without."""
+"""Measures decoding a large picture with and without helper threads, which read tiles and predict their latents."""
 
 import argparse
 import json

@@ -310,7 +310,7 @@ def test_work_is_done_beside_other_work() -> None:
 def test_without_room_for_threads_the_caller_works_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread that lacks the memory to begin would leave the caller waiting forever."""
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise OSError(12, "Cannot allocate memory")
 
     monkeypatch.setattr(threads.mmap, "mmap", refuse)

@@ -130,7 +130,7 @@ def _check_webp() -> None:
 # --- one colour, and zlib ---------------------------------------------------------------------------------------------
 
 
-_SPARSE_ROWS = 64
+_SPARSE_ROWS = 64  # every 64th row is looked at first: most pictures vary in one of them
 
 
 def is_solid(samples: Samples) -> bytes | None:
@@ -148,7 +148,7 @@ def is_solid(samples: Samples) -> bytes | None:
     """
     _check_samples(samples)
     colour = samples[0, 0]
-    is_one = (samples[::_SPARSE_ROWS] == colour).all() and (samples == colour).all()  # most pictures vary in some row
+    is_one = (samples[::_SPARSE_ROWS] == colour).all() and (samples == colour).all()
     return colour.tobytes() if is_one else None
 
 

@@ -1,6 +1,7 @@
 """Runs work in threads, where memory allows: many items, results ahead of their consumer, one thing beside another."""
 
 import mmap
+import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,8 +17,12 @@ BYTES_A_THREAD = 160 << 20  # of address space: the stack, and what the C librar
 
 def _has_room(threads: int) -> bool:
     """Whether the address space has room for more threads; `Thread.start` waits forever for one that cannot begin."""
+    size = threads * BYTES_A_THREAD
     try:
-        mmap.mmap(-1, threads * BYTES_A_THREAD).close()
+        if sys.platform == "win32":
+            mmap.mmap(-1, size).close()
+        else:  # such memory is only address space: the system does not count it as used
+            mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ).close()
     except (OSError, ValueError, OverflowError, MemoryError):
         return False
     return True

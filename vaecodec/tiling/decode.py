@@ -139,13 +139,15 @@ class Decoder:
     def _read_ahead(self, rows: range, columns: range) -> Generator[_Read]:
         """Yields the tiles of some rows and columns in index order, read while the engine is busy with earlier ones.
 
-        Previews need nothing after that but a small product, so all processors read.
+        Previews need nothing after that but a small product, so on a CPU that has helpers, all processors read.
         """
         numbers = [number for row in rows for number in self.grid.numbers(row, columns)]
         fetched = ((number, self.tiles[number]) for number in numbers)
         count, start = 0, None
         if self.engine and len(numbers) > 1:
-            count = self.engine.helpers if self.scale == 1 else self.engine.pictures_at_once
+            count = self.engine.helpers
+            if count and self.scale > 1 and not self._joined_px():
+                count = self.engine.pictures_at_once
             start = self.engine.use_one_thread
         return threads.ahead(
             lambda each: self._read(*each), fetched, threads=count, pending=count + len(columns), start=start
